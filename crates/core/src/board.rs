@@ -1,0 +1,235 @@
+//! What people watch: views, batch reports and inputs, folded from events.
+//!
+//! The engine publishes; the web pages, the terminal and `tidemill status`
+//! read. Invariant: publishing never waits for a reader. A reader that falls
+//! behind misses events and reads the newest snapshot instead; history is
+//! bounded.
+
+use crate::{BatchId, StreamName, Timestamp};
+use arrow_array::RecordBatch;
+use parking_lot::RwLock;
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::Arc,
+};
+use tokio::sync::broadcast;
+
+/// Batch reports kept for charts.
+const HISTORY: usize = 600;
+/// Events that a slow subscriber may lag behind before it misses some.
+const EVENTS: usize = 256;
+
+/// The rows of a view after a batch.
+#[derive(Debug, Clone)]
+pub struct ViewSnapshot {
+    /// Its name.
+    pub name: String,
+    /// The batch that made it.
+    pub batch: BatchId,
+    /// That batch's time.
+    pub time: Timestamp,
+    /// All its rows, in the view's order.
+    pub rows: RecordBatch,
+}
+
+/// What a batch did and cost.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct BatchReport {
+    /// Its number.
+    pub batch: BatchId,
+    /// Its time.
+    pub time: Timestamp,
+    /// Records read.
+    pub records_in: u64,
+    /// Rows given to sinks and views.
+    pub rows_out: u64,
+    /// Records refused.
+    pub refused: u64,
+    /// Late records.
+    pub late: u64,
+    /// From the batch's time to its begin, in microseconds.
+    pub scheduling_delay_us: u64,
+    /// From begin to commit, in microseconds.
+    pub processing_us: u64,
+    /// Batches that were waiting when it began.
+    pub queued: usize,
+    /// The rate bound in records per second, if rate control has set one.
+    pub rate_limit: Option<f64>,
+}
+
+/// How an input fares.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct InputReport {
+    /// The stream.
+    pub stream: StreamName,
+    /// Which receiver, or 0.
+    pub index: usize,
+    /// For people: `tcp 127.0.0.1:9999`.
+    pub describe: String,
+    /// For people: `connected`, `reconnecting in 2 s: connection refused`.
+    pub state: String,
+    /// Records taken since start.
+    pub records: u64,
+    /// Bytes taken since start.
+    pub bytes: u64,
+}
+
+/// Where the program stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Phase {
+    /// Recovering and opening inputs.
+    #[default]
+    Starting,
+    /// Running batches.
+    Running,
+    /// Finishing the last batch.
+    Stopping,
+    /// Ended as asked.
+    Stopped,
+    /// Ended by an error.
+    Failed,
+}
+
+/// The program as a whole.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Program {
+    /// Its name.
+    pub name: String,
+    /// When it started.
+    pub started: Timestamp,
+    /// Where it stands.
+    pub phase: Phase,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// Records read since start.
+    pub records_in: u64,
+    /// Records refused since start.
+    pub refused: u64,
+    /// Late records since start.
+    pub late: u64,
+    /// Batches committed since start.
+    pub batches: u64,
+}
+
+/// Something happened; look at the board for what.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A view has new rows.
+    View(Arc<ViewSnapshot>),
+    /// A batch was committed.
+    Batch(Arc<BatchReport>),
+    /// The program's phase changed.
+    Phase(Phase),
+}
+
+/// The shared board.
+#[derive(Debug)]
+pub struct Board {
+    views: RwLock<BTreeMap<String, Arc<ViewSnapshot>>>,
+    reports: RwLock<VecDeque<Arc<BatchReport>>>,
+    inputs: RwLock<BTreeMap<(StreamName, usize), InputReport>>,
+    program: RwLock<Program>,
+    events: broadcast::Sender<Event>,
+}
+
+impl Default for Board {
+    fn default() -> Self {
+        Self {
+            views: RwLock::default(),
+            reports: RwLock::default(),
+            inputs: RwLock::default(),
+            program: RwLock::default(),
+            events: broadcast::channel(EVENTS).0,
+        }
+    }
+}
+
+impl Board {
+    /// Shows new rows of a view.
+    pub fn publish_view(&self, snapshot: ViewSnapshot) {
+        let snapshot = Arc::new(snapshot);
+        self.views.write().insert(snapshot.name.clone(), Arc::clone(&snapshot));
+        self.send(Event::View(snapshot));
+    }
+
+    /// Shows a committed batch.
+    pub fn publish_batch(&self, report: BatchReport) {
+        let report = Arc::new(report);
+        {
+            let mut program = self.program.write();
+            program.records_in += report.records_in;
+            program.refused += report.refused;
+            program.late += report.late;
+            program.batches += 1;
+        }
+        {
+            let mut reports = self.reports.write();
+            if reports.len() == HISTORY {
+                reports.pop_front();
+            }
+            reports.push_back(Arc::clone(&report));
+        }
+        self.send(Event::Batch(report));
+    }
+
+    /// Changes the program's summary.
+    pub fn update_program(&self, change: impl FnOnce(&mut Program)) {
+        let phase = {
+            let mut program = self.program.write();
+            let before = program.phase;
+            change(&mut program);
+            (before != program.phase).then_some(program.phase)
+        };
+        if let Some(phase) = phase {
+            self.send(Event::Phase(phase));
+        }
+    }
+
+    /// Changes the report of receiver `index` of `stream`, making it if it is new.
+    pub fn update_input(&self, stream: &str, index: usize, change: impl FnOnce(&mut InputReport)) {
+        let mut inputs = self.inputs.write();
+        let report = inputs.entry((stream.to_string(), index)).or_insert_with(|| InputReport {
+            stream: stream.to_string(),
+            index,
+            ..InputReport::default()
+        });
+        change(report);
+    }
+
+    /// Names of all views that have rows.
+    pub fn view_names(&self) -> Vec<String> {
+        self.views.read().keys().cloned().collect()
+    }
+
+    /// The newest rows of a view.
+    pub fn view(&self, name: &str) -> Option<Arc<ViewSnapshot>> {
+        self.views.read().get(name).cloned()
+    }
+
+    /// The last batches, the oldest first.
+    pub fn reports(&self) -> Vec<Arc<BatchReport>> {
+        self.reports.read().iter().cloned().collect()
+    }
+
+    /// All inputs.
+    pub fn inputs(&self) -> Vec<InputReport> {
+        self.inputs.read().values().cloned().collect()
+    }
+
+    /// The program's summary.
+    pub fn program(&self) -> Program {
+        self.program.read().clone()
+    }
+
+    /// Events from now on. A slow subscriber gets `Lagged` and should read the board anew.
+    pub fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    fn send(&self, event: Event) {
+        // An error only says that nobody listens.
+        let _nobody = self.events.send(event);
+    }
+}

@@ -1,0 +1,96 @@
+//! The registration list: names in SQL and config to the parts behind them.
+//!
+//! Invariant: the engine looks connectors up here by name and knows none of
+//! them; a new one is one registration line in the `connectors` crate.
+
+use crate::{Error, Format, Options, Receiver, Result, Sink, Source, options::nearest};
+use arrow_schema::SchemaRef;
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// An opened input.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// Read by offset.
+    Source(Arc<dyn Source>),
+    /// Pushed; each receiver gets a partition of the stream's topic.
+    Receivers(Vec<Arc<dyn Receiver>>),
+}
+
+/// Opens an input from its options. Must not connect yet.
+pub type InputFactory = fn(&Options) -> Result<Input>;
+/// Makes a format from its options and the declared columns, if any.
+pub type FormatFactory = fn(&Options, Option<SchemaRef>) -> Result<Arc<dyn Format>>;
+/// Opens a sink from its options.
+pub type SinkFactory = fn(&Options) -> Result<Arc<dyn Sink>>;
+
+/// Known connectors, formats and sinks by name.
+#[derive(Clone, Default)]
+pub struct Registry {
+    inputs: BTreeMap<&'static str, InputFactory>,
+    formats: BTreeMap<&'static str, FormatFactory>,
+    sinks: BTreeMap<&'static str, SinkFactory>,
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry")
+            .field("inputs", &self.inputs.keys())
+            .field("formats", &self.formats.keys())
+            .field("sinks", &self.sinks.keys())
+            .finish()
+    }
+}
+
+impl Registry {
+    /// Registers an input connector.
+    pub fn add_input(&mut self, name: &'static str, factory: InputFactory) {
+        self.inputs.insert(name, factory);
+    }
+
+    /// Registers a format.
+    pub fn add_format(&mut self, name: &'static str, factory: FormatFactory) {
+        self.formats.insert(name, factory);
+    }
+
+    /// Registers a sink connector.
+    pub fn add_sink(&mut self, name: &'static str, factory: SinkFactory) {
+        self.sinks.insert(name, factory);
+    }
+
+    /// Opens the input that option `connector` names.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its options are wrong.
+    pub fn input(&self, options: &Options) -> Result<Input> {
+        find(&self.inputs, options, "connector", None)?(options)
+    }
+
+    /// Makes the format that option `format` names; text lines when it names none.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its options are wrong.
+    pub fn format(&self, options: &Options, columns: Option<SchemaRef>) -> Result<Arc<dyn Format>> {
+        find(&self.formats, options, "format", Some("text"))?(options, columns)
+    }
+
+    /// Opens the sink that option `connector` names.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its options are wrong.
+    pub fn sink(&self, options: &Options) -> Result<Arc<dyn Sink>> {
+        find(&self.sinks, options, "connector", None)?(options)
+    }
+}
+
+fn find<F: Copy>(known: &BTreeMap<&'static str, F>, options: &Options, key: &str, default: Option<&str>) -> Result<F> {
+    let name = match (options.get(key), default) {
+        (Some(name), _) | (None, Some(name)) => name,
+        (None, None) => options.require(key, "it names where the records come from or go to")?,
+    };
+    known.get(name).copied().ok_or_else(|| {
+        let names: Vec<&str> = known.keys().copied().collect();
+        let hint = nearest(name, &names)
+            .map_or_else(|| format!("known are {}", names.join(", ")), |n| format!("did you mean `{n}`?"));
+        Error::user(format!("{}: there is no {key} `{name}`; {hint}", options.owner()))
+    })
+}

@@ -1,0 +1,71 @@
+//! Output that stages, then commits under the batch's number.
+//!
+//! ```text
+//! stage(7, part 0) ─┐
+//! stage(7, part 1) ─┴─► ledger: 7 committed, with the tokens ─► commit(7, tokens)
+//! ```
+//!
+//! Invariant: nothing staged is visible before `commit`; `commit` may be called
+//! again with the same tokens, after a crash, and must leave the same output.
+//! A sink that can't says so in [`Sink::guarantee`].
+
+use crate::{BatchId, Result, Timestamp};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// What a sink promises when a batch runs twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Guarantee {
+    /// The output shows each batch once.
+    ExactlyOnce,
+    /// The output may show a batch again after a crash.
+    AtLeastOnce,
+}
+
+/// What `stage` leaves for `commit`; kept in the ledger, so small and plain text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagedPart(pub String);
+
+/// Output.
+#[async_trait]
+pub trait Sink: Send + Sync + fmt::Debug {
+    /// For people: `files out/top (json)`.
+    fn describe(&self) -> String;
+
+    /// What it promises.
+    fn guarantee(&self) -> Guarantee;
+
+    /// Called once before the first batch with the columns to come.
+    ///
+    /// # Errors
+    /// When the sink can't take these columns.
+    async fn open(&self, schema: SchemaRef) -> Result<()> {
+        let _ = schema;
+        Ok(())
+    }
+
+    /// Writes one partition of a batch where nobody sees it yet, durably.
+    /// `None` when there was nothing to write. Replaces what an earlier,
+    /// uncommitted run of the same batch staged.
+    async fn stage(
+        &self,
+        batch: BatchId,
+        time: Timestamp,
+        part: usize,
+        rows: BoxStream<'_, Result<RecordBatch>>,
+    ) -> Result<Option<StagedPart>>;
+
+    /// Makes the batch visible. Idempotent.
+    async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()>;
+
+    /// Removes what uncommitted batches staged; called at start with the last
+    /// committed batch, after that batch's `commit` was repeated.
+    async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {
+        let _ = last_committed;
+        Ok(())
+    }
+}

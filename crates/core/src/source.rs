@@ -1,0 +1,103 @@
+//! Replayable input, read by offset.
+//!
+//! Invariant: reading the same range again gives the same records in the same
+//! order, or an error; never fewer. A source keeps no position of its own: the
+//! engine hands in where it stands, and the ledger remembers.
+
+use crate::{Batch, Block, Offset, OffsetRange, Position, Result};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use std::fmt;
+
+/// What a source hands out.
+#[derive(Debug, Clone)]
+pub enum Shape {
+    /// Raw records that a format must decode.
+    Raw,
+    /// Columns of this schema.
+    Columns(SchemaRef),
+}
+
+/// A piece of a range; small enough to stay in the processor's cache.
+#[derive(Debug, Clone)]
+pub enum Chunk {
+    /// Raw records.
+    Raw(Block),
+    /// Columns, with the offset of the first row; row *i* has `base + i`.
+    Columns {
+        /// The rows.
+        rows: RecordBatch,
+        /// Offset of row 0.
+        base: Offset,
+    },
+}
+
+/// The pieces of a range in order.
+pub type ChunkStream = BoxStream<'static, Result<Chunk>>;
+
+/// How much the next batch may read, over all partitions of a stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Budget {
+    /// Records at most. Sources that count bytes may estimate.
+    pub records: u64,
+    /// Bytes at most, where the source knows them.
+    pub bytes: u64,
+    /// Ranges that can be read at the same time; a source with fewer
+    /// partitions may split one into ranges that touch.
+    pub parallelism: usize,
+}
+
+/// Replayable input.
+#[async_trait]
+pub trait Source: Send + Sync + fmt::Debug {
+    /// For people: `files /var/log/app/*.json`.
+    fn describe(&self) -> String;
+
+    /// Raw records or columns.
+    fn shape(&self) -> Shape;
+
+    /// The ranges of the next batch: what has come since `position`, within
+    /// `budget`. A partition that `position` does not name is read from where
+    /// the source's options say (its beginning by default). Empty when nothing
+    /// is new.
+    ///
+    /// # Errors
+    /// When a part that `position` needs is gone, naming the exact gap.
+    async fn plan(&self, position: &Position, budget: Budget) -> Result<Vec<OffsetRange>>;
+
+    /// Reads a range that `plan` gave, now or in an earlier life of the program.
+    fn read(&self, range: &OffsetRange) -> ChunkStream;
+
+    /// Whether no record will ever come after `position`: lets `Drain` and
+    /// bounded programs end.
+    async fn is_exhausted(&self, position: &Position) -> Result<bool> {
+        let _ = position;
+        Ok(false)
+    }
+
+    /// Records (or the source's own unit) between `position` and the newest; for the lag metric.
+    async fn lag(&self, position: &Position) -> Result<u64> {
+        let _ = position;
+        Ok(0)
+    }
+
+    /// Told after a batch was committed; a hint that nothing before its ranges
+    /// will be read by this program again, unless it is rewound.
+    fn committed(&self, batch: &Batch) {
+        let _ = batch;
+    }
+
+    /// Completes when `plan` may have something new; the engine calls it with
+    /// the `Asap` trigger. The default completes at once, and the engine then
+    /// polls at its idle interval.
+    async fn wait(&self, position: &Position) {
+        let _ = position;
+    }
+
+    /// Whether `wait` really waits.
+    fn can_wait(&self) -> bool {
+        false
+    }
+}
