@@ -32,6 +32,16 @@ pub enum Chunk {
         /// Offset of row 0.
         base: Offset,
     },
+    /// A record that can't be handed out at all, such as a line over the
+    /// bound: a dead letter, counted as read and refused.
+    Refused {
+        /// Where it begins.
+        offset: Offset,
+        /// Why.
+        reason: String,
+        /// Its beginning.
+        raw: Vec<u8>,
+    },
 }
 
 /// The pieces of a range in order.
