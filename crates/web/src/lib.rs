@@ -1,1 +1,49 @@
-//! Placeholder.
+//! The live page of a running program, served from a [`Board`] alone.
+//!
+//! The engine publishes views, batch reports and inputs to the board; this
+//! room shows them at `http://127.0.0.1:4040` to browsers, scripts and
+//! monitors. It names no engine, so a test or an example can stand in for one.
+//!
+//! ```text
+//! /                    the page            /api/live       Server-Sent Events
+//! /assets/*            its parts           /livez /readyz  health, with the reason
+//! /api/program         the summary         /metrics        Prometheus text
+//! /api/views[/{name}]  rows as JSON        /api/batches    the last batch reports
+//! /api/inputs          receivers and sources
+//! ```
+//!
+//! Invariants: a viewer never slows the board, however slow or stuck it is,
+//! and costs a bounded amount of memory. Only loopback is served, and only to
+//! requests whose `Host` names loopback, because any web page may send
+//! requests to `127.0.0.1`. Text from the stream reaches the page as text and
+//! never as markup.
+//!
+//! ```
+//! # async fn example() -> tidemill_core::Result<()> {
+//! use std::sync::Arc;
+//! use tidemill_core::{Board, StopHandle};
+//! use tidemill_web::Server;
+//!
+//! let board = Arc::new(Board::default());
+//! let server = Server::bind("127.0.0.1:0".parse().expect("an address"), Arc::clone(&board)).await?;
+//! println!("open http://{}", server.address());
+//! let (handle, stop) = StopHandle::new();
+//! handle.stop();
+//! server.run(stop).await
+//! # }
+//! # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(example()).unwrap();
+//! ```
+//!
+//! [`Board`]: tidemill_core::Board
+
+mod api;
+mod assets;
+mod guard;
+mod health;
+mod live;
+mod metrics;
+mod rows;
+mod server;
+mod watch;
+
+pub use server::Server;

@@ -1,0 +1,116 @@
+//! Whether the process lives and whether the program works.
+//!
+//! Invariant: a program that is starting, stopping, stopped, failed or
+//! stalled never reads ready, and the answer says which. Called by the router.
+
+use crate::{server::Shared, watch::Watch};
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use std::sync::Arc;
+use tidemill_core::{Board, Phase};
+
+/// The answer of `/readyz`.
+#[derive(Debug, PartialEq, Serialize)]
+pub(crate) struct Readiness {
+    pub(crate) ready: bool,
+    pub(crate) phase: Phase,
+    /// For people.
+    pub(crate) reason: String,
+}
+
+/// `/livez`: that it answers is the answer.
+pub(crate) async fn livez() -> Response {
+    Json(serde_json::json!({ "live": true })).into_response()
+}
+
+/// `/readyz`: 200 when the program works, 503 with the reason when not.
+pub(crate) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
+    let readiness = readiness(&shared.board, &shared.watch);
+    let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(readiness)).into_response()
+}
+
+/// Judges by the board and by how long it has been silent.
+pub(crate) fn readiness(board: &Board, watch: &Watch) -> Readiness {
+    let program = board.program();
+    let (ready, reason) = match program.phase {
+        Phase::Starting => (false, "the program recovers its state and opens its inputs".to_string()),
+        Phase::Stopping => (false, "the program finishes its last batch".to_string()),
+        Phase::Stopped => (false, "the program has ended as asked".to_string()),
+        Phase::Failed => {
+            let why = program.error.as_deref().unwrap_or("it left no reason");
+            (false, format!("the program has failed: {why}"))
+        }
+        Phase::Running => {
+            let (silence, limit) = (watch.silence(), watch.stall_limit(board));
+            if silence > limit {
+                let (silence, limit) = (silence.as_secs(), limit.as_secs());
+                (false, format!("the program is stalled: no batch for {silence} s, and {limit} s are allowed"))
+            } else {
+                (true, format!("running; {} batches committed", program.batches))
+            }
+        }
+    };
+    Readiness { ready, phase: program.phase, reason }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemill_core::{BatchId, BatchReport, Duration, StopHandle, Timestamp};
+
+    fn batch(id: u64, second: i64) -> BatchReport {
+        BatchReport { batch: BatchId(id), time: Timestamp(second * 1_000_000), ..BatchReport::default() }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_is_ready_only_while_it_runs_and_commits() {
+        let board = Arc::new(Board::default());
+        let watch = Arc::new(Watch::new(&board));
+        let (handle, stop) = StopHandle::new();
+        let following = tokio::spawn({
+            let (board, watch) = (Arc::clone(&board), Arc::clone(&watch));
+            async move { watch.follow(&board, &stop).await }
+        });
+        let ready = || readiness(&board, &watch).ready;
+        assert!(!ready(), "starting");
+
+        board.update_program(|p| p.phase = Phase::Running);
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert!(ready());
+        board.publish_batch(batch(0, 0));
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert!(ready(), "the batch was progress: {:?}", readiness(&board, &watch));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(!ready(), "stalled");
+        assert!(readiness(&board, &watch).reason.contains("no batch for 31 s"), "{:?}", readiness(&board, &watch));
+
+        // A program with a batch a minute has a right to longer silences.
+        for id in 1..5 {
+            board.publish_batch(batch(id, i64::try_from(id).unwrap() * 60));
+        }
+        tokio::task::yield_now().await;
+        tokio::time::advance(Duration::from_secs(170)).await;
+        assert!(ready());
+        tokio::time::advance(Duration::from_secs(20)).await;
+        assert!(!ready());
+
+        board.publish_batch(batch(9, 600));
+        tokio::task::yield_now().await;
+        assert!(ready());
+        for phase in [Phase::Stopping, Phase::Stopped, Phase::Failed] {
+            board.update_program(|p| p.phase = phase);
+            assert!(!ready(), "{phase:?}");
+        }
+        board.update_program(|p| p.error = Some("the disk is full".to_string()));
+        assert!(readiness(&board, &watch).reason.contains("the disk is full"));
+        handle.stop();
+        following.await.unwrap();
+    }
+}

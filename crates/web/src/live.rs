@@ -1,0 +1,254 @@
+//! `/api/live`: what happens on the board, as Server-Sent Events.
+//!
+//! | Event | Data |
+//! |---|---|
+//! | `phase` | the program, as `/api/program`; when its phase or a figure changed |
+//! | `inputs` | all inputs, as `/api/inputs`; at most once a second |
+//! | `batch` | `{"fresh":bool,"reports":[…]}`; `fresh` replaces what was known |
+//! | `view` | one view, as `/api/views/{name}` |
+//!
+//! Invariants: publishing never waits for a viewer. A viewer costs one
+//! subscription and a queue of at most one entry a view and three frames,
+//! rendered only when the socket takes them, so a slow viewer gets the newest
+//! rows and not old ones. No view is sent more often than every [`BREATH`].
+//! A viewer that lags behind the board's events is sent everything afresh.
+
+use crate::{
+    api::{Summary, problem},
+    server::Shared,
+};
+use axum::{
+    body::Body,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use bytes::Bytes;
+use futures::{Stream, stream};
+use serde::Serialize;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    convert::Infallible,
+    sync::Arc,
+};
+use tidemill_core::{BatchReport, Duration, Event};
+use tokio::{
+    sync::{
+        OwnedSemaphorePermit,
+        broadcast::{
+            Receiver,
+            error::{RecvError, TryRecvError},
+        },
+    },
+    time::{self, Instant},
+};
+
+/// Viewers at once.
+pub(crate) const VIEWERS: usize = 64;
+/// The least time between two updates of a view.
+const BREATH: Duration = Duration::from_millis(100);
+/// How often figures that have no event of their own are looked at.
+const PULSE: Duration = Duration::from_secs(1);
+/// Pulses without news after which a comment shows that the line is alive.
+const QUIET: u32 = 10;
+
+/// `/api/live`
+pub(crate) async fn live(State(shared): State<Arc<Shared>>) -> Response {
+    let Ok(seat) = Arc::clone(&shared.viewers).try_acquire_owned() else {
+        let why = format!("{VIEWERS} viewers watch already; close one of their pages");
+        let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, &why);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+        return response;
+    };
+    let body = Body::from_stream(feed(shared, seat));
+    ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
+}
+
+/// The events of one viewer, from a fresh picture on.
+pub(crate) fn feed(shared: Arc<Shared>, seat: OwnedSemaphorePermit) -> impl Stream<Item = Result<Bytes, Infallible>> {
+    let feed = Feed {
+        events: shared.board.subscribe(),
+        queue: VecDeque::new(),
+        program: None,
+        inputs: Bytes::new(),
+        breath: Instant::now(),
+        pulse: Instant::now() + PULSE,
+        quiet: 0,
+        stage: Stage::Fresh,
+        _seat: seat,
+        shared,
+    };
+    stream::unfold(feed, |mut feed| async move { Some((Ok(feed.next().await?), feed)) })
+}
+
+/// Something to send.
+#[derive(Debug)]
+enum Pending {
+    Frame(Bytes),
+    /// Rendered when the socket takes it.
+    View(String),
+}
+
+/// Where a feed stands.
+#[derive(Debug, PartialEq)]
+enum Stage {
+    /// Everything is to be sent.
+    Fresh,
+    Following,
+    /// The server stops: the queue is the last that is sent.
+    Ending,
+}
+
+/// One viewer.
+#[derive(Debug)]
+struct Feed {
+    shared: Arc<Shared>,
+    events: Receiver<Event>,
+    /// Refilled only when empty, so never longer than the views and three frames.
+    queue: VecDeque<Pending>,
+    /// As it was last sent.
+    program: Option<Summary>,
+    /// The frame that was last sent.
+    inputs: Bytes,
+    /// No update before this.
+    breath: Instant,
+    pulse: Instant,
+    /// Pulses since anything was sent.
+    quiet: u32,
+    stage: Stage,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl Feed {
+    /// The next frame, or `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            while let Some(pending) = self.queue.pop_front() {
+                match pending {
+                    Pending::Frame(frame) => return Some(frame),
+                    Pending::View(name) => {
+                        if let Some(view) = self.shared.rendered.view(&self.shared.board, &name) {
+                            return Some(view.event());
+                        }
+                    }
+                }
+            }
+            match self.stage {
+                Stage::Ending => return None,
+                Stage::Fresh => {
+                    self.stage = Stage::Following;
+                    self.refresh();
+                }
+                Stage::Following => self.wait().await,
+            }
+        }
+    }
+
+    /// Waits for news and fills the queue with them.
+    async fn wait(&mut self) {
+        let stop = self.shared.stop.clone();
+        let first = tokio::select! {
+            biased;
+            () = stop.stopped() => return self.end(),
+            event = self.events.recv() => event,
+            () = time::sleep_until(self.pulse) => return self.beat(),
+        };
+        // What happens until the breath is over is told at once.
+        tokio::select! {
+            biased;
+            () = stop.stopped() => return self.end(),
+            () = time::sleep_until(self.breath) => {}
+        }
+        let (mut views, mut reports) = (BTreeSet::new(), Vec::new());
+        let mut take = |event| match event {
+            Event::View(snapshot) => {
+                views.insert(snapshot.name.clone());
+            }
+            Event::Batch(report) => reports.push(report),
+            Event::Phase(_) => {}
+        };
+        match first {
+            Ok(event) => take(event),
+            Err(RecvError::Lagged(_)) => return self.refresh(),
+            Err(RecvError::Closed) => return self.end(),
+        }
+        loop {
+            match self.events.try_recv() {
+                Ok(event) => take(event),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+                Err(TryRecvError::Lagged(_)) => return self.refresh(),
+            }
+        }
+        self.tell_program();
+        if !reports.is_empty() {
+            self.tell_batches(false, &reports);
+        }
+        self.queue.extend(views.into_iter().map(Pending::View));
+        self.breath = Instant::now() + BREATH;
+    }
+
+    /// Queues the whole picture. Later events are only those from now on.
+    fn refresh(&mut self) {
+        self.events = self.events.resubscribe();
+        self.queue.clear();
+        self.program = None;
+        self.inputs = Bytes::new();
+        self.tell_program();
+        self.tell_inputs();
+        let reports = self.shared.board.reports();
+        self.tell_batches(true, &reports);
+        self.queue.extend(self.shared.board.view_names().into_iter().map(Pending::View));
+        self.breath = Instant::now() + BREATH;
+    }
+
+    /// Looks at what has no events.
+    fn beat(&mut self) {
+        self.pulse = Instant::now() + PULSE;
+        self.tell_program();
+        self.tell_inputs();
+        self.quiet += 1;
+        if !self.queue.is_empty() {
+            self.quiet = 0;
+        } else if self.quiet >= QUIET {
+            self.quiet = 0;
+            self.queue.push_back(Pending::Frame(Bytes::from_static(b": quiet\n\n")));
+        }
+    }
+
+    /// The last words: how the program ended.
+    fn end(&mut self) {
+        self.stage = Stage::Ending;
+        self.tell_program();
+    }
+
+    fn tell_program(&mut self) {
+        let summary = Summary::of(&self.shared.board);
+        if self.program.as_ref().is_none_or(|earlier| summary.differs(earlier)) {
+            self.queue.push_back(Pending::Frame(frame("phase", &summary)));
+            self.program = Some(summary);
+        }
+    }
+
+    fn tell_inputs(&mut self) {
+        let inputs = frame("inputs", &self.shared.board.inputs());
+        if inputs != self.inputs {
+            self.queue.push_back(Pending::Frame(inputs.clone()));
+            self.inputs = inputs;
+        }
+    }
+
+    fn tell_batches(&mut self, fresh: bool, reports: &[Arc<BatchReport>]) {
+        #[derive(Serialize)]
+        struct Batches<'a> {
+            fresh: bool,
+            reports: &'a [Arc<BatchReport>],
+        }
+        self.queue.push_back(Pending::Frame(frame("batch", &Batches { fresh, reports })));
+    }
+}
+
+/// An event of the protocol. JSON holds no line break, so one line of data is enough.
+fn frame(event: &str, data: &impl Serialize) -> Bytes {
+    let data = serde_json::to_string(data).expect("reports are plain structs, which are always JSON");
+    format!("event: {event}\ndata: {data}\n\n").into()
+}

@@ -1,0 +1,207 @@
+//! Binds, accepts and serves: the one place that touches a socket.
+//!
+//! Invariant: connections, header size and the time to send a header are
+//! bounded, and after a stop no connection outlives [`PARTING`]. Called by
+//! whoever runs a program with a page.
+
+use crate::{api, assets, guard::Guard, health, live, metrics, rows::Rendered, watch::Watch};
+use axum::{Router, middleware, routing::get};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+};
+use tidemill_core::{Board, Duration, Error, Result, Stop};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time,
+};
+use tokio_util::task::TaskTracker;
+
+/// Connections at once. When all are taken, new ones wait in the kernel's
+/// backlog until one ends; slow senders are cut off by [`HEADER`].
+const CONNECTIONS: usize = 2560;
+/// How long a client may take to send a request's header, and how long an idle connection is kept.
+const HEADER: Duration = Duration::from_secs(10);
+/// Bytes of a request's header; a longer one is answered with 431.
+const HEADER_BYTES: usize = 16 * 1024;
+/// How long open connections may take to end after a stop.
+const PARTING: Duration = Duration::from_secs(1);
+/// How long to wait before accepting again when the process is out of file descriptors.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
+/// What every handler reads.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) board: Arc<Board>,
+    pub(crate) rendered: Rendered,
+    pub(crate) watch: Watch,
+    pub(crate) stop: Stop,
+    /// One permit a live viewer. A viewer too many gets 503 and tries again later.
+    pub(crate) viewers: Arc<Semaphore>,
+}
+
+/// The web server of one program, bound and ready to run.
+#[derive(Debug)]
+pub struct Server {
+    listener: TcpListener,
+    address: SocketAddr,
+    board: Arc<Board>,
+    watch: Watch,
+}
+
+impl Server {
+    /// Binds `addr`, which must be a loopback address; port 0 takes any free port.
+    ///
+    /// # Errors
+    /// A user's error when the address is not loopback or the port is busy; it names the fix.
+    pub async fn bind(addr: SocketAddr, board: Arc<Board>) -> Result<Self> {
+        if !addr.ip().is_loopback() {
+            return Err(Error::user(format!(
+                "the page is served on this machine only, so {addr} is refused: use `--web {}:{}` and, from another machine, \
+                 an SSH tunnel (`ssh -L {port}:127.0.0.1:{port} HOST`)",
+                IpAddr::from([127, 0, 0, 1]),
+                addr.port(),
+                port = addr.port(),
+            )));
+        }
+        let listener = TcpListener::bind(addr).await.map_err(|e| refused(addr, e))?;
+        let address = listener.local_addr().map_err(|e| refused(addr, e))?;
+        let watch = Watch::new(&board);
+        Ok(Self { listener, address, board, watch })
+    }
+
+    /// Says how long a running program may commit no batch before `/readyz`
+    /// calls it stalled (30 s unless set). A program whose batches are further
+    /// apart is given three times their usual distance.
+    #[must_use]
+    pub fn stall_after(mut self, span: Duration) -> Self {
+        self.watch.set_stall_after(span);
+        self
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Serves until `stop`, then lets open connections end for at most a second.
+    ///
+    /// # Errors
+    /// None today; a failed accept is logged and retried.
+    pub async fn run(self, stop: Stop) -> Result<()> {
+        let shared = Arc::new(Shared {
+            board: self.board,
+            rendered: Rendered::default(),
+            watch: self.watch,
+            stop: stop.clone(),
+            viewers: Arc::new(Semaphore::new(live::VIEWERS)),
+        });
+        let app = app(Arc::clone(&shared), self.address);
+        let tasks = TaskTracker::new();
+        {
+            let shared = Arc::clone(&shared);
+            tasks.spawn(async move { shared.watch.follow(&shared.board, &shared.stop).await });
+        }
+        let slots = Arc::new(Semaphore::new(CONNECTIONS));
+        let accepting = async {
+            let mut complained = false;
+            loop {
+                let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
+                match self.listener.accept().await {
+                    Ok((stream, _peer)) => {
+                        complained = false;
+                        let (app, stop) = (app.clone(), stop.clone());
+                        tasks.spawn(async move {
+                            serve(stream, app, &stop).await;
+                            drop(slot);
+                        });
+                    }
+                    Err(error) => {
+                        if !complained {
+                            tracing::warn!(%error, "the web server could not accept a connection; trying again");
+                        }
+                        complained = true;
+                        time::sleep(ACCEPT_AGAIN).await;
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = stop.stopped() => {}
+            () = accepting => {}
+        }
+        drop(self.listener);
+        tasks.close();
+        tasks.wait().await;
+        Ok(())
+    }
+}
+
+/// Serves one connection to its end.
+async fn serve(stream: TcpStream, app: Router, stop: &Stop) {
+    // Small events should leave at once; a failure only costs delay.
+    let _delayed = stream.set_nodelay(true);
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER)
+        .max_buf_size(HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+    let mut connection = pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = stop.stopped() => {
+            connection.as_mut().graceful_shutdown();
+            time::timeout(PARTING, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a web connection ended");
+    }
+}
+
+/// All routes behind the guard. The guard wraps a router that has no routes
+/// of its own, so that it sees a request before anything has matched its path.
+fn app(shared: Arc<Shared>, address: SocketAddr) -> Router {
+    let routes = Router::new()
+        .route("/", get(assets::page))
+        .route("/assets/{name}", get(assets::asset))
+        .route("/api/program", get(api::program))
+        .route("/api/views", get(api::views))
+        .route("/api/views/{name}", get(api::view))
+        .route("/api/batches", get(api::batches))
+        .route("/api/inputs", get(api::inputs))
+        .route("/api/live", get(live::live))
+        .route("/livez", get(health::livez))
+        .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::metrics))
+        .fallback(api::nothing_here)
+        .with_state(shared);
+    Router::new()
+        .fallback_service(routes)
+        .layer(middleware::from_fn_with_state(Arc::new(Guard::new(address)), crate::guard::guard))
+}
+
+fn refused(addr: SocketAddr, error: io::Error) -> Error {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => Error::user(format!(
+            "port {} on {} is already in use, perhaps by another Tidemill program: stop that one, \
+             or use `--web 127.0.0.1:0` for any free port, or name another port",
+            addr.port(),
+            addr.ip()
+        )),
+        io::ErrorKind::PermissionDenied => Error::user(format!(
+            "this user may not listen on port {} of {}: use a port above 1023, or `--web 127.0.0.1:0` for any free port",
+            addr.port(),
+            addr.ip()
+        )),
+        _ => Error::user(format!("cannot listen on {addr}: use `--web 127.0.0.1:0` for any free port")).because(error),
+    }
+}
