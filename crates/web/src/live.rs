@@ -252,3 +252,52 @@ fn frame(event: &str, data: &impl Serialize) -> Bytes {
     let data = serde_json::to_string(data).expect("reports are plain structs, which are always JSON");
     format!("event: {event}\ndata: {data}\n\n").into()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{rows::Rendered, watch::Watch};
+    use arrow_array::{Int64Array, RecordBatch};
+    use futures::StreamExt;
+    use tidemill_core::{BatchId, Board, StopHandle, Timestamp, ViewSnapshot};
+
+    fn show(board: &Board, name: &str, batch: u64) {
+        let rows = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as _)]).unwrap();
+        board.publish_view(ViewSnapshot { name: name.to_string(), batch: BatchId(batch), time: Timestamp(0), rows });
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_view_is_sent_ten_times_a_second_at_most_and_ends_with_the_newest() {
+        let board = Arc::new(Board::default());
+        let (handle, stop) = StopHandle::new();
+        let viewers = Arc::new(tokio::sync::Semaphore::new(1));
+        let shared = Arc::new(Shared {
+            watch: Watch::new(&board),
+            rendered: Rendered::default(),
+            board: Arc::clone(&board),
+            stop,
+            viewers: Arc::clone(&viewers),
+        });
+        let seat = Arc::clone(&viewers).try_acquire_owned().unwrap();
+        let reader = tokio::spawn(feed(shared, seat).collect::<Vec<_>>());
+        for batch in 1..=2000 {
+            show(&board, "fast", batch);
+            if batch % 500 == 0 {
+                show(&board, "slow", batch);
+            }
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        time::sleep(BREATH).await;
+        handle.stop();
+        let frames: Vec<String> =
+            reader.await.unwrap().into_iter().map(|f| String::from_utf8(f.unwrap().to_vec()).unwrap()).collect();
+        let of = |name: &str| {
+            let start = format!("event: view\ndata: {{\"name\":\"{name}\"");
+            frames.iter().filter(|f| f.starts_with(&start)).cloned().collect::<Vec<_>>()
+        };
+        assert!((19..=22).contains(&of("fast").len()), "{} updates in two seconds", of("fast").len());
+        assert!(of("fast").last().unwrap().contains("\"batch\":2000,"));
+        assert_eq!(of("slow").len(), 4);
+        assert_eq!(viewers.available_permits(), 1, "the seat is free again");
+    }
+}

@@ -116,8 +116,8 @@ const on = {
 
 /** A hint by colour; the text beside it is what counts. */
 function mood(state) {
+  if (/connecting|retry|again|wait|behind/i.test(state)) return 'warn';
   if (/fail|error|lost|refused|denied/i.test(state)) return 'bad';
-  if (/reconnect|retry|wait|behind/i.test(state)) return 'warn';
   return state ? 'good' : '';
 }
 

@@ -30,9 +30,11 @@ export class Card {
     if (!(this.picture instanceof kind)) {
       this.picture = new kind();
       this.body.replaceChildren(this.picture.element);
+      // Charts come before tables, and keep their place while they are empty.
+      if (kind !== Empty) this.element.classList.toggle('chart', kind === Bars);
     }
     const shown = this.picture.draw(view, shape);
-    say(this.when, `${shape?.note ?? ''}batch ${count(view.batch)} · ${clock(view.time)}`);
+    say(this.when, `batch ${count(view.batch)} · ${clock(view.time)}`);
     const notes = [];
     if (shown < view.total) notes.push(`The first ${count(shown)} of ${count(view.total)} rows.`);
     if (view.cut) notes.push(`${count(view.cut)} long texts are cut.`);
@@ -92,12 +94,14 @@ class Bars {
         this.known.delete(key);
       }
     }
+    const shown = list.map((item) => (item.value === null ? 'null' : number(item.value)));
+    this.element.style.setProperty('--digits', Math.max(...shown.map((value) => value.length)));
     list.forEach((item, i) => {
       let bar = this.known.get(item.key);
       if (!bar) this.known.set(item.key, (bar = newBar()));
       bar.row.getAnimations({ subtree: true }).forEach((animation) => animation.cancel());
       text(bar.label, item.text);
-      say(bar.count, item.value === null ? 'null' : number(item.value));
+      say(bar.count, shown[i]);
       bar.fill.className = Number(item.value) < 0 ? 'fill neg' : 'fill';
       bar.fill.style.width = `${(Math.abs(Number(item.value)) / largest || 0) * 100}%`;
       const there = this.element.children[i];
@@ -124,16 +128,22 @@ class Bars {
         bar.row.animate([{ opacity: 0 }, { opacity: 1 }], timing);
         continue;
       }
-      if (was.top !== top) bar.row.animate([{ transform: `translateY(${was.top - top}px)` }, { transform: 'none' }], timing);
+      if (was.top !== top) {
+        // What rises passes over what falls.
+        const over = { position: 'relative', zIndex: was.top > top ? 1 : 0 };
+        bar.row.animate([{ ...over, transform: `translateY(${was.top - top}px)` }, { ...over, transform: 'none' }], timing);
+      }
       if (was.fill !== fill) bar.fill.animate([{ width: `${was.fill}px` }, { width: `${fill}px` }], timing);
     }
   }
 }
 
 function newBar() {
-  const [row, fill, label, total] = [h('li'), h('span', 'fill'), h('span', 'label cut'), h('span', 'count')];
+  const [row, track, total] = [h('li'), h('div', 'track'), h('span', 'count')];
+  const [fill, label] = [h('span', 'fill'), h('span', 'label cut')];
   label.dir = 'auto';
-  row.append(fill, label, total);
+  track.append(fill, label);
+  row.append(track, total);
   return { row, fill, label, count: total };
 }
 
