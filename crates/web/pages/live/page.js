@@ -139,7 +139,7 @@ function draw() {
     const present = key === 'rate' ? history.rate() : points.at(-1)?.[key] ?? last?.[key === 'delay' ? 'scheduling_delay_us' : 'processing_us'];
     say(value, present === null || present === undefined ? '–' : format(present));
     const largest = spark.draw(points.map((point) => point[key]));
-    say(peak, points.length > 1 ? `peak ${format(largest)}` : '');
+    say(peak, points.length > 1 ? `peak ${format(largest)}` : 'waiting for batches');
   }
 }
 
@@ -157,5 +157,6 @@ function tick() {
 
 on.inputs([]);
 awaited();
+draw();
 setInterval(tick, 1000);
 follow(on);
