@@ -1,1 +1,51 @@
-//! Placeholder.
+//! Where records come from and go to: connectors and formats.
+//!
+//! A connector is a [`Source`](tidemill_core::Source) (replayable, read by
+//! offset), a [`Receiver`](tidemill_core::Receiver) (pushed, made replayable by
+//! the log) or a [`Sink`](tidemill_core::Sink). All byte streams are cut by
+//! [`lines`]; a [`format`] turns records into columns. [`register`] is the one
+//! list of their names; a new connector is a module here, a line there and a
+//! call of its contract suite ([`contract`]).
+//!
+//! Invariant: nothing is lost in silence. What can't be taken in is a dead
+//! letter with its reason, a peer that is gone is waited for and reported, and
+//! every buffer has a bound.
+//!
+//! ```
+//! use tidemill_core::{Input, Options};
+//! let options = Options::new("stream \"events\"", [("connector", "generator"), ("rows", "1000"), ("keys", "10")]);
+//! let Input::Source(source) = tidemill_connectors::registry().input(&options)? else { panic!("a generator is a source") };
+//! assert_eq!(source.describe(), "generator of 1000 rows");
+//! # Ok::<(), tidemill_core::Error>(())
+//! ```
+
+pub mod backoff;
+#[doc(hidden)]
+pub mod contract;
+pub mod files;
+pub mod format;
+pub mod generator;
+pub mod lines;
+pub mod tcp;
+
+use std::sync::Arc;
+use tidemill_core::{Input, Registry};
+
+/// A registry of everything here.
+pub fn registry() -> Registry {
+    let mut registry = Registry::default();
+    register(&mut registry);
+    registry
+}
+
+/// Registers everything here. A new connector or format is one line.
+pub fn register(registry: &mut Registry) {
+    registry.add_format("text", |o, columns| Ok(Arc::new(format::TextFormat::from_options(o, columns)?)));
+    registry.add_format("json", |o, columns| Ok(Arc::new(format::JsonFormat::from_options(o, columns)?)));
+    registry.add_format("csv", |o, columns| Ok(Arc::new(format::CsvFormat::from_options(o, columns)?)));
+
+    registry.add_input("files", |o| Ok(Input::Source(Arc::new(files::FilesSource::from_options(o)?))));
+    registry.add_input("generator", |o| Ok(Input::Source(Arc::new(generator::Generator::from_options(o)?))));
+    registry.add_input("tcp", tcp::TcpClient::input);
+    registry.add_input("tcp-listen", tcp::TcpListen::input);
+}

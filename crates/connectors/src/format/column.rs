@@ -1,0 +1,250 @@
+//! Growing columns that can take a row back.
+//!
+//! A decoder appends a row column by column; when one of its values is refused,
+//! the columns that had theirs already are cut back to the rows before
+//! ([`Column::truncate`]). Used by the JSON and CSV decoders.
+//!
+//! Invariant: all columns of a decoder have the same length between two rows.
+
+use super::{json::Paths, time::Unit};
+use arrow_array::{
+    ArrayRef, BooleanArray, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray,
+    PrimitiveArray, StructArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    TimestampSecondArray,
+    builder::{LargeStringBuilder, StringBuilder, StringViewBuilder},
+};
+use arrow_buffer::{NullBuffer, OffsetBuffer};
+use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
+use std::sync::Arc;
+use tidemill_core::{Error, Result};
+
+/// Key of a field's metadata: with value `any`, a text column also takes
+/// numbers and booleans. Set where a sampled column held several types.
+pub(crate) const TAKES: &str = "tidemill.takes";
+
+/// A growing column.
+#[derive(Debug)]
+pub(crate) struct Column {
+    pub(crate) field: FieldRef,
+    valid: Vec<bool>,
+    pub(crate) values: Values,
+}
+
+/// The values of a column; a null has a place-holder.
+#[derive(Debug)]
+pub(crate) enum Values {
+    Text { text: String, ends: Vec<usize>, any: bool },
+    Int { values: Vec<i64>, min: i64, max: i64 },
+    Float(Vec<f64>),
+    Bool(Vec<bool>),
+    Time { micros: Vec<i64>, unit: TimeUnit, number: Unit },
+    List { ends: Vec<usize>, item: Box<Column> },
+    Struct { children: Vec<Column>, paths: Paths },
+}
+
+impl Column {
+    /// An empty column of a field.
+    ///
+    /// # Errors
+    /// When no decoder can fill this type.
+    pub(crate) fn new(field: &FieldRef, number: Unit) -> Result<Self> {
+        let int = |min: i64, max: i64| Values::Int { values: Vec::new(), min, max };
+        let values = match field.data_type() {
+            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Values::Text {
+                text: String::new(),
+                ends: Vec::new(),
+                any: field.metadata().get(TAKES).is_some_and(|takes| takes == "any"),
+            },
+            DataType::Int8 => int(i8::MIN.into(), i8::MAX.into()),
+            DataType::Int16 => int(i16::MIN.into(), i16::MAX.into()),
+            DataType::Int32 => int(i32::MIN.into(), i32::MAX.into()),
+            DataType::Int64 => int(i64::MIN, i64::MAX),
+            DataType::Float32 | DataType::Float64 => Values::Float(Vec::new()),
+            DataType::Boolean => Values::Bool(Vec::new()),
+            DataType::Timestamp(unit, _) => Values::Time { micros: Vec::new(), unit: *unit, number },
+            DataType::List(item) => Values::List { ends: Vec::new(), item: Box::new(Column::new(item, number)?) },
+            DataType::Struct(fields) => {
+                let children = fields.iter().map(|f| Column::new(f, number)).collect::<Result<_>>()?;
+                Values::Struct { children, paths: Paths::keys(fields.iter().map(|f| f.name())) }
+            }
+            other => {
+                return Err(Error::user(format!(
+                    "column \"{}\": records can't be decoded to {other}; use TEXT, BIGINT, DOUBLE, BOOLEAN, TIMESTAMP, a list or a struct",
+                    field.name()
+                )));
+            }
+        };
+        Ok(Self { field: Arc::clone(field), valid: Vec::new(), values })
+    }
+
+    /// Values so far.
+    pub(crate) fn len(&self) -> usize {
+        self.valid.len()
+    }
+
+    /// Marks the value that was just appended to `values` as there.
+    pub(crate) fn valid(&mut self) {
+        self.valid.push(true);
+    }
+
+    /// Appends a null.
+    ///
+    /// # Errors
+    /// When the column is declared NOT NULL.
+    pub(crate) fn null(&mut self) -> Result<(), String> {
+        if !self.field.is_nullable() {
+            return Err(format!("field \"{}\": missing, and declared NOT NULL", self.field.name()));
+        }
+        self.place_holder();
+        Ok(())
+    }
+
+    fn place_holder(&mut self) {
+        self.valid.push(false);
+        match &mut self.values {
+            Values::Text { text, ends, .. } => ends.push(text.len()),
+            Values::Int { values, .. } => values.push(0),
+            Values::Float(values) => values.push(0.0),
+            Values::Bool(values) => values.push(false),
+            Values::Time { micros, .. } => micros.push(0),
+            Values::List { ends, item } => ends.push(item.len()),
+            Values::Struct { children, .. } => children.iter_mut().for_each(Column::place_holder),
+        }
+    }
+
+    /// Cuts back to `len` values; also from within a value.
+    pub(crate) fn truncate(&mut self, len: usize) {
+        self.valid.truncate(len);
+        let last = |ends: &[usize]| len.checked_sub(1).map_or(0, |i| ends[i]);
+        match &mut self.values {
+            Values::Text { text, ends, .. } => {
+                ends.truncate(len);
+                text.truncate(last(ends));
+            }
+            Values::Int { values, .. } | Values::Time { micros: values, .. } => values.truncate(len),
+            Values::Float(values) => values.truncate(len),
+            Values::Bool(values) => values.truncate(len),
+            Values::List { ends, item } => {
+                ends.truncate(len);
+                item.truncate(last(ends));
+            }
+            Values::Struct { children, .. } => children.iter_mut().for_each(|child| child.truncate(len)),
+        }
+    }
+
+    /// The column as an array; empty again afterwards, with its room kept where that is cheap.
+    ///
+    /// # Errors
+    /// When it holds more than Arrow's type can.
+    pub(crate) fn finish(&mut self) -> Result<ArrayRef> {
+        let valid = std::mem::take(&mut self.valid);
+        let rows = valid.len();
+        let nulls = if valid.iter().all(|v| *v) { None } else { Some(NullBuffer::from(valid)) };
+        let ty = self.field.data_type().clone();
+        Ok(match &mut self.values {
+            Values::Text { text, ends, .. } => {
+                let array = texts(&ty, text, ends, nulls.as_ref());
+                text.clear();
+                ends.clear();
+                array
+            }
+            Values::Int { values, .. } => ints(&ty, std::mem::take(values), nulls),
+            Values::Float(values) if ty == DataType::Float32 => {
+                #[expect(clippy::cast_possible_truncation, reason = "the declared type is that coarse")]
+                let values: Vec<f32> = values.drain(..).map(|v| v as f32).collect();
+                Arc::new(Float32Array::new(values.into(), nulls))
+            }
+            Values::Float(values) => Arc::new(Float64Array::new(std::mem::take(values).into(), nulls)),
+            Values::Bool(values) => Arc::new(BooleanArray::new(std::mem::take(values).into(), nulls)),
+            Values::Time { micros, unit, .. } => {
+                let DataType::Timestamp(_, zone) = ty else { return Err(Error::internal("a time column is a time")) };
+                let micros = std::mem::take(micros);
+                let scaled = |f: fn(i64) -> i64| micros.iter().map(|v| f(*v)).collect::<Vec<i64>>().into();
+                match unit {
+                    TimeUnit::Microsecond => {
+                        Arc::new(TimestampMicrosecondArray::new(micros.into(), nulls).with_timezone_opt(zone))
+                    }
+                    TimeUnit::Second => Arc::new(
+                        TimestampSecondArray::new(scaled(|v| v.div_euclid(1_000_000)), nulls).with_timezone_opt(zone),
+                    ),
+                    TimeUnit::Millisecond => Arc::new(
+                        TimestampMillisecondArray::new(scaled(|v| v.div_euclid(1000)), nulls).with_timezone_opt(zone),
+                    ),
+                    TimeUnit::Nanosecond => Arc::new(
+                        TimestampNanosecondArray::new(scaled(|v| v.saturating_mul(1000)), nulls)
+                            .with_timezone_opt(zone),
+                    ),
+                }
+            }
+            Values::List { ends, item } => {
+                let ends = std::mem::take(ends);
+                let lengths = ends.iter().scan(0, |from, end| Some(end - std::mem::replace(from, *end)));
+                let too_many = i32::try_from(ends.last().copied().unwrap_or(0)).is_err();
+                if too_many {
+                    return Err(Error::internal("a block holds more than 2^31 list items"));
+                }
+                let offsets = OffsetBuffer::from_lengths(lengths);
+                let inner = Arc::clone(&item.field);
+                let items = item.finish()?;
+                Arc::new(ListArray::try_new(inner, offsets, items, nulls).map_err(broken)?)
+            }
+            Values::Struct { children, .. } => {
+                let arrays = children.iter_mut().map(Column::finish).collect::<Result<Vec<_>>>()?;
+                let fields: Vec<FieldRef> = children.iter().map(|c| Arc::clone(&c.field)).collect();
+                Arc::new(StructArray::try_new_with_length(fields.into(), arrays, nulls, rows).map_err(broken)?)
+            }
+        })
+    }
+}
+
+fn broken(error: arrow_schema::ArrowError) -> Error {
+    Error::internal("decoded columns don't fit together").because(error)
+}
+
+/// Copies once more, which costs less than letting Arrow check the text again.
+fn texts(ty: &DataType, text: &str, ends: &[usize], nulls: Option<&NullBuffer>) -> ArrayRef {
+    let mut from = 0;
+    let values = ends.iter().enumerate().map(|(row, end)| {
+        let value = &text[std::mem::replace(&mut from, *end)..*end];
+        nulls.is_none_or(|n| n.is_valid(row)).then_some(value)
+    });
+    match ty {
+        DataType::LargeUtf8 => {
+            let mut builder = LargeStringBuilder::with_capacity(ends.len(), text.len());
+            values.for_each(|v| builder.append_option(v));
+            Arc::new(builder.finish())
+        }
+        DataType::Utf8View => {
+            let mut builder = StringViewBuilder::with_capacity(ends.len());
+            values.for_each(|v| builder.append_option(v));
+            Arc::new(builder.finish())
+        }
+        _ => {
+            let mut builder = StringBuilder::with_capacity(ends.len(), text.len());
+            values.for_each(|v| builder.append_option(v));
+            Arc::new(builder.finish())
+        }
+    }
+}
+
+fn ints(ty: &DataType, values: Vec<i64>, nulls: Option<NullBuffer>) -> ArrayRef {
+    fn narrow<P: arrow_array::types::ArrowPrimitiveType>(values: &[i64], nulls: Option<NullBuffer>) -> PrimitiveArray<P>
+    where
+        P::Native: TryFrom<i64> + Default,
+    {
+        // The range was checked when the value came in.
+        let values: Vec<P::Native> = values.iter().map(|v| P::Native::try_from(*v).unwrap_or_default()).collect();
+        PrimitiveArray::new(values.into(), nulls)
+    }
+    match ty {
+        DataType::Int8 => Arc::new(narrow(&values, nulls)) as Arc<Int8Array>,
+        DataType::Int16 => Arc::new(narrow(&values, nulls)) as Arc<Int16Array>,
+        DataType::Int32 => Arc::new(narrow(&values, nulls)) as Arc<Int32Array>,
+        _ => Arc::new(Int64Array::new(values.into(), nulls)),
+    }
+}
+
+/// A nullable field, as sampled columns are.
+pub(crate) fn nullable(name: &str, ty: DataType) -> Field {
+    Field::new(name, ty, true)
+}
