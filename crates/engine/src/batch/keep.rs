@@ -1,0 +1,317 @@
+//! What of a program is durable: log, ledger, state files.
+//!
+//! Invariant: the order of syncs in [`Keep::commit`] is the exactly-once
+//! argument. The records read must survive before anything computed from them
+//! does; states and dead letters before the ledger says *committed*; and
+//! nothing is visible outside before that.
+
+use crate::{
+    context::Config,
+    ingest::{DeadLetters, dead_schema},
+    state::{StateRegistry, Version},
+};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+};
+use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp};
+use tidemill_store::{
+    DataDir,
+    disk::{Disk, RealDisk},
+    ledger::{Committed, Ledger, OperatorEntry},
+    log::{Log, Sync, Topic, TopicConfig},
+    state::StateFiles,
+};
+
+/// Deltas may hold this many times the rows of the state before a snapshot is taken.
+const SNAPSHOT_FACTOR: usize = 3;
+/// And at least this many rows.
+const SNAPSHOT_ROWS: usize = 1_000_000;
+
+/// Rows of one state, to be kept as a batch's version.
+#[derive(Debug)]
+pub(crate) struct KeptState {
+    name: String,
+    delta: Vec<RecordBatch>,
+    /// All rows, when a snapshot is due.
+    whole: Option<Vec<RecordBatch>>,
+}
+
+/// What recovery found.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) last: Option<(BatchId, Timestamp)>,
+    pub(crate) positions: BTreeMap<String, Position>,
+    pub(crate) watermarks: BTreeMap<String, Timestamp>,
+}
+
+#[derive(Debug)]
+struct StateEntry {
+    files: StateFiles,
+    /// Rows of deltas since the last snapshot.
+    since: usize,
+}
+
+/// The durable side of a program; one owner a directory.
+#[derive(Debug)]
+pub(crate) struct Keep {
+    log: Arc<Log>,
+    ledger: Mutex<Ledger>,
+    states: Mutex<BTreeMap<String, StateEntry>>,
+    topics: Mutex<BTreeMap<String, Arc<Topic>>>,
+    dead: Arc<DeadLetters>,
+    disk: Arc<dyn Disk>,
+    root: std::path::PathBuf,
+    program: String,
+    sync: Sync,
+    /// Held for its lock; dropped last.
+    _dir: DataDir,
+}
+
+impl Keep {
+    /// Takes ownership of the directory and recovers its log and ledger.
+    pub(crate) fn open(path: &Path, config: &Config) -> Result<Self> {
+        let dir = DataDir::open(path)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+        let log = Arc::new(Log::open(Arc::clone(&disk), &path.join("log"), Arc::clone(&config.clock))?);
+        let root = path.join("programs").join(&config.name);
+        let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;
+        let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always)?;
+        Ok(Self {
+            log,
+            ledger: Mutex::new(ledger),
+            states: Mutex::default(),
+            topics: Mutex::default(),
+            dead: Arc::new(DeadLetters::new(dead)),
+            disk,
+            root,
+            program: config.name.clone(),
+            sync: config.sync,
+            _dir: dir,
+        })
+    }
+
+    /// The embedded log.
+    pub(crate) fn log(&self) -> &Arc<Log> {
+        &self.log
+    }
+
+    /// The program's dead letters.
+    pub(crate) fn dead(&self) -> Arc<DeadLetters> {
+        Arc::clone(&self.dead)
+    }
+
+    /// Opens or creates a topic whose records batches will read.
+    pub(crate) fn topic(&self, name: &str, schema: SchemaRef, partitions: u32, sync: Sync) -> Result<Arc<Topic>> {
+        let topic = open_topic(&self.log, name, schema, partitions, sync)?;
+        self.topics.lock().insert(name.to_string(), Arc::clone(&topic));
+        Ok(topic)
+    }
+
+    /// Where committed batches have read a stream to.
+    pub(crate) fn position(&self, stream: &str) -> Position {
+        self.ledger.lock().positions().get(stream).cloned().unwrap_or_default()
+    }
+
+    /// Reads where the program stopped and gives the states their rows.
+    pub(crate) fn recover(&self, registry: &StateRegistry) -> Result<Recovered> {
+        let recovered = {
+            let mut ledger = self.ledger.lock();
+            let operators = registry
+                .all()
+                .iter()
+                .map(|o| OperatorEntry {
+                    name: o.name().to_string(),
+                    kind: o.kind().to_string(),
+                    fingerprint: fingerprint(&o.schema()),
+                })
+                .collect::<Vec<_>>();
+            refuse_strangers(&self.program, &ledger, &operators)?;
+            ledger.set_operators(operators)?;
+            Recovered {
+                last: ledger.last().map(|last| (last.batch, last.time)),
+                positions: ledger.positions().clone(),
+                watermarks: ledger.last().map(|last| last.watermarks.clone()).unwrap_or_default(),
+            }
+        };
+        for operator in registry.all() {
+            let dir = self.root.join("state");
+            let files = StateFiles::open(Arc::clone(&self.disk), &dir, operator.name(), operator.schema())?;
+            self.states.lock().insert(operator.name().to_string(), StateEntry { files, since: 0 });
+        }
+        self.restore(registry)?;
+        Ok(recovered)
+    }
+
+    /// Sets all states back to the last committed batch.
+    pub(crate) fn restore(&self, registry: &StateRegistry) -> Result<()> {
+        let last = self.ledger.lock().last().map(|last| last.batch);
+        let mut states = self.states.lock();
+        for operator in registry.all() {
+            let entry = states.get_mut(operator.name()).ok_or_else(|| Error::internal("a state without files"))?;
+            let versions: Vec<Version> = match last {
+                Some(last) => {
+                    entry.files.truncate_after(last)?;
+                    entry
+                        .files
+                        .load(last)?
+                        .into_iter()
+                        .map(|version| Version { batch: version.batch, whole: version.is_snapshot(), rows: version.rows })
+                        .collect()
+                }
+                None => {
+                    entry.files.truncate_after(BatchId(0))?;
+                    Vec::new()
+                }
+            };
+            entry.since = versions.iter().filter(|v| !v.whole).flat_map(|v| &v.rows).map(RecordBatch::num_rows).sum();
+            operator.restore(&versions)?;
+        }
+        Ok(())
+    }
+
+    /// Records a batch before it runs. Not synced: until its commit nothing of
+    /// it can be seen, and its commit's sync covers both.
+    pub(crate) fn plan(&self, batch: &Batch) -> Result<()> {
+        self.ledger.lock().plan(batch)
+    }
+
+    /// The batch that was planned and not committed before a crash.
+    pub(crate) fn planned(&self) -> Option<Batch> {
+        self.ledger.lock().planned().cloned()
+    }
+
+    /// The last committed batch and what its sinks staged.
+    pub(crate) fn last(&self) -> Option<(BatchId, BTreeMap<String, Vec<StagedPart>>)> {
+        self.ledger.lock().last().map(|last| (last.batch, last.staged.clone()))
+    }
+
+    /// Takes what a batch changed in the states. Called between two batches.
+    pub(crate) fn gather(&self, batch: BatchId, registry: &StateRegistry) -> Result<Vec<KeptState>> {
+        let mut states = self.states.lock();
+        let mut kept = Vec::new();
+        for operator in registry.all() {
+            let delta = operator.delta(batch)?;
+            let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
+            let entry = states.get_mut(operator.name()).ok_or_else(|| Error::internal("a state without files"))?;
+            entry.since += rows;
+            let due = entry.since > (operator.rows() * SNAPSHOT_FACTOR).max(SNAPSHOT_ROWS);
+            let whole = if due {
+                entry.since = 0;
+                Some(operator.snapshot()?)
+            } else {
+                None
+            };
+            kept.push(KeptState { name: operator.name().to_string(), delta, whole });
+        }
+        Ok(kept)
+    }
+
+    /// Makes a batch durable, ending with the ledger's record. May be repeated.
+    pub(crate) fn commit(
+        &self,
+        batch: &Batch,
+        kept: &[KeptState],
+        watermarks: &BTreeMap<String, Timestamp>,
+        staged: &BTreeMap<String, Vec<StagedPart>>,
+        dead: &[DeadLetter],
+    ) -> Result<()> {
+        tokio::task::block_in_place(|| {
+            self.sync_inputs(batch)?;
+            self.dead.commit(batch.id, dead)?;
+            let mut states = self.states.lock();
+            for state in kept {
+                let entry = states.get_mut(&state.name).ok_or_else(|| Error::internal("a state without files"))?;
+                if !state.delta.is_empty() {
+                    entry.files.save_delta(batch.id, &state.delta)?;
+                }
+                if let Some(rows) = &state.whole {
+                    entry.files.save_snapshot(batch.id, rows.iter().cloned())?;
+                }
+            }
+            drop(states);
+            self.ledger.lock().commit(Committed {
+                batch: batch.id,
+                time: batch.time,
+                watermarks: watermarks.clone(),
+                staged: staged.clone(),
+                ..Committed::default()
+            })?;
+            // After the commit point: older versions are needed no more.
+            let mut states = self.states.lock();
+            for state in kept.iter().filter(|state| state.whole.is_some()) {
+                if let Some(entry) = states.get_mut(&state.name) {
+                    entry.files.prune(batch.id)?;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// The records that a batch read must survive before its results do.
+    fn sync_inputs(&self, batch: &Batch) -> Result<()> {
+        if matches!(self.sync, Sync::Never) {
+            return Ok(());
+        }
+        let topics = self.topics.lock().clone();
+        for (stream, ranges) in &batch.ranges {
+            let Some(topic) = topics.get(stream) else { continue };
+            for range in ranges {
+                if let Ok(partition) = range.partition.0.parse() {
+                    topic.sync_to(partition, range.end)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn open_topic(log: &Log, name: &str, schema: SchemaRef, partitions: u32, sync: Sync) -> Result<Arc<Topic>> {
+    if let Some(topic) = log.topic(name) {
+        let config = topic.config();
+        if config.schema != schema {
+            return Err(Error::user(format!("topic `{name}` exists with other columns: {}", config.schema)));
+        }
+        if config.partitions < partitions {
+            return Err(Error::user(format!(
+                "topic `{name}` has {} partitions and {partitions} receivers need one each: take a new stream name or as many receivers as before",
+                config.partitions
+            )));
+        }
+        return Ok(topic);
+    }
+    log.create_topic(name, TopicConfig { schema, partitions, sync, ..TopicConfig::default() })
+}
+
+/// Columns as text: what a state file must have to be taken over.
+fn fingerprint(schema: &SchemaRef) -> String {
+    schema.fields().iter().map(|f| format!("{}:{}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" })).collect::<Vec<_>>().join(",")
+}
+
+/// A state that this program does not know, or of other types, is never dropped in silence.
+fn refuse_strangers(program: &str, ledger: &Ledger, now: &[OperatorEntry]) -> Result<()> {
+    for before in ledger.operators() {
+        match now.iter().find(|o| o.name == before.name) {
+            None => {
+                let names: Vec<&str> = now.iter().map(|o| o.name.as_str()).collect();
+                let hint = tidemill_core::nearest(&before.name, &names).map_or(String::new(), |n| format!("; was it renamed to `{n}`?"));
+                return Err(Error::user(format!(
+                    "program `{program}` kept state under `{}` ({}), and no operator has that name now{hint} Keep the name, or start in a new data directory",
+                    before.name, before.kind
+                )));
+            }
+            Some(same) if same.fingerprint != before.fingerprint => {
+                return Err(Error::user(format!(
+                    "the state of `{}` in program `{program}` has the columns {} and would now have {}: start in a new data directory, or give the operator another name",
+                    before.name, before.fingerprint, same.fingerprint
+                )));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}

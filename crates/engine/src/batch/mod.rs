@@ -1,0 +1,16 @@
+//! A batch's life: tick, ranges, run, commit.
+//!
+//! [`run`] tells it top to bottom. [`clock`] says when a batch begins,
+//! [`rate`] how much it may read, [`keep`] what is durable, [`pipeline`] puts
+//! the parts of a program together and owns the loop.
+
+mod clock;
+mod keep;
+mod pipeline;
+mod rate;
+mod run;
+
+pub use clock::Trigger;
+pub(crate) use keep::Keep;
+pub(crate) use pipeline::Pipeline;
+pub use rate::{Pid, RateControl};

@@ -1,0 +1,465 @@
+//! A started program: its parts, and the loop that ticks.
+//!
+//! Invariant: at most one batch runs and at most one commits; the commit of a
+//! batch ends before the next one's begins.
+
+use super::{
+    Keep, RateControl, Trigger,
+    clock::{self, Tick},
+    rate::Pid,
+    run::Ran,
+};
+use crate::{
+    context::{Config, Declare},
+    emit::{Output, OutputKind},
+    ingest::Intakes,
+    plan::{BatchRun, Lowering, StreamInput},
+    state::StateRegistry,
+};
+use datafusion::{
+    execution::{TaskContext, runtime_env::RuntimeEnv},
+    physical_plan::{ExecutionPlan, displayable},
+    prelude::SessionConfig,
+};
+use futures::{FutureExt, future::select_all};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
+use tidemill_core::{Batch, BatchId, BatchReport, Board, Budget, Duration, Error, Phase, Position, Result, Stop, Timestamp};
+
+/// How long a graceful stop goes on with batches over what was received.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Pause between looks at sources that can't say when they have something new.
+const IDLE: Duration = Duration::from_millis(5);
+/// Longest pause between two tries of something outside that fails.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// An output and its kept plan.
+#[derive(Debug, Clone)]
+pub(crate) struct OutputPlan {
+    pub(crate) name: String,
+    pub(crate) kind: OutputKind,
+    pub(crate) plan: Arc<dyn ExecutionPlan>,
+    /// Whether the plan has nodes that keep something from a run and must be reset.
+    pub(crate) resets: bool,
+}
+
+/// A started program.
+#[derive(Debug)]
+pub(crate) struct Pipeline {
+    pub(crate) outputs: Vec<OutputPlan>,
+    pub(crate) inputs: Vec<Arc<StreamInput>>,
+    pub(crate) states: StateRegistry,
+    pub(crate) keep: Option<Keep>,
+    pub(crate) board: Arc<Board>,
+    config: Config,
+    session: SessionConfig,
+    runtime: Arc<RuntimeEnv>,
+    progress: Mutex<Progress>,
+    intakes: Mutex<Option<Intakes>>,
+}
+
+/// Where the program stands after the last batch that ran.
+#[derive(Debug, Default)]
+struct Progress {
+    last: Option<(BatchId, Timestamp)>,
+    positions: BTreeMap<String, Position>,
+    watermarks: BTreeMap<String, Timestamp>,
+    rate: Option<f64>,
+}
+
+impl Pipeline {
+    /// Recovers and plans a program. Called within its runtime.
+    pub(crate) fn open(config: &Config, declare: &Declare, board: Arc<Board>) -> Result<Arc<Self>> {
+        board.update_program(|program| {
+            program.name.clone_from(&config.name);
+            program.started = config.clock.now();
+            program.phase = Phase::Starting;
+        });
+        let (inputs, ingests, outputs) = declare.take()?;
+        if outputs.is_empty() {
+            return Err(Error::user("the program has no output: add a view, a sink, print or foreach_batch"));
+        }
+        let states = StateRegistry::default();
+        let outputs = lower(config, &states, outputs)?;
+        let keep = config.data_dir.as_ref().map(|path| Keep::open(path, config)).transpose()?;
+        let mut progress = Progress::default();
+        if let Some(keep) = &keep {
+            let recovered = keep.recover(&states)?;
+            progress.last = recovered.last;
+            progress.positions = recovered.positions;
+            progress.watermarks = recovered.watermarks;
+        }
+        let intakes = match &keep {
+            Some(keep) => Some(Intakes::open(ingests, keep, config, &board)?),
+            None => None,
+        };
+        Ok(Arc::new(Self {
+            outputs,
+            inputs,
+            states,
+            keep,
+            board,
+            config: config.clone(),
+            session: SessionConfig::new().with_target_partitions(config.partitions),
+            runtime: Arc::default(),
+            progress: Mutex::new(progress),
+            intakes: Mutex::new(intakes),
+        }))
+    }
+
+    pub(crate) fn previous_time(&self) -> Option<Timestamp> {
+        self.progress.lock().last.map(|(_, time)| time)
+    }
+
+    pub(crate) fn watermarks(&self) -> BTreeMap<String, Timestamp> {
+        self.progress.lock().watermarks.clone()
+    }
+
+    /// The task context of a batch: its configuration carries the run.
+    pub(crate) fn task(&self, run: &Arc<BatchRun>) -> Arc<TaskContext> {
+        let session = self.session.clone().with_extension(Arc::clone(run));
+        Arc::new(TaskContext::new(
+            None,
+            self.config.name.clone(),
+            session,
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            HashMap::new(),
+            Arc::clone(&self.runtime),
+        ))
+    }
+
+    /// Runs batches until told to stop, or until the trigger ends.
+    pub(crate) async fn run(self: Arc<Self>, stop: Stop, kill: Stop) -> Result<()> {
+        self.repeat_last_commit().await?;
+        if let Some(intakes) = self.intakes.lock().as_ref() {
+            intakes.start();
+        }
+        self.board.update_program(|program| program.phase = Phase::Running);
+        let ended = tokio::select! {
+            biased;
+            () = kill.stopped() => Ok(()),
+            ended = self.batches(&stop) => ended,
+        };
+        let intakes = self.intakes.lock().take();
+        if let Some(intakes) = intakes {
+            intakes.close().await;
+        }
+        ended
+    }
+
+    /// The loop: tick, plan, run, commit.
+    async fn batches(self: &Arc<Self>, stop: &Stop) -> Result<()> {
+        let mut committing: Option<tokio::task::JoinHandle<Result<()>>> = None;
+        let mut pid = match self.config.rate {
+            RateControl::Pid { min_rate } => Some(Pid::new(min_rate)),
+            RateControl::Fixed(_) | RateControl::Off => None,
+        };
+        // A batch that was planned before a crash runs first, over the same ranges.
+        let mut again = self.keep.as_ref().and_then(Keep::planned);
+        let mut draining: Option<Timestamp> = None;
+        loop {
+            if draining.is_none() && stop.is_stopped() {
+                draining = Some(self.config.clock.now().plus(DRAIN));
+                self.board.update_program(|program| program.phase = Phase::Stopping);
+                // What receivers hold is appended before the last batches, which then take it.
+                let intakes = self.intakes.lock().take();
+                if let Some(intakes) = intakes {
+                    intakes.close().await;
+                }
+            }
+            let repeated = again.is_some();
+            let (batch, tick) = match again.take() {
+                Some(batch) => {
+                    let tick = Tick { time: batch.time, queued: 0 };
+                    (batch, tick)
+                }
+                None => match self.next(stop, draining).await? {
+                    Some(next) => next,
+                    None => break,
+                },
+            };
+            if let (Some(keep), false) = (&self.keep, repeated) {
+                self.persist(|| async { keep.plan(&batch) }).await?;
+            }
+            let begun = self.config.clock.now();
+            let (run, emitted) = self.run_until_done(&batch, &mut committing).await?;
+            let ended = self.config.clock.now();
+            self.advance(&batch, &run);
+            let report = BatchReport {
+                batch: batch.id,
+                time: batch.time,
+                scheduling_delay_us: micros(begun.since(batch.time)),
+                processing_us: micros(ended.since(begun)),
+                queued: tick.queued,
+                rate_limit: self.progress.lock().rate,
+                rows_out: emitted.iter().map(|(_, e)| e.rows()).sum(),
+                ..BatchReport::default()
+            };
+            if let (Some(pid), Trigger::Every(interval)) = (&mut pid, self.config.trigger) {
+                let records = run.records_in.load(std::sync::atomic::Ordering::Relaxed);
+                let bound = pid.update(ended, records, ended.since(begun), begun.since(batch.time), interval);
+                if let Some(bound) = bound {
+                    self.progress.lock().rate = Some(bound);
+                }
+            }
+            // States are read between two batches: the commit overlaps the next one, which moves them on.
+            let kept = match &self.keep {
+                Some(keep) => keep.gather(batch.id, &self.states)?,
+                None => Vec::new(),
+            };
+            settle(&mut committing).await?;
+            let this = Arc::clone(self);
+            committing = Some(tokio::spawn(async move { this.commit(Ran { run, emitted, report, kept }).await }));
+            if self.config.trigger == Trigger::Once {
+                break;
+            }
+        }
+        settle(&mut committing).await
+    }
+
+    /// The next batch, when it is due; `None` when the program ends.
+    async fn next(&self, stop: &Stop, draining: Option<Timestamp>) -> Result<Option<(Batch, Tick)>> {
+        loop {
+            let last = self.progress.lock().last;
+            let id = last.map_or(BatchId(1), |(id, _)| BatchId(id.0 + 1));
+            let last_time = last.map(|(_, time)| time);
+            let now = self.config.clock.now();
+            let mut tick = match self.config.trigger {
+                Trigger::Every(interval) => clock::next_tick(interval, last_time, now),
+                _ => Tick { time: clock::after(last_time, now), queued: 0 },
+            };
+            if matches!(self.config.trigger, Trigger::Every(_)) && draining.is_none() {
+                tokio::select! {
+                    () = self.config.clock.sleep_until(tick.time) => {}
+                    // The last tick comes early: a stop does not wait for the interval.
+                    () = stop.stopped() => return Box::pin(self.next_draining(id, last_time)).await,
+                }
+            } else if draining.is_some() {
+                return Box::pin(self.next_draining(id, last_time)).await;
+            }
+            let ranges = self.ranges().await?;
+            let empty = ranges.values().all(Vec::is_empty);
+            match self.config.trigger {
+                Trigger::Every(_) | Trigger::Once => {}
+                Trigger::Drain if empty && self.exhausted().await? => return Ok(None),
+                Trigger::Asap | Trigger::Drain if empty => {
+                    tokio::select! {
+                        () = self.wait() => {}
+                        () = stop.stopped() => return Box::pin(self.next_draining(id, last_time)).await,
+                    }
+                    continue;
+                }
+                Trigger::Asap | Trigger::Drain => tick.time = clock::after(last_time, self.config.clock.now()),
+            }
+            return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
+        }
+    }
+
+    /// A batch over what is left when the program stops; `None` when nothing is.
+    async fn next_draining(&self, id: BatchId, last: Option<Timestamp>) -> Result<Option<(Batch, Tick)>> {
+        let intakes = self.intakes.lock().take();
+        if let Some(intakes) = intakes {
+            self.board.update_program(|program| program.phase = Phase::Stopping);
+            intakes.close().await;
+        }
+        let ranges = self.ranges().await?;
+        if ranges.values().all(Vec::is_empty) {
+            return Ok(None);
+        }
+        let time = clock::after(last, self.config.clock.now());
+        Ok(Some((Batch { id, time, ranges }, Tick { time, queued: 0 })))
+    }
+
+    async fn ranges(&self) -> Result<BTreeMap<String, Vec<tidemill_core::OffsetRange>>> {
+        let rate = match self.config.rate {
+            RateControl::Fixed(rate) => Some(rate),
+            RateControl::Pid { .. } => self.progress.lock().rate,
+            RateControl::Off => None,
+        };
+        let records = match (rate, self.config.trigger) {
+            (Some(rate), Trigger::Every(interval)) => {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive count")]
+                let records = (rate * interval.as_secs_f64()).max(1.0) as u64;
+                records.min(self.config.batch_records)
+            }
+            _ => self.config.batch_records,
+        };
+        let count = self.inputs.len().max(1) as u64;
+        let budget = Budget {
+            records: (records / count).max(1),
+            bytes: (self.config.batch_bytes / count).max(1),
+            parallelism: self.config.partitions,
+        };
+        let mut ranges = BTreeMap::new();
+        for input in &self.inputs {
+            let position = self.position(&input.name);
+            let planned = self.persist(|| input.source.plan(&position, budget)).await?;
+            ranges.insert(input.name.clone(), planned);
+        }
+        Ok(ranges)
+    }
+
+    fn position(&self, stream: &str) -> Position {
+        self.progress.lock().positions.get(stream).cloned().unwrap_or_default()
+    }
+
+    async fn exhausted(&self) -> Result<bool> {
+        for input in &self.inputs {
+            if !input.source.is_exhausted(&self.position(&input.name)).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Completes when an input may have something new.
+    async fn wait(&self) {
+        let mut waits = Vec::with_capacity(self.inputs.len() + 1);
+        let mut all_wait = true;
+        for input in &self.inputs {
+            if input.source.can_wait() {
+                let position = self.position(&input.name);
+                waits.push(async move { input.source.wait(&position).await }.boxed());
+            } else {
+                all_wait = false;
+            }
+        }
+        if !all_wait || waits.is_empty() {
+            waits.push(self.config.clock.sleep_until(self.config.clock.now().plus(IDLE)));
+        }
+        select_all(waits).await;
+    }
+
+    /// Runs a batch; when something outside fails, restores state and runs it again.
+    async fn run_until_done(
+        &self,
+        batch: &Batch,
+        committing: &mut Option<tokio::task::JoinHandle<Result<()>>>,
+    ) -> Result<(Arc<BatchRun>, Vec<(usize, crate::emit::Emitted)>)> {
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match self.run_batch(batch).await {
+                Ok(ran) => return Ok(ran),
+                Err(error) if error.is_retryable() && self.keep.is_some() => {
+                    tracing::warn!(batch = batch.id.0, error = error.chain(), "a batch failed and will be run again");
+                    self.board.update_program(|program| program.error = Some(error.chain()));
+                    settle(committing).await?;
+                    if let Some(keep) = &self.keep {
+                        keep.restore(&self.states)?;
+                    }
+                    self.config.clock.sleep_until(self.config.clock.now().plus(pause)).await;
+                    pause = (pause * 2).min(BACKOFF_MAX);
+                }
+                Err(error) => {
+                    // What ran before stays committed.
+                    settle(committing).await?;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    /// Does something idempotent outside until it works; a fault that only a human can mend ends the program.
+    pub(crate) async fn persist<T, F: Future<Output = Result<T>>>(&self, mut act: impl FnMut() -> F) -> Result<T> {
+        let mut pause = Duration::from_millis(100);
+        let mut failed = false;
+        loop {
+            match act().await {
+                Err(error) if error.is_retryable() => {
+                    tracing::warn!(error = error.chain(), "will try again");
+                    self.board.update_program(|program| program.error = Some(error.chain()));
+                    failed = true;
+                    self.config.clock.sleep_until(self.config.clock.now().plus(pause)).await;
+                    pause = (pause * 2).min(BACKOFF_MAX);
+                }
+                done => {
+                    if failed && done.is_ok() {
+                        self.board.update_program(|program| program.error = None);
+                    }
+                    return done;
+                }
+            }
+        }
+    }
+
+    /// One batch at `time` over what the inputs have, committed before it
+    /// returns; for tests, which move the time themselves.
+    pub(crate) async fn step(&self, time: Timestamp) -> Result<()> {
+        let id = self.progress.lock().last.map_or(BatchId(1), |(id, _)| BatchId(id.0 + 1));
+        let batch = Batch { id, time, ranges: self.ranges().await? };
+        if let Some(keep) = &self.keep {
+            keep.plan(&batch)?;
+        }
+        let (run, emitted) = self.run_batch(&batch).await?;
+        self.advance(&batch, &run);
+        let kept = match &self.keep {
+            Some(keep) => keep.gather(batch.id, &self.states)?,
+            None => Vec::new(),
+        };
+        self.commit(Ran { run, emitted, report: BatchReport { batch: id, time, ..BatchReport::default() }, kept }).await
+    }
+
+    fn advance(&self, batch: &Batch, run: &BatchRun) {
+        let mut progress = self.progress.lock();
+        progress.last = Some((batch.id, batch.time));
+        for name in batch.ranges.keys() {
+            batch.advance(name, progress.positions.entry(name.clone()).or_default());
+        }
+        progress.watermarks = run.watermarks_after();
+    }
+
+    /// After a crash between the commit point and the sinks' commit: repeats the latter.
+    async fn repeat_last_commit(&self) -> Result<()> {
+        let last = self.keep.as_ref().and_then(Keep::last);
+        for output in &self.outputs {
+            if let OutputKind::Sink(sink) = &output.kind {
+                self.persist(|| sink.open(output.plan.schema())).await?;
+                if let Some((id, staged)) = &last
+                    && let Some(parts) = staged.get(&output.name)
+                {
+                    self.persist(|| sink.commit(*id, parts)).await?;
+                }
+                self.persist(|| sink.recover(last.as_ref().map(|(id, _)| *id))).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn settle(committing: &mut Option<tokio::task::JoinHandle<Result<()>>>) -> Result<()> {
+    match committing.take() {
+        Some(task) => task.await.map_err(|e| Error::internal("a commit panicked").because(e))?,
+        None => Ok(()),
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Plans every output, once.
+pub(crate) fn lower(config: &Config, states: &StateRegistry, outputs: Vec<Output>) -> Result<Vec<OutputPlan>> {
+    let nodes: Vec<_> = outputs.iter().map(|output| Arc::clone(&output.node)).collect();
+    let mut lowering = Lowering::new(config.partitions, states, &nodes);
+    outputs
+        .into_iter()
+        .map(|output| {
+            let plan = lowering.lower(&output.node)?;
+            let resets = needs_reset(&plan);
+            tracing::debug!(output = output.name, resets, plan = %displayable(plan.as_ref()).indent(false), "planned");
+            Ok(OutputPlan { name: output.name, kind: output.kind, plan, resets })
+        })
+        .collect()
+}
+
+/// Our nodes keep nothing between runs; of DataFusion's only these are known to keep nothing.
+fn needs_reset(plan: &Arc<dyn ExecutionPlan>) -> bool {
+    const KEEP_NOTHING: [&str; 6] =
+        ["NodeExec", "UnionExec", "CoalescePartitionsExec", "ProjectionExec", "FilterExec", "UnnestExec"];
+    !KEEP_NOTHING.contains(&plan.name()) || plan.children().into_iter().any(needs_reset)
+}

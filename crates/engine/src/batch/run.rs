@@ -1,0 +1,185 @@
+//! A batch's life, top to bottom.
+//!
+//! ```text
+//! ranges ─► ledger: planned ─► plan runs, state moves on, sinks stage
+//!        ─► inputs durable ─► state durable ─► ledger: committed   ← the commit point
+//!        ─► sinks commit ─► dead letters ─► views
+//! ```
+//!
+//! Invariants: nothing of a batch can be seen outside before its commit point
+//! (callbacks excepted, which get its number); everything after it can be
+//! repeated. A crash before the commit point runs the batch again over the same
+//! ranges; a crash after it repeats the sinks' idempotent commit.
+//!
+//! The commit of a batch overlaps the run of the next one ([`super::pipeline`]
+//! waits for it before it commits again), since one waits for the disk and the
+//! other for the processor.
+
+use super::pipeline::{OutputPlan, Pipeline};
+use crate::{
+    emit::{BatchInfo, Emitted, OutputKind},
+    plan::BatchRun,
+};
+use arrow_array::RecordBatch;
+use datafusion::{
+    common::DataFusionError,
+    execution::TaskContext,
+    physical_plan::{ExecutionPlan, ExecutionPlanProperties, execution_plan::reset_plan_states},
+};
+use futures::{StreamExt, TryStreamExt};
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+use tidemill_core::{Batch, BatchReport, Error, Result, Sink, ViewSnapshot};
+use tokio::task::JoinSet;
+
+/// A batch that has run and waits for its commit.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) run: Arc<BatchRun>,
+    pub(crate) emitted: Vec<(usize, Emitted)>,
+    pub(crate) report: BatchReport,
+    /// Rows of the states to be kept as this batch's version.
+    pub(crate) kept: Vec<super::keep::KeptState>,
+}
+
+impl Pipeline {
+    /// Runs the plans over a planned batch and stages what they give.
+    pub(crate) async fn run_batch(&self, batch: &Batch) -> Result<(Arc<BatchRun>, Vec<(usize, Emitted)>)> {
+        let run = Arc::new(BatchRun::new(batch.clone(), self.previous_time(), self.watermarks()));
+        let task = self.task(&run);
+        let mut outputs = JoinSet::new();
+        for (index, output) in self.outputs.iter().enumerate() {
+            let plan = if output.resets {
+                reset_plan_states(Arc::clone(&output.plan)).map_err(of_plan)?
+            } else {
+                Arc::clone(&output.plan)
+            };
+            let (output, task, batch) = (output.clone(), Arc::clone(&task), batch.clone());
+            outputs.spawn(async move { emit(&output, plan, task, &batch).await.map(|emitted| (index, emitted)) });
+        }
+        let mut emitted = Vec::with_capacity(self.outputs.len());
+        while let Some(done) = outputs.join_next().await {
+            emitted.push(done.map_err(|e| Error::internal("an output panicked").because(e))??);
+        }
+        emitted.sort_by_key(|(index, _)| *index);
+        Ok((run, emitted))
+    }
+
+    /// Makes a batch final, then visible.
+    pub(crate) async fn commit(&self, ran: Ran) -> Result<()> {
+        let Ran { run, emitted, mut report, kept } = ran;
+        let batch = &run.batch;
+        let mut staged = std::collections::BTreeMap::new();
+        for (index, emitted) in &emitted {
+            if let Emitted::Staged(parts) = emitted {
+                staged.insert(self.outputs[*index].name.clone(), parts.clone());
+            }
+        }
+        let dead = std::mem::take(&mut *run.dead.lock());
+        report.refused = dead.len() as u64;
+        if let Some(keep) = &self.keep {
+            self.persist(|| async { keep.commit(batch, &kept, &run.watermarks_after(), &staged, &dead) }).await?;
+        }
+        for (index, emitted) in emitted {
+            let output = &self.outputs[index];
+            match (emitted, &output.kind) {
+                (Emitted::Staged(parts), OutputKind::Sink(sink)) => self.persist(|| sink.commit(batch.id, &parts)).await?,
+                (Emitted::Rows(rows), OutputKind::View { sticky }) => {
+                    if let Some(rows) = view_rows(output, &rows, *sticky)? {
+                        let name = output.name.clone();
+                        self.board.publish_view(ViewSnapshot { name, batch: batch.id, time: batch.time, rows });
+                    }
+                }
+                _ => {}
+            }
+        }
+        for input in &self.inputs {
+            input.source.committed(batch);
+        }
+        report.records_in = run.records_in.load(Relaxed);
+        report.late = run.late.load(Relaxed);
+        self.board.publish_batch(report);
+        Ok(())
+    }
+}
+
+/// Runs one output's plan, all partitions together.
+async fn emit(output: &OutputPlan, plan: Arc<dyn ExecutionPlan>, task: Arc<TaskContext>, batch: &Batch) -> Result<Emitted> {
+    let partitions = plan.output_partitioning().partition_count();
+    if let OutputKind::Sink(sink) = &output.kind {
+        let mut parts = JoinSet::new();
+        for part in 0..partitions {
+            let rows = plan.execute(part, Arc::clone(&task)).map_err(of_plan)?;
+            let (sink, id, time): (Arc<dyn Sink>, _, _) = (Arc::clone(sink), batch.id, batch.time);
+            parts.spawn(async move {
+                let staged = sink.stage(id, time, part, rows.map_err(of_plan).boxed()).await?;
+                Ok::<_, Error>(staged.map(|staged| (part, staged)))
+            });
+        }
+        let mut staged = Vec::new();
+        while let Some(done) = parts.join_next().await {
+            staged.extend(done.map_err(|e| Error::internal("a sink panicked").because(e))??);
+        }
+        staged.sort_by_key(|(part, _)| *part);
+        return Ok(Emitted::Staged(staged.into_iter().map(|(_, staged)| staged).collect()));
+    }
+    let mut parts = JoinSet::new();
+    for part in 0..partitions {
+        let rows = plan.execute(part, Arc::clone(&task)).map_err(of_plan)?;
+        parts.spawn(async move { rows.try_collect::<Vec<RecordBatch>>().await.map(|rows| (part, rows)) });
+    }
+    let mut collected = Vec::with_capacity(partitions);
+    while let Some(done) = parts.join_next().await {
+        collected.push(done.map_err(|e| Error::internal("a step panicked").because(e))?.map_err(of_plan)?);
+    }
+    collected.sort_by_key(|(part, _)| *part);
+    let rows: Vec<RecordBatch> = collected.into_iter().flat_map(|(_, rows)| rows).filter(|r| r.num_rows() > 0).collect();
+    match &output.kind {
+        OutputKind::Call(call) => {
+            call(&BatchInfo { id: batch.id, time: batch.time }, &rows)?;
+            Ok(Emitted::Nothing)
+        }
+        _ => Ok(Emitted::Rows(rows)),
+    }
+}
+
+/// A view's rows as one batch; `None` to leave what is shown.
+fn view_rows(output: &OutputPlan, rows: &[RecordBatch], sticky: bool) -> Result<Option<RecordBatch>> {
+    if rows.is_empty() && sticky {
+        return Ok(None);
+    }
+    arrow_select::concat::concat_batches(&output.plan.schema(), rows)
+        .map(Some)
+        .map_err(|e| Error::internal(format!("rows of view `{}`", output.name)).because(e))
+}
+
+/// Finds our own error inside DataFusion's, which wraps it on the way up.
+pub(crate) fn of_plan(error: DataFusionError) -> Error {
+    let mut text = None;
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+    while let Some(cause) = next {
+        if let Some(ours) = cause.downcast_ref::<Error>() {
+            let same = match ours.blame() {
+                tidemill_core::Blame::User => Error::user(ours.chain()),
+                tidemill_core::Blame::External => Error::external(ours.chain()),
+                tidemill_core::Blame::Internal => Error::internal(ours.chain()),
+            };
+            text = Some(if ours.is_retryable() { same } else { same.fatal() });
+            break;
+        }
+        next = cause.source();
+    }
+    text.unwrap_or_else(|| Error::user("the plan failed on this batch").because(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::external;
+
+    #[test]
+    fn our_own_error_is_found_inside_wrappers() {
+        let inner = Error::user("line 3 of posts.json is broken");
+        let wrapped = DataFusionError::Shared(Arc::new(DataFusionError::Context("reading".into(), Box::new(external(inner)))));
+        assert_eq!(of_plan(wrapped).to_string(), "line 3 of posts.json is broken");
+    }
+}

@@ -1,0 +1,93 @@
+//! Refused records, kept in the topic `<program>.dead`.
+//!
+//! Letters of a batch are appended at its commit, with the batch's number as
+//! the frame's token: a commit that is repeated appends nothing. Letters of
+//! receivers (a line over the bound) wait here for the next commit; should the
+//! process die first, the peer's line is refused again or gone with the
+//! connection, as it was never acked.
+
+use arrow_array::{
+    RecordBatch,
+    builder::{BinaryBuilder, StringBuilder, UInt64Builder},
+};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tidemill_core::{BatchId, DeadLetter, Error, Result};
+use tidemill_store::log::Topic;
+
+/// Letters of receivers that wait for a commit; beyond it the oldest is dropped and counted in the log.
+const WAITING: usize = 10_000;
+
+/// Columns of the topic.
+pub(crate) fn dead_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![
+        Field::new("stream", DataType::Utf8, false),
+        Field::new("partition", DataType::Utf8, false),
+        Field::new("offset", DataType::UInt64, false),
+        Field::new("batch", DataType::UInt64, true),
+        Field::new("reason", DataType::Utf8, false),
+        Field::new("raw", DataType::Binary, false),
+    ]))
+}
+
+/// The dead letters of a program.
+#[derive(Debug)]
+pub(crate) struct DeadLetters {
+    topic: Arc<Topic>,
+    waiting: Mutex<Vec<DeadLetter>>,
+}
+
+impl DeadLetters {
+    pub(crate) fn new(topic: Arc<Topic>) -> Self {
+        Self { topic, waiting: Mutex::default() }
+    }
+
+    /// Keeps a letter that belongs to no batch, for the next commit.
+    pub(crate) fn now(&self, letter: DeadLetter) {
+        tracing::warn!(stream = letter.stream, reason = letter.reason, "refused a record");
+        let mut waiting = self.waiting.lock();
+        if waiting.len() == WAITING {
+            let lost = waiting.remove(0);
+            tracing::error!(stream = lost.stream, reason = lost.reason, "dropped the oldest refused record: too many between two batches");
+        }
+        waiting.push(letter);
+    }
+
+    /// Letters of receivers since the last call.
+    pub(crate) fn take_waiting(&self) -> Vec<DeadLetter> {
+        std::mem::take(&mut self.waiting.lock())
+    }
+
+    /// Appends the letters of a batch, once.
+    pub(crate) fn commit(&self, batch: BatchId, letters: &[DeadLetter]) -> Result<()> {
+        let done = self.topic.resume(0).and_then(|token| token.parse().ok()).is_some_and(|last: u64| last >= batch.0);
+        if letters.is_empty() || done {
+            return Ok(());
+        }
+        self.topic.append(0, &rows(letters)?, Some(&batch.to_string()))?;
+        self.topic.sync_to(0, self.topic.end(0))
+    }
+}
+
+fn rows(letters: &[DeadLetter]) -> Result<RecordBatch> {
+    let (mut stream, mut partition, mut reason) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
+    let (mut offset, mut batch, mut raw) = (UInt64Builder::new(), UInt64Builder::new(), BinaryBuilder::new());
+    for letter in letters {
+        stream.append_value(&letter.stream);
+        partition.append_value(&letter.partition.0);
+        offset.append_value(letter.offset.0);
+        batch.append_option(letter.batch.map(|b| b.0));
+        reason.append_value(&letter.reason);
+        raw.append_value(&letter.raw);
+    }
+    let columns: Vec<arrow_array::ArrayRef> = vec![
+        Arc::new(stream.finish()),
+        Arc::new(partition.finish()),
+        Arc::new(offset.finish()),
+        Arc::new(batch.finish()),
+        Arc::new(reason.finish()),
+        Arc::new(raw.finish()),
+    ];
+    RecordBatch::try_new(dead_schema(), columns).map_err(|e| Error::internal("rows of dead letters").because(e))
+}

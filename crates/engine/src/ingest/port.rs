@@ -1,0 +1,217 @@
+//! The engine's side of a receiver: its port into the log.
+//!
+//! Invariant: a block is appended whole and in order, with its resume token in
+//! the same frame; the ack completes when the log says so. While the batches
+//! are more than the allowed bytes behind, `append` waits, and with it the
+//! receiver's socket.
+
+use super::{Ingest, TopicSource};
+use crate::{
+    batch::Keep,
+    context::Config,
+};
+use arrow_array::{BinaryArray, RecordBatch};
+use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use async_trait::async_trait;
+use std::sync::Arc;
+use tidemill_core::{Ack, Block, Board, Clock, DeadLetter, Duration, Error, Intake, Receiver, Result, Stop, StopHandle};
+use tidemill_store::log::Topic;
+use tokio::{sync::Mutex, task::JoinSet};
+
+/// Pause between tries when the disk is full.
+const RETRY: Duration = Duration::from_millis(200);
+
+/// The column of a receiver's topic.
+pub(crate) fn raw_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("value", DataType::Binary, false)]))
+}
+
+/// All receivers of a program.
+pub(crate) struct Intakes {
+    ports: Vec<(Arc<dyn Receiver>, Arc<Port>)>,
+    stop: StopHandle,
+    stopping: Stop,
+    tasks: parking_lot::Mutex<JoinSet<()>>,
+    clock: Arc<dyn Clock>,
+    board: Arc<Board>,
+}
+
+impl std::fmt::Debug for Intakes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} receivers", self.ports.len())
+    }
+}
+
+impl Intakes {
+    /// Opens the topics of all receivers.
+    pub(crate) fn open(ingests: Vec<Ingest>, keep: &Keep, config: &Config, board: &Arc<Board>) -> Result<Self> {
+        let mut ports = Vec::new();
+        let (stop, stopping) = StopHandle::new();
+        for ingest in ingests {
+            let source = ingest.source();
+            let count = u32::try_from(ingest.receivers.len()).map_err(|_| Error::user("too many receivers"))?;
+            let topic = keep.topic(&ingest.stream, raw_schema(), count, config.sync)?;
+            source.open(&ingest.stream, Arc::clone(&topic), &keep.position(&ingest.stream));
+            for (index, (partition, receiver)) in (0..count).zip(ingest.receivers).enumerate() {
+                board.update_input(&ingest.stream, index, |report| report.describe = receiver.describe());
+                let port = Port {
+                    stream: ingest.stream.clone(),
+                    index,
+                    partition,
+                    topic: Arc::clone(&topic),
+                    source: Arc::clone(&source),
+                    dead: keep.dead(),
+                    board: Arc::clone(board),
+                    clock: Arc::clone(&config.clock),
+                    max_lag_bytes: config.max_lag_bytes / u64::from(count),
+                    stopping: stopping.clone(),
+                    order: Mutex::default(),
+                };
+                ports.push((receiver, Arc::new(port)));
+            }
+        }
+        let (clock, board) = (Arc::clone(&config.clock), Arc::clone(board));
+        Ok(Self { ports, stop, stopping, tasks: parking_lot::Mutex::default(), clock, board })
+    }
+
+    /// Starts all receivers.
+    pub(crate) fn start(&self) {
+        let mut tasks = self.tasks.lock();
+        for (receiver, port) in &self.ports {
+            let (receiver, port, stop) = (Arc::clone(receiver), Arc::clone(port), self.stopping.clone());
+            let (clock, board) = (Arc::clone(&self.clock), Arc::clone(&self.board));
+            tasks.spawn(async move {
+                let mut pause = Duration::from_millis(250);
+                loop {
+                    let ended = receiver.run(Arc::clone(&port) as Arc<dyn Intake>, stop.clone()).await;
+                    let state = match &ended {
+                        Ok(()) => "ended".to_string(),
+                        Err(error) => format!("failed: {}", error.chain()),
+                    };
+                    board.update_input(&port.stream, port.index, |report| report.state = state);
+                    match ended {
+                        Err(error) if error.is_retryable() && !stop.is_stopped() => {
+                            tracing::warn!(stream = port.stream, error = error.chain(), "a receiver failed and will be started again");
+                            tokio::select! {
+                                () = clock.sleep_until(clock.now().plus(pause)) => {}
+                                () = stop.stopped() => return,
+                            }
+                            pause = (pause * 2).min(Duration::from_secs(30));
+                        }
+                        Err(error) => {
+                            tracing::error!(stream = port.stream, error = error.chain(), "a receiver ended");
+                            return;
+                        }
+                        Ok(()) => return,
+                    }
+                }
+            });
+        }
+    }
+
+    /// Stops all receivers and waits until what they hold is appended.
+    pub(crate) async fn close(self) {
+        self.stop.stop();
+        let mut tasks = std::mem::take(&mut *self.tasks.lock());
+        while tasks.join_next().await.is_some() {}
+    }
+}
+
+/// One receiver's way into the log.
+struct Port {
+    stream: String,
+    index: usize,
+    partition: u32,
+    topic: Arc<Topic>,
+    source: Arc<TopicSource>,
+    dead: Arc<super::DeadLetters>,
+    board: Arc<Board>,
+    clock: Arc<dyn Clock>,
+    /// Bytes that this receiver may be ahead of the batches; then `append` waits.
+    max_lag_bytes: u64,
+    stopping: Stop,
+    /// Held from the wait to the append: blocks keep the order of the calls.
+    order: Mutex<()>,
+}
+
+impl Port {
+    /// Waits while the batches are too far behind.
+    async fn wait_for_room(&self) -> Result<()> {
+        loop {
+            let moved = self.source.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            // A program that is stopping takes what its receivers still hold.
+            if self.source.lag_bytes(self.partition)? <= self.max_lag_bytes || self.stopping.is_stopped() {
+                return Ok(());
+            }
+            tokio::select! {
+                () = moved => {}
+                () = self.stopping.stopped() => {}
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Intake for Port {
+    async fn append(&self, block: Block, resume: Option<String>) -> Result<Ack> {
+        let (records, bytes) = (block.len() as u64, block.bytes.len() as u64);
+        let rows = rows_of(&block)?;
+        let _in_order = self.order.lock().await;
+        self.wait_for_room().await?;
+        loop {
+            let (done, ack) = Ack::pair();
+            // The receiver may not care for its ack.
+            let tell = Box::new(move |result| drop(done.send(result)));
+            match self.topic.append_with(self.partition, &rows, resume.as_deref(), tell) {
+                Ok(_) => {
+                    self.source.appended(records, bytes);
+                    self.board.update_input(&self.stream, self.index, |report| {
+                        report.records += records;
+                        report.bytes += bytes;
+                    });
+                    return Ok(ack);
+                }
+                Err(error) if error.is_retryable() && !self.stopping.is_stopped() => {
+                    self.report(&format!("waiting: {}", error.chain()));
+                    self.clock.sleep_until(self.clock.now().plus(RETRY)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn refuse(&self, mut letter: DeadLetter) -> Result<()> {
+        letter.stream.clone_from(&self.stream);
+        letter.partition = self.partition.into();
+        letter.offset = self.topic.end(self.partition);
+        self.dead.now(letter);
+        Ok(())
+    }
+
+    fn resume(&self) -> Option<String> {
+        self.topic.resume(self.partition)
+    }
+
+    fn report(&self, state: &str) {
+        self.board.update_input(&self.stream, self.index, |report| report.state = state.to_string());
+    }
+}
+
+/// The records of a block, without what lies between them, as rows of a topic.
+fn rows_of(block: &Block) -> Result<RecordBatch> {
+    let total: usize = block.spans.iter().map(|s| (s.end - s.start) as usize).sum();
+    let mut values = Vec::with_capacity(total);
+    let mut offsets = Vec::with_capacity(block.len() + 1);
+    offsets.push(0_i32);
+    for record in block.records() {
+        values.extend_from_slice(record);
+        offsets.push(i32::try_from(values.len()).map_err(|_| Error::internal("a block of over 2 GiB"))?);
+    }
+    let array = BinaryArray::try_new(OffsetBuffer::new(ScalarBuffer::from(offsets)), Buffer::from(values), None);
+    array
+        .and_then(|array| RecordBatch::try_new(raw_schema(), vec![Arc::new(array)]))
+        .map_err(|e| Error::internal("rows of a block").because(e))
+}

@@ -1,0 +1,210 @@
+//! A topic of the embedded log as a source.
+//!
+//! Offsets count records. A partition with more than a few thousand new
+//! records is cut into ranges that touch, so that one receiver's records are
+//! still decoded by all threads.
+
+use arrow_array::{Array, BinaryArray, cast::AsArray};
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use tidemill_core::{
+    Batch, Block, Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, OffsetStep, PartitionId, Position, Result, Shape,
+    Source, Span,
+};
+use tidemill_store::log::{LogRows, Topic};
+use tokio::sync::Notify;
+
+/// Fewer records than this are not worth a second thread.
+const SPLIT: u64 = 4096;
+
+/// A topic as a source. Made when the stream is declared, filled when the log is open.
+#[derive(Debug, Default)]
+pub(crate) struct TopicSource {
+    topic: OnceLock<Arc<Topic>>,
+    stream: OnceLock<String>,
+    /// Where batches have been committed, by partition: what is behind it is no lag.
+    consumed: Mutex<BTreeMap<u32, Offset>>,
+    /// Rung when `consumed` moves: receivers that wait for the engine listen.
+    pub(crate) moved: Notify,
+    /// Records and bytes appended by this process, for the size of a record.
+    records: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl TopicSource {
+    pub(crate) fn open(&self, stream: &str, topic: Arc<Topic>, consumed: &Position) {
+        *self.consumed.lock() = consumed.iter().filter_map(|(p, at)| Some((p.0.parse().ok()?, *at))).collect();
+        // Opened once by the pipeline; a second call would be a bug and changes nothing.
+        let _opened = (self.topic.set(topic), self.stream.set(stream.to_string()));
+    }
+
+    pub(crate) fn topic(&self) -> Result<&Arc<Topic>> {
+        self.topic.get().ok_or_else(|| Error::internal("a topic was read before the log was open"))
+    }
+
+    /// Counts what a receiver appended.
+    pub(crate) fn appended(&self, records: u64, bytes: u64) {
+        self.records.fetch_add(records, Relaxed);
+        self.bytes.fetch_add(bytes, Relaxed);
+    }
+
+    /// Mean bytes of a record; a guess of 128 before the first.
+    fn record_bytes(&self) -> u64 {
+        let records = self.records.load(Relaxed);
+        if records == 0 { 128 } else { (self.bytes.load(Relaxed) / records).max(1) }
+    }
+
+    /// Bytes of a partition that no committed batch has read, about.
+    pub(crate) fn lag_bytes(&self, partition: u32) -> Result<u64> {
+        let topic = self.topic()?;
+        let consumed = self.consumed.lock().get(&partition).copied().unwrap_or_else(|| topic.start(partition));
+        Ok(topic.end(partition).0.saturating_sub(consumed.0) * self.record_bytes())
+    }
+
+    fn at(&self, position: &Position, partition: u32) -> Result<Offset> {
+        let topic = self.topic()?;
+        Ok(position.get(&PartitionId::from(partition)).copied().unwrap_or_else(|| topic.start(partition)))
+    }
+}
+
+#[async_trait]
+impl Source for TopicSource {
+    fn describe(&self) -> String {
+        self.topic.get().map_or_else(|| "topic".to_string(), |topic| format!("topic {}", topic.name()))
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Raw
+    }
+
+    async fn plan(&self, position: &Position, budget: Budget) -> Result<Vec<OffsetRange>> {
+        let topic = self.topic()?;
+        let count = topic.config().partitions;
+        let total = budget.records.min(budget.bytes / self.record_bytes()).max(1);
+        let share = (total / u64::from(count.max(1))).max(1);
+        let mut ranges = Vec::new();
+        for partition in 0..count {
+            let start = self.at(position, partition)?;
+            let first = topic.start(partition);
+            if start < first {
+                return Err(Error::user(format!(
+                    "topic `{}` partition {partition}: offsets [{start}, {first}) are needed and were removed by retention",
+                    topic.name()
+                )));
+            }
+            let end = Offset(topic.end(partition).0.min(start.0 + share));
+            split(PartitionId::from(partition), start, end, budget.parallelism, &mut ranges);
+        }
+        Ok(ranges)
+    }
+
+    fn read(&self, range: &OffsetRange) -> ChunkStream {
+        match self.topic().and_then(|topic| Ok((topic, number(&range.partition)?))) {
+            Ok((topic, partition)) => {
+                stream::iter(topic.read(partition, range.start, range.end)).map(|rows| rows.and_then(|r| chunk(&r))).boxed()
+            }
+            Err(error) => stream::once(async { Err(error) }).boxed(),
+        }
+    }
+
+    async fn lag(&self, position: &Position) -> Result<u64> {
+        let topic = self.topic()?;
+        (0..topic.config().partitions)
+            .map(|p| Ok(topic.end(p).0.saturating_sub(self.at(position, p)?.0)))
+            .sum()
+    }
+
+    fn committed(&self, batch: &Batch) {
+        let Some(stream) = self.stream.get() else { return };
+        let mut consumed = self.consumed.lock();
+        for range in batch.ranges.get(stream).into_iter().flatten() {
+            if let Ok(partition) = number(&range.partition) {
+                let at = consumed.entry(partition).or_default();
+                *at = (*at).max(range.end);
+            }
+        }
+        drop(consumed);
+        self.moved.notify_waiters();
+    }
+
+    async fn wait(&self, position: &Position) {
+        let Some(topic) = self.topic.get() else { return std::future::pending().await };
+        let mut appended = topic.wait_handle();
+        loop {
+            appended.borrow_and_update();
+            let news = (0..topic.config().partitions).any(|p| self.at(position, p).is_ok_and(|at| topic.end(p) > at));
+            // A closed log appends no more.
+            if news || appended.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn can_wait(&self) -> bool {
+        true
+    }
+}
+
+fn number(partition: &PartitionId) -> Result<u32> {
+    partition.0.parse().map_err(|_| Error::user(format!("partition `{partition}` of a topic is not a number")))
+}
+
+/// Cuts `[start, end)` into at most `parallelism` ranges that touch.
+fn split(partition: PartitionId, start: Offset, end: Offset, parallelism: usize, out: &mut Vec<OffsetRange>) {
+    let total = end.0.saturating_sub(start.0);
+    let pieces = (total / SPLIT).clamp(1, parallelism.max(1) as u64);
+    if total == 0 {
+        return;
+    }
+    for piece in 0..pieces {
+        let range = |i: u64| Offset(start.0 + total * i / pieces);
+        out.push(OffsetRange { partition: partition.clone(), start: range(piece), end: range(piece + 1) });
+    }
+}
+
+/// Rows of the log as a block of raw records.
+fn chunk(rows: &LogRows) -> Result<Chunk> {
+    let values: &BinaryArray =
+        rows.rows.column(0).as_binary_opt::<i32>().ok_or_else(|| Error::internal("a receiver's topic holds no raw records"))?;
+    let at = |offset: i32| u32::try_from(offset).unwrap_or(0);
+    let spans = values.value_offsets().windows(2).map(|pair| Span { start: at(pair[0]), end: at(pair[1]) }).collect();
+    debug_assert_eq!(values.len(), rows.rows.num_rows());
+    Ok(Chunk::Raw(Block {
+        bytes: values.values().clone(),
+        spans,
+        base: rows.base,
+        step: OffsetStep::Row,
+        times: rows.times.clone(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_touch_and_cover() {
+        let mut ranges = Vec::new();
+        split(PartitionId::from(0), Offset(5), Offset(5 + 3 * SPLIT + 1), 2, &mut ranges);
+        assert_eq!(ranges.len(), 2);
+        assert_eq!((ranges[0].start, ranges[1].end), (Offset(5), Offset(5 + 3 * SPLIT + 1)));
+        assert_eq!(ranges[0].end, ranges[1].start);
+    }
+
+    #[test]
+    fn few_records_stay_in_one_range() {
+        let mut ranges = Vec::new();
+        split(PartitionId::from(0), Offset(0), Offset(10), 8, &mut ranges);
+        assert_eq!(ranges.len(), 1);
+        split(PartitionId::from(0), Offset(7), Offset(7), 8, &mut ranges);
+        assert_eq!(ranges.len(), 1, "nothing new gives no range");
+    }
+}

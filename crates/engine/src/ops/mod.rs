@@ -1,0 +1,14 @@
+//! Operators: one verb, one file, each with its own methods on
+//! [`crate::DStream`], its lowering, an example that runs, and its tests.
+
+pub(crate) mod keyed;
+mod map;
+mod reduce;
+mod rows;
+mod union;
+mod update_state;
+
+pub(crate) use rows::renamed;
+
+pub use map::{Filter, FlatMap, Map};
+pub use update_state::StateStream;

@@ -1,0 +1,139 @@
+//! One `ExecutionPlan` for all operators of ours.
+//!
+//! An operator brings a [`Kernel`]: from input partitions to rows. The rest of
+//! DataFusion's trait (properties, children, display) is the same for all and
+//! lives here. Kernels write their rows as a plain async loop with [`rows_from`].
+
+use super::BatchRun;
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use datafusion::{
+    common::{Result as DfResult, tree_node::TreeNodeRecursion},
+    execution::{SendableRecordBatchStream, TaskContext},
+    physical_expr::{EquivalenceProperties, PhysicalExpr},
+    physical_plan::{
+        DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties,
+        execution_plan::{Boundedness, EmissionType},
+        stream::RecordBatchStreamAdapter,
+    },
+};
+use futures::{Stream, StreamExt};
+use std::{fmt, sync::Arc};
+use tidemill_core::Error;
+
+/// The rows of one partition.
+pub(crate) type Rows = SendableRecordBatchStream;
+
+/// What an operator does with one partition of one batch.
+pub(crate) trait Kernel: Send + Sync + fmt::Debug + 'static {
+    /// The rows of output partition `partition`. `open` opens a partition of an input.
+    fn run(&self, partition: usize, inputs: &Inputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows>;
+}
+
+/// The inputs of a node while it runs.
+pub(crate) struct Inputs<'a> {
+    plans: &'a [Arc<dyn ExecutionPlan>],
+    task: &'a Arc<TaskContext>,
+}
+
+impl Inputs<'_> {
+    /// Opens partition `partition` of input `input`.
+    pub(crate) fn open(&self, input: usize, partition: usize) -> DfResult<Rows> {
+        self.plans[input].execute(partition, Arc::clone(self.task))
+    }
+
+    /// Number of partitions of input `input`.
+    pub(crate) fn partitions(&self, input: usize) -> usize {
+        self.plans[input].properties().output_partitioning().partition_count()
+    }
+
+    /// All inputs as (plan, task), for kernels that spawn.
+    pub(crate) fn plan(&self, input: usize) -> (Arc<dyn ExecutionPlan>, Arc<TaskContext>) {
+        (Arc::clone(&self.plans[input]), Arc::clone(self.task))
+    }
+}
+
+/// A node of a physical plan that runs a [`Kernel`].
+#[derive(Debug)]
+pub(crate) struct NodeExec {
+    name: String,
+    kernel: Arc<dyn Kernel>,
+    inputs: Vec<Arc<dyn ExecutionPlan>>,
+    properties: Arc<PlanProperties>,
+}
+
+impl NodeExec {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        kernel: impl Kernel,
+        inputs: Vec<Arc<dyn ExecutionPlan>>,
+        schema: SchemaRef,
+        partitions: usize,
+    ) -> Arc<dyn ExecutionPlan> {
+        let properties = PlanProperties::new(
+            EquivalenceProperties::new(schema),
+            Partitioning::UnknownPartitioning(partitions),
+            EmissionType::Incremental,
+            Boundedness::Bounded,
+        );
+        Arc::new(Self { name: name.into(), kernel: Arc::new(kernel), inputs, properties: Arc::new(properties) })
+    }
+}
+
+impl DisplayAs for NodeExec {
+    fn fmt_as(&self, _kind: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)
+    }
+}
+
+impl ExecutionPlan for NodeExec {
+    fn name(&self) -> &'static str {
+        "NodeExec"
+    }
+
+    fn properties(&self) -> &Arc<PlanProperties> {
+        &self.properties
+    }
+
+    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
+        self.inputs.iter().collect()
+    }
+
+    fn benefits_from_input_partitioning(&self) -> Vec<bool> {
+        vec![false; self.inputs.len()]
+    }
+
+    fn apply_expressions(
+        &self,
+        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DfResult<TreeNodeRecursion>,
+    ) -> DfResult<TreeNodeRecursion> {
+        Ok(TreeNodeRecursion::Continue)
+    }
+
+    fn with_new_children(self: Arc<Self>, inputs: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+        Ok(Arc::new(Self {
+            name: self.name.clone(),
+            kernel: Arc::clone(&self.kernel),
+            inputs,
+            properties: Arc::clone(&self.properties),
+        }))
+    }
+
+    fn execute(&self, partition: usize, task: Arc<TaskContext>) -> DfResult<Rows> {
+        let run = BatchRun::of(&task)?;
+        self.kernel.run(partition, &Inputs { plans: &self.inputs, task: &task }, run)
+    }
+}
+
+/// Rows from an async stream of batches.
+pub(crate) fn rows_from(
+    schema: SchemaRef,
+    stream: impl Stream<Item = DfResult<RecordBatch>> + Send + 'static,
+) -> Rows {
+    Box::pin(RecordBatchStreamAdapter::new(schema, stream.boxed()))
+}
+
+/// Our error inside DataFusion's.
+pub(crate) fn external(error: Error) -> datafusion::common::DataFusionError {
+    datafusion::common::DataFusionError::External(Box::new(error))
+}

@@ -1,0 +1,96 @@
+//! What a plan may know of the batch that it is run for.
+//!
+//! Made by `batch::run` for each batch and reached by every node through the
+//! task's session configuration. Invariant: nodes hold nothing of a batch
+//! between two runs except versioned state.
+
+use datafusion::execution::TaskContext;
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
+use tidemill_core::{Batch, DeadLetter, Timestamp};
+
+/// The batch that is running.
+#[derive(Debug)]
+pub(crate) struct BatchRun {
+    /// Number, time and ranges.
+    pub(crate) batch: Batch,
+    /// Time of the batch before, if there was one.
+    pub(crate) previous: Option<Timestamp>,
+    /// Records read.
+    pub(crate) records_in: AtomicU64,
+    /// Late records.
+    pub(crate) late: AtomicU64,
+    /// Refused records, gathered until the commit. Bounded by the batch.
+    pub(crate) dead: Mutex<Vec<DeadLetter>>,
+    /// Watermarks before this batch, by operator.
+    before: BTreeMap<String, Timestamp>,
+    /// Watermarks that this batch moved.
+    moved: Mutex<BTreeMap<String, Timestamp>>,
+}
+
+impl BatchRun {
+    pub(crate) fn new(batch: Batch, previous: Option<Timestamp>, before: BTreeMap<String, Timestamp>) -> Self {
+        Self {
+            batch,
+            previous,
+            records_in: AtomicU64::new(0),
+            late: AtomicU64::new(0),
+            dead: Mutex::default(),
+            before,
+            moved: Mutex::default(),
+        }
+    }
+
+    /// The run that a node's task belongs to.
+    pub(crate) fn of(task: &TaskContext) -> datafusion::common::Result<Arc<BatchRun>> {
+        task.session_config()
+            .get_extension::<BatchRun>()
+            .ok_or_else(|| datafusion::common::internal_datafusion_err!("a streaming node was run outside of a batch"))
+    }
+
+    pub(crate) fn count_in(&self, records: usize) {
+        self.records_in.fetch_add(records as u64, Relaxed);
+    }
+
+    pub(crate) fn refuse(&self, letter: DeadLetter) {
+        self.dead.lock().push(letter);
+    }
+
+    /// The watermark of `operator` before this batch; [`Timestamp::MIN`] at first.
+    pub(crate) fn watermark_before(&self, operator: &str) -> Timestamp {
+        self.before.get(operator).copied().unwrap_or(Timestamp::MIN)
+    }
+
+    /// The watermark of `operator` as far as this batch has moved it.
+    pub(crate) fn watermark_now(&self, operator: &str) -> Timestamp {
+        let moved = self.moved.lock().get(operator).copied().unwrap_or(Timestamp::MIN);
+        moved.max(self.watermark_before(operator))
+    }
+
+    /// Moves the watermark of `operator` forward to `at`; it never moves back.
+    pub(crate) fn move_watermark(&self, operator: &str, at: Timestamp) {
+        let mut moved = self.moved.lock();
+        match moved.get_mut(operator) {
+            Some(now) => *now = (*now).max(at),
+            None => {
+                moved.insert(operator.to_string(), at);
+            }
+        }
+    }
+
+    /// All watermarks after this batch.
+    pub(crate) fn watermarks_after(&self) -> BTreeMap<String, Timestamp> {
+        let mut after = self.before.clone();
+        for (operator, at) in &*self.moved.lock() {
+            let entry = after.entry(operator.clone()).or_insert(*at);
+            *entry = (*entry).max(*at);
+        }
+        after
+    }
+}

@@ -1,0 +1,72 @@
+//! Keyed state: hot in memory, one version a batch.
+//!
+//! A stateful operator registers itself here when its plan is made. The batch
+//! loop takes its delta at each commit, asks for a snapshot when the deltas
+//! outgrow the state, and gives the rows back after a restart or a failed batch.
+//!
+//! Invariant: the rows in memory equal the last committed version plus the
+//! batch that is running; a failed batch is undone by restoring.
+
+pub(crate) mod keyed;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use parking_lot::Mutex;
+use std::{fmt, sync::Arc};
+use tidemill_core::{BatchId, Result};
+
+/// Rows of a version as they come back from disk.
+#[derive(Debug, Clone)]
+pub(crate) struct Version {
+    /// The batch whose commit made it.
+    pub(crate) batch: BatchId,
+    /// Whether these are all rows, or those that the batch changed.
+    pub(crate) whole: bool,
+    pub(crate) rows: Vec<RecordBatch>,
+}
+
+/// What the batch loop needs of a stateful operator.
+pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
+    /// The operator's name: its files are kept under it.
+    fn name(&self) -> &str;
+
+    /// The verb, for `plan`.
+    fn kind(&self) -> &'static str;
+
+    /// Columns of its rows on disk.
+    fn schema(&self) -> SchemaRef;
+
+    /// Forgets everything and takes these versions, the oldest first.
+    ///
+    /// # Errors
+    /// When the rows are not of this operator's types.
+    fn restore(&self, versions: &[Version]) -> Result<()>;
+
+    /// Takes the rows that `batch` changed.
+    fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>>;
+
+    /// All rows as they are now; called between batches.
+    fn snapshot(&self) -> Result<Vec<RecordBatch>>;
+
+    /// Number of rows now.
+    fn rows(&self) -> usize;
+}
+
+/// The stateful operators of a program.
+#[derive(Debug, Default)]
+pub(crate) struct StateRegistry {
+    operators: Mutex<Vec<Arc<dyn StateOperator>>>,
+}
+
+impl StateRegistry {
+    pub(crate) fn register(&self, operator: Arc<dyn StateOperator>) {
+        let mut operators = self.operators.lock();
+        if !operators.iter().any(|o| o.name() == operator.name()) {
+            operators.push(operator);
+        }
+    }
+
+    pub(crate) fn all(&self) -> Vec<Arc<dyn StateOperator>> {
+        self.operators.lock().clone()
+    }
+}

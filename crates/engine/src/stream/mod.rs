@@ -1,0 +1,65 @@
+//! The typed surface: [`DStream`], a sequence of batches of one record type.
+//!
+//! A stream is a value to describe, not to run: methods build lineage, and
+//! nothing happens before the context starts. Functions receive records in
+//! their borrowed form ([`Record::Ref`]) and return owned ones.
+//!
+//! The methods live beside their operators in [`crate::ops`].
+
+pub(crate) mod chain;
+
+pub use chain::{Chain, Emit, Read};
+
+use crate::{
+    context::Declare,
+    plan::{Lineage, Operator},
+    record::Record,
+};
+use chain::Input;
+use std::{fmt, marker::PhantomData, sync::Arc};
+
+/// A sequence of batches of records of type `T`.
+///
+/// The second parameter is the loop fused so far. Functions and structs name
+/// only `DStream<T>`; [`DStream::erase`] turns any stream into one.
+pub struct DStream<T: Record, C: Chain<Out = T> = Read<T>> {
+    pub(crate) chain: C,
+    pub(crate) declare: Declare,
+    pub(crate) record: PhantomData<fn() -> T>,
+}
+
+impl<T: Record, C: Chain<Out = T>> Clone for DStream<T, C> {
+    fn clone(&self) -> Self {
+        Self { chain: self.chain.clone(), declare: self.declare.clone(), record: PhantomData }
+    }
+}
+
+impl<T: Record, C: Chain<Out = T>> fmt::Debug for DStream<T, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DStream over {:?}", self.chain.input())
+    }
+}
+
+impl<T: Record> DStream<T> {
+    /// A stream over a node.
+    pub(crate) fn over(declare: &Declare, node: Arc<Lineage>) -> Self {
+        Self { chain: Read { input: Input(node), record: PhantomData }, declare: declare.clone(), record: PhantomData }
+    }
+
+    /// A stream over a new node.
+    pub(crate) fn of(declare: &Declare, inputs: Vec<Arc<Lineage>>, operator: impl Operator + 'static) -> Self {
+        Self::over(declare, declare.node(inputs, operator))
+    }
+}
+
+impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
+    /// The same stream with a longer chain.
+    pub(crate) fn with<D: Chain>(&self, chain: D) -> DStream<D::Out, D> {
+        DStream { chain, declare: self.declare.clone(), record: PhantomData }
+    }
+
+    /// The node that this stream's chain reads.
+    pub(crate) fn base(&self) -> Arc<Lineage> {
+        Arc::clone(&self.chain.input().0)
+    }
+}
