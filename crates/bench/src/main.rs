@@ -1,2 +1,134 @@
-//! Placeholder.
-fn main(){}
+//! Tidemill's jobs, each beside a loop written by hand for that job alone.
+//!
+//! Input is generated from a seed ([`input`]); the loop ([`loops`]) and the
+//! engine ([`jobs`]) answer the same question about it in turn ([`measure`]);
+//! the answers must be the same to the last row ([`check`]).
+
+mod check;
+mod input;
+mod jobs;
+mod loops;
+mod measure;
+
+use clap::{Parser, ValueEnum};
+use input::{files::Files, serve, tweets::Tweets, words::Words};
+use loops::{w1, w1_tcp, w2, w3};
+use measure::{Outcome, interleave, timed};
+use std::{error::Error, num::NonZeroUsize, path::PathBuf, process::ExitCode};
+
+/// What went wrong, in words.
+pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
+
+/// Runs one of Tidemill's jobs beside a loop written by hand for that job
+/// alone, on the same generated input, in turn, and compares both answers row by row.
+///
+/// Each run is told on stderr. The last line, on stdout, is JSON:
+///
+///   {"job":"w1-file","ratio":0.83,"items_per_s":…,"loop_items_per_s":…,"rss_mb":…,"exact":true}
+///
+/// `ratio` is Tidemill's rate over the loop's, both medians; `rss_mb` is
+/// Tidemill's memory at its peak; `exact` says whether every answer was right.
+#[derive(Debug, Parser)]
+#[command(name = "bench", version, verbatim_doc_comment, after_help = AFTER)]
+struct Options {
+    /// Which job
+    #[arg(value_enum)]
+    job: Job,
+    /// How many lines, tweets or events [default: as many as the loop does in about a second]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    items: Option<u64>,
+    /// How often each side runs; the medians are compared
+    #[arg(long, default_value = "5")]
+    runs: NonZeroUsize,
+    /// Threads of each side
+    #[arg(long, default_value = "2")]
+    threads: NonZeroUsize,
+    /// Where generated files are written, and found again by the next call
+    #[arg(long, default_value_os_t = std::env::temp_dir().join("tidemill-bench"))]
+    dir: PathBuf,
+    /// Another seed makes other input
+    #[arg(long, default_value = "42")]
+    seed: u64,
+}
+
+const AFTER: &str = "\
+Build with --release, and close what else uses the processor: two runs that differ by a tenth are common on a busy machine.
+
+Examples:
+  cargo run --release -p bench -- w1-file
+  cargo run --release -p bench -- w2 --items 200000 --runs 3
+  cargo run --release -p bench -- w3 --threads 1";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Job {
+    /// Words counted in lines of files
+    W1File,
+    /// Words counted in lines from two TCP connections
+    W1Tcp,
+    /// Trending hashtags of tweets: the top ten of 60 s each 10 s, by event time
+    W2,
+    /// A running count by key: a million keys
+    W3,
+    /// Latency at ten thousand events a second over TCP, from send to visible
+    W4,
+}
+
+fn main() -> ExitCode {
+    match run(&Options::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options) -> Result<()> {
+    let outcome = match options.job {
+        Job::W1File => w1_file(options)?,
+        Job::W1Tcp => w1_tcp(options)?,
+        Job::W2 => w2(options)?,
+        Job::W3 => w3(options)?,
+        Job::W4 => return Err("w4 measures the engine alone, and there is none to run yet".into()),
+    };
+    println!("{}", serde_json::to_string(&outcome)?);
+    Ok(())
+}
+
+fn lines(options: &Options) -> Result<Files> {
+    let (seed, items) = (options.seed, options.items.unwrap_or(6_000_000));
+    let words = Words::new(seed);
+    Files::find_or_write(&options.dir, "w1", seed, items, options.threads.get(), |i, into| words.line(i, into))
+}
+
+fn w1_file(options: &Options) -> Result<Outcome> {
+    let (files, threads) = (lines(options)?, options.threads.get());
+    let by_hand = Box::new(|| timed(|| w1::run(&files, threads), |counts| Ok(counts.rows())));
+    interleave("w1-file", files.items, options.runs.get(), by_hand, jobs::w1_file(&files, threads))
+}
+
+fn w1_tcp(options: &Options) -> Result<Outcome> {
+    let (files, threads) = (lines(options)?, options.threads.get());
+    let by_hand = Box::new(|| {
+        let served = serve::files(&files, threads)?;
+        let ran = timed(|| w1_tcp::run(&served), |counts| Ok(counts.rows()))?;
+        served.finish()?;
+        Ok(ran)
+    });
+    interleave("w1-tcp", files.items, options.runs.get(), by_hand, jobs::w1_tcp(&files, threads))
+}
+
+fn w2(options: &Options) -> Result<Outcome> {
+    let (seed, items, threads) = (options.seed, options.items.unwrap_or(750_000), options.threads.get());
+    let tweets = Tweets::new(seed);
+    let files = Files::find_or_write(&options.dir, "w2", seed, items, threads, |i, into| tweets.tweet(i, into))?;
+    eprintln!("w2: {:.0} bytes a tweet", files.bytes as f64 / items as f64);
+    let by_hand = Box::new(|| timed(|| w2::run(&files, threads), Ok));
+    interleave("w2", items, options.runs.get(), by_hand, jobs::w2(&files, threads))
+}
+
+fn w3(options: &Options) -> Result<Outcome> {
+    let (seed, items, threads) = (options.seed, options.items.unwrap_or(20_000_000), options.threads.get());
+    let by_hand = Box::new(|| timed(|| w3::run(seed, items, threads), |counts| Ok(counts.rows())));
+    interleave("w3", items, options.runs.get(), by_hand, jobs::w3(seed, items, threads))
+}
