@@ -1,1 +1,43 @@
-//! Placeholder.
+//! The only room that opens durable files.
+//!
+//! - [`disk`]: the file system, real or simulated with all that a crash can do.
+//! - [`DataDir`]: a data directory and its one owner.
+//! - [`log`]: topics of rows by offset; what can't be replayed enters here.
+//! - [`ledger`]: which batches were planned and which are committed.
+//! - [`state`]: the versioned rows of an operator.
+//!
+//! ```
+//! use arrow_array::{RecordBatch, StringArray};
+//! use arrow_schema::{DataType, Field, Schema};
+//! use std::{path::Path, sync::Arc};
+//! use tidemill_core::{ManualClock, Offset};
+//! use tidemill_store::{SimDisk, log::{Log, TopicConfig}};
+//!
+//! let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, false)]));
+//! let log = Log::open(Arc::new(SimDisk::new()), Path::new("/log"), Arc::new(ManualClock::default()))?;
+//! let topic = log.create_topic("posts", &TopicConfig::new(Arc::clone(&schema)))?;
+//! let rows = RecordBatch::try_new(schema, vec![Arc::new(StringArray::from(vec!["ebb", "flow"]))])?;
+//! let appended = topic.append(0, &rows, None)?;
+//! topic.sync_to(0, appended.next)?;
+//! let back = topic.read(0, Offset(1), Offset(2)).next().expect("one row")?;
+//! assert_eq!(back.rows, rows.slice(1, 1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Invariants: what was acked survives; what is read was checked; after a
+//! failed sync nothing is acked. Everything blocks; nothing here is async.
+
+mod dir;
+pub mod disk;
+mod fault;
+mod frame;
+mod ipc;
+pub mod ledger;
+pub mod log;
+pub mod state;
+
+pub use dir::DataDir;
+pub use disk::{Disk, RealDisk, SimDisk, atomic_write};
+pub use ledger::Ledger;
+pub use log::{Log, Topic, TopicConfig};
+pub use state::StateFiles;

@@ -1,0 +1,154 @@
+//! A data directory and its one owner.
+//!
+//! ```text
+//! LOCK     locked while a process owns the directory; holds its pid, for people
+//! FORMAT   the version of all that is inside
+//! log/  ledger/  state/ …
+//! ```
+//!
+//! Invariant: two processes never write in one data directory. The lock is the
+//! operating system's and goes with the process; a left-over file locks nothing.
+
+use crate::{
+    disk::{self, RealDisk},
+    fault::{Named, io_error},
+};
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io::{Read, Write},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tidemill_core::{Error, Result};
+
+const FORMAT: u32 = 1;
+
+/// A data directory that this process owns until it is dropped.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    disk: Arc<RealDisk>,
+    /// Closing the file gives the directory free.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Creates the directory if need be (mode 0700) and takes it.
+    ///
+    /// # Errors
+    /// At once when another process, or another part of this one, owns it,
+    /// naming the process; when a newer Tidemill wrote it, naming the version
+    /// needed; when the disk refuses.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let disk = Arc::new(RealDisk);
+        disk::create_dir(&*disk, path).named("create", path)?;
+        let lock = lock(path)?;
+        let format = path.join("FORMAT");
+        if disk::Disk::exists(&*disk, &format) {
+            let bytes = disk::read_file(&*disk, &format).named("read", &format)?;
+            check_format(path, &bytes)?;
+        } else {
+            disk::atomic_write(&*disk, &format, format!("{FORMAT}\n").as_bytes()).named("write", &format)?;
+        }
+        Ok(Self { path: path.to_owned(), disk, _lock: lock })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The disk that it is on.
+    pub fn disk(&self) -> Arc<dyn disk::Disk> {
+        Arc::clone(&self.disk) as Arc<dyn disk::Disk>
+    }
+
+    /// A path inside.
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.path.join(name)
+    }
+}
+
+fn check_format(path: &Path, bytes: &[u8]) -> Result<()> {
+    let text = String::from_utf8_lossy(bytes);
+    match text.trim().parse::<u32>() {
+        Ok(FORMAT) => Ok(()),
+        Ok(newer) if newer > FORMAT => Err(Error::user(format!(
+            "{} was written in format version {newer}, this build knows versions up to {FORMAT}: use a Tidemill that knows version {newer}",
+            path.display()
+        ))),
+        _ => Err(Error::external(format!("{} does not hold a version number", path.join("FORMAT").display())).fatal()),
+    }
+}
+
+fn lock(dir: &Path) -> Result<File> {
+    let path = dir.join("LOCK");
+    let mut file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&path)
+        .named("open", &path)?;
+    match file.try_lock() {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let mut owner = String::new();
+            // The pid is for the message only.
+            let _ignored = file.read_to_string(&mut owner);
+            let owner = owner.trim();
+            let owner = if owner.is_empty() { "another process".to_owned() } else { format!("process {owner}") };
+            return Err(Error::user(format!(
+                "the data directory {} is in use by {owner}: stop it, or name another directory",
+                dir.display()
+            )));
+        }
+        Err(TryLockError::Error(e)) => return Err(io_error("lock", &path, e)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).named("write", &path)?;
+    Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_owner_is_refused_by_name_and_pid() {
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("data");
+        let first = DataDir::open(&path).unwrap();
+        let error = DataDir::open(&path).unwrap_err();
+        assert_eq!(error.blame(), tidemill_core::Blame::User);
+        let text = error.to_string();
+        assert!(text.contains(&path.display().to_string()), "{text}");
+        assert!(text.contains(&std::process::id().to_string()), "{text}");
+        drop(first);
+        DataDir::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_naming_the_version() {
+        let tmp = tempfile::tempdir().unwrap();
+        drop(DataDir::open(tmp.path()).unwrap());
+        assert_eq!(std::fs::read(tmp.path().join("FORMAT")).unwrap(), b"1\n");
+        std::fs::write(tmp.path().join("FORMAT"), "7\n").unwrap();
+        let text = DataDir::open(tmp.path()).unwrap_err().to_string();
+        assert!(text.contains("version 7"), "{text}");
+        std::fs::write(tmp.path().join("FORMAT"), "").unwrap();
+        assert!(DataDir::open(tmp.path()).is_err());
+    }
+
+    #[test]
+    fn others_may_not_read() {
+        use std::os::unix::fs::PermissionsExt;
+        let tmp = tempfile::tempdir().unwrap();
+        let path = tmp.path().join("a/b");
+        let dir = DataDir::open(&path).unwrap();
+        let mode = |p: &Path| std::fs::metadata(p).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(&dir.join("LOCK")), mode(&dir.join("FORMAT"))), (0o700, 0o600, 0o600));
+    }
+}

@@ -1,0 +1,97 @@
+//! Offsets that retention must not pass, by owner; the file `pins.json`.
+//!
+//! A pin that only moves forward is not written at once: the older one on disk
+//! keeps more than is needed, never less. It is written before anything is
+//! deleted on its account.
+//!
+//! Invariant: what retention deletes is behind every pin on disk.
+
+use crate::{
+    disk::{self, Disk},
+    fault::Named,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+use tidemill_core::{Error, Offset, Result};
+
+#[derive(Debug)]
+pub(super) struct Pins {
+    path: PathBuf,
+    owners: BTreeMap<String, BTreeMap<u32, Offset>>,
+    /// Whether the file is behind.
+    moved: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    version: u32,
+    pins: BTreeMap<String, BTreeMap<u32, Offset>>,
+}
+
+impl Pins {
+    pub(super) fn open(disk: &dyn Disk, topic: &Path) -> Result<Self> {
+        let path = topic.join("pins.json");
+        let owners = if disk.exists(&path) {
+            let bytes = disk::read_file(disk, &path).named("read", &path)?;
+            let stored: Stored = serde_json::from_slice(&bytes)
+                .map_err(|e| Error::external(format!("{} is damaged", path.display())).because(e).fatal())?;
+            if stored.version != 1 {
+                return Err(Error::user(format!(
+                    "{} has format version {}, this build reads version 1: use a newer Tidemill",
+                    path.display(),
+                    stored.version
+                )));
+            }
+            stored.pins
+        } else {
+            BTreeMap::new()
+        };
+        Ok(Self { path, owners, moved: false })
+    }
+
+    pub(super) fn set(&mut self, disk: &dyn Disk, owner: &str, positions: &BTreeMap<u32, Offset>) -> Result<()> {
+        let old = self.owners.get(owner);
+        if old == Some(positions) {
+            return Ok(());
+        }
+        let forward = old.is_some_and(|old| {
+            positions.keys().eq(old.keys()) && positions.iter().all(|(p, offset)| *offset >= old[p])
+        });
+        self.owners.insert(owner.to_owned(), positions.clone());
+        self.moved = true;
+        if forward { Ok(()) } else { self.save(disk) }
+    }
+
+    pub(super) fn remove(&mut self, disk: &dyn Disk, owner: &str) -> Result<()> {
+        if self.owners.remove(owner).is_some() {
+            self.moved = true;
+            self.save(disk)?;
+        }
+        Ok(())
+    }
+
+    /// Writes the file if it is behind.
+    pub(super) fn save(&mut self, disk: &dyn Disk) -> Result<()> {
+        if !self.moved {
+            return Ok(());
+        }
+        let stored = Stored { version: 1, pins: self.owners.clone() };
+        let bytes = serde_json::to_vec_pretty(&stored).expect("plain fields always become JSON");
+        disk::atomic_write(disk, &self.path, &bytes).named("write", &self.path)?;
+        self.moved = false;
+        Ok(())
+    }
+
+    /// The smallest pinned offset of a partition.
+    pub(super) fn lowest(&self, partition: u32) -> Option<u64> {
+        self.owners.values().filter_map(|p| p.get(&partition)).map(|o| o.0).min()
+    }
+
+    pub(super) fn all(&self) -> BTreeMap<String, BTreeMap<u32, Offset>> {
+        self.owners.clone()
+    }
+}
