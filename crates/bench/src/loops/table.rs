@@ -1,7 +1,7 @@
 //! Numbers by bytes, where only distinct keys are owned.
 
 use foldhash::fast::FixedState;
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::Entry};
 use std::hash::{BuildHasher, Hasher};
 
 /// A hash table from bytes to a number; the keys lie end to end in one vector.
@@ -12,8 +12,10 @@ pub(super) struct ByteTable {
     hasher: FixedState,
 }
 
+/// A key and its number. A key of 16 bytes or fewer is compared without a look at `keys`.
 #[derive(Debug)]
 struct Slot {
+    ends: (u64, u64),
     start: u32,
     length: u32,
     value: u64,
@@ -26,10 +28,27 @@ impl Slot {
     }
 }
 
+/// The first and the last bytes of a key, overlapping: with its length, all there is to a key of 16 bytes or fewer.
 #[inline]
-fn hash(hasher: &FixedState, key: &[u8]) -> u64 {
+fn ends(key: &[u8]) -> (u64, u64) {
+    if let (Some(first), Some(last)) = (key.first_chunk::<8>(), key.last_chunk::<8>()) {
+        (u64::from_le_bytes(*first), u64::from_le_bytes(*last))
+    } else if let (Some(first), Some(last)) = (key.first_chunk::<4>(), key.last_chunk::<4>()) {
+        (u32::from_le_bytes(*first).into(), u32::from_le_bytes(*last).into())
+    } else {
+        (key.iter().fold(0, |ends, byte| ends << 8 | u64::from(*byte)), 0)
+    }
+}
+
+#[inline]
+fn hash(hasher: &FixedState, key: &[u8], ends: (u64, u64)) -> u64 {
     let mut hasher = hasher.build_hasher();
-    hasher.write(key);
+    if key.len() > 16 {
+        hasher.write(key);
+    } else {
+        hasher.write_u64(ends.0);
+        hasher.write_u64(ends.1);
+    }
     hasher.finish()
 }
 
@@ -38,15 +57,18 @@ impl ByteTable {
     #[inline]
     pub(super) fn get(&mut self, key: &[u8], first: u64) -> &mut u64 {
         let Self { slots, keys, hasher } = self;
-        let hash_of_key = hash(hasher, key);
-        let entry = slots.entry(hash_of_key, |slot| slot.key(keys) == key, |slot| hash(hasher, slot.key(keys)));
+        let ends = ends(key);
+        let same = |slot: &Slot| {
+            slot.ends == ends && slot.length as usize == key.len() && (key.len() <= 16 || slot.key(keys) == key)
+        };
+        let entry = slots.entry(hash(hasher, key, ends), same, |slot| hash(hasher, slot.key(keys), slot.ends));
         let slot = match entry {
-            hashbrown::hash_table::Entry::Occupied(found) => found.into_mut(),
-            hashbrown::hash_table::Entry::Vacant(free) => {
+            Entry::Occupied(found) => found.into_mut(),
+            Entry::Vacant(free) => {
                 let place = |n: usize| u32::try_from(n).expect("the distinct keys are below 4 GB");
                 let (start, length) = (place(keys.len()), place(key.len()));
                 keys.extend_from_slice(key);
-                free.insert(Slot { start, length, value: first }).into_mut()
+                free.insert(Slot { ends, start, length, value: first }).into_mut()
             }
         };
         &mut slot.value
@@ -60,5 +82,33 @@ impl ByteTable {
     /// Keys and numbers, in no order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], u64)> {
         self.slots.iter().map(|slot| (slot.key(&self.keys), slot.value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn keys_of_every_length_are_told_apart() {
+        // Letters that repeat make first and last bytes alike; zeros make short keys look padded.
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        for length in 0..40 {
+            keys.extend([vec![b'a'; length], vec![0; length]]);
+            for at in 0..length {
+                let mut key = vec![b'a'; length];
+                key[at] = b'b';
+                keys.push(key);
+            }
+        }
+        let mut table = ByteTable::default();
+        let mut expected: BTreeMap<&[u8], u64> = BTreeMap::new();
+        for (i, key) in keys.iter().cycle().take(3 * keys.len()).enumerate() {
+            *table.get(key, 0) += i as u64;
+            *expected.entry(key).or_default() += i as u64;
+        }
+        assert_eq!(table.len(), expected.len());
+        assert_eq!(table.iter().collect::<BTreeMap<_, _>>(), expected);
     }
 }

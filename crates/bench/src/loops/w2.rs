@@ -13,8 +13,8 @@ use crate::{
     input::{files::Files, tweets::KEYWORD},
 };
 use memchr::memmem::Finder;
-use sonic_rs::{JsonValueTrait, PointerTree};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
+use tidemill_connectors::format::json::{self, Paths};
 
 /// A window's length, milliseconds.
 pub(crate) const WINDOW_MS: i64 = 60_000;
@@ -27,36 +27,38 @@ pub(crate) const TOP: usize = 10;
 /// those of the same count by the alphabet. Windows without a tag are left out.
 pub(crate) type Trends = Rows<i64, Vec<(String, u64)>>;
 
-/// What a tweet's line is asked for, as it stands there: escapes and all.
-struct Tweet<'a> {
-    created_at: &'a str,
-    lang: &'a str,
+/// A string of a line, as it stands there.
+#[derive(Clone, Copy)]
+struct Raw<'a> {
     text: &'a str,
+    escaped: bool,
 }
 
-/// Takes the three fields out of a line. Another scanner is put in here.
+/// What a tweet's line is asked for.
+struct Tweet<'a> {
+    created_at: Raw<'a>,
+    lang: Raw<'a>,
+    text: Raw<'a>,
+}
+
+/// The fields that [`project`] takes, by their place.
+const FIELDS: [&str; 3] = ["created_at", "lang", "text"];
+
+/// Takes the three fields out of a line, and checks all of it. Another scanner is put in here.
 #[inline]
-fn project<'a>(line: &'a str, fields: &PointerTree) -> Result<Tweet<'a>> {
-    let broken = |e: &dyn std::fmt::Display| format!("not a tweet: {e}: {line}");
-    let found = sonic_rs::get_many(line, fields).map_err(|e| broken(&e))?;
-    let mut found = found.into_iter().map(|value| {
-        let value = value.filter(|v| v.is_str()).ok_or_else(|| broken(&"a field is missing or no string"))?;
-        let raw = match value.as_raw_cow() {
-            Cow::Borrowed(raw) => raw,
-            Cow::Owned(_) => return Err(broken(&"a field was copied")),
+fn project<'a>(line: &'a str, fields: &Paths) -> Result<Tweet<'a>> {
+    let mut found = [None; FIELDS.len()];
+    json::scan(line, fields, |field, value| {
+        found[field] = match value {
+            json::Raw::Text { text, escaped } => Some(Raw { text, escaped }),
+            _ => None,
         };
-        Ok(&raw[1..raw.len() - 1])
-    });
-    let mut next = || found.next().unwrap_or_else(|| Err(broken(&"a field is missing")));
-    Ok(Tweet { created_at: next()?, text: next()?, lang: next()? })
-}
-
-fn fields() -> PointerTree {
-    let mut fields = PointerTree::new();
-    for field in ["created_at", "text", "lang"] {
-        fields.add_path([field]);
-    }
-    fields
+    })
+    .map_err(|e| format!("not a tweet: {e}: {line}"))?;
+    let [Some(created_at), Some(lang), Some(text)] = found else {
+        return Err(format!("not a tweet: a field is missing or no string: {line}").into());
+    };
+    Ok(Tweet { created_at, lang, text })
 }
 
 /// One thread's counts.
@@ -71,7 +73,7 @@ struct Counts {
 /// What a thread keeps from line to line.
 struct Reader {
     counts: Counts,
-    fields: PointerTree,
+    fields: Paths,
     keyword: Finder<'static>,
     plain: String,
     lower: String,
@@ -81,7 +83,7 @@ impl Reader {
     fn new() -> Self {
         Self {
             counts: Counts::default(),
-            fields: fields(),
+            fields: Paths::keys(FIELDS),
             keyword: Finder::new(KEYWORD),
             plain: String::new(),
             lower: String::new(),
@@ -90,38 +92,35 @@ impl Reader {
 
     #[inline]
     fn line(&mut self, line: &str) -> Result<()> {
-        let tweet = project(line, &self.fields)?;
-        let escaped = memchr::memchr(b'\\', tweet.text.as_bytes()).is_some();
-        if tweet.lang == "en" {
-            // Kept whatever it says; without a `#` there is nothing to count. A `#` may be escaped.
-            if !escaped && memchr::memchr(b'#', tweet.text.as_bytes()).is_none() {
-                return Ok(());
-            }
-        } else if !escaped && self.keyword.find(tweet.text.as_bytes()).is_none() {
-            return Ok(());
+        let Tweet { created_at, lang, text } = project(line, &self.fields)?;
+        let english = equals(lang, "en")?;
+        // Where nothing is escaped, a text is turned away as it stands: other than English without
+        // the keyword, English without a `#` to count.
+        if !text.escaped {
+            let wanted = if english {
+                memchr::memchr(b'#', text.text.as_bytes()).is_some()
+            } else {
+                self.keyword.find(text.text.as_bytes()).is_some()
+            };
+            return if wanted { self.tags(text.text, created_at) } else { Ok(()) };
         }
         let mut plain = std::mem::take(&mut self.plain);
-        let text = if escaped {
-            plain.clear();
-            unescape(tweet.text, &mut plain)?;
-            plain.as_str()
-        } else {
-            tweet.text
-        };
-        if tweet.lang == "en" || !escaped || self.keyword.find(text.as_bytes()).is_some() {
-            self.tags(text, tweet.created_at)?;
+        plain.clear();
+        json::unescape(text.text, &mut plain)?;
+        if english || self.keyword.find(plain.as_bytes()).is_some() {
+            self.tags(&plain, created_at)?;
         }
         self.plain = plain;
         Ok(())
     }
 
-    fn tags(&mut self, text: &str, created_at: &str) -> Result<()> {
+    fn tags(&mut self, text: &str, created_at: Raw<'_>) -> Result<()> {
         let Self { counts: Counts { tags, panes }, lower, .. } = self;
         let mut found = hashtags(text).peekable();
         if found.peek().is_none() {
             return Ok(());
         }
-        let ms = millis(created_at).ok_or_else(|| format!("not a time: {created_at}"))?;
+        let ms = millis(created_at.text).ok_or_else(|| format!("not a time: {}", created_at.text))?;
         let pane = panes.entry(ms - ms.rem_euclid(SLIDE_MS)).or_default();
         for tag in found {
             lower.clear();
@@ -179,33 +178,15 @@ fn millis(text: &str) -> Option<i64> {
     Some((days * 86_400 + seconds) * 1_000 + number(20, 23)?)
 }
 
-/// Appends what the inside of a JSON string stands for.
-fn unescape(raw: &str, into: &mut String) -> Result<()> {
-    let mut rest = raw;
-    while let Some(at) = memchr::memchr(b'\\', rest.as_bytes()) {
-        into.push_str(&rest[..at]);
-        let mut length = 2;
-        into.push(match rest.as_bytes().get(at + 1) {
-            Some(b'n') => '\n',
-            Some(b't') => '\t',
-            Some(b'r') => '\r',
-            Some(b'b') => '\u{8}',
-            Some(b'f') => '\u{c}',
-            Some(c @ (b'"' | b'\\' | b'/')) => char::from(*c),
-            Some(b'u') => {
-                let unit = |from: usize| rest.get(from..from + 4).and_then(|hex| u16::from_str_radix(hex, 16).ok());
-                let units = unit(at + 2).into_iter().chain(unit(at + 8).filter(|_| rest[at + 6..].starts_with("\\u")));
-                let c =
-                    char::decode_utf16(units).next().and_then(|c| c.ok()).ok_or("a \\u escape that is no letter")?;
-                length = 6 * c.len_utf16();
-                c
-            }
-            _ => return Err("an unknown escape".into()),
-        });
-        rest = &rest[at + length..];
+/// Whether a string is `to`, however it is written.
+#[inline]
+fn equals(raw: Raw<'_>, to: &str) -> Result<bool> {
+    if !raw.escaped {
+        return Ok(raw.text == to);
     }
-    into.push_str(rest);
-    Ok(())
+    let mut plain = String::new();
+    json::unescape(raw.text, &mut plain)?;
+    Ok(plain == to)
 }
 
 /// Every window's top tags.
@@ -329,18 +310,34 @@ mod tests {
     }
 
     #[test]
-    fn escapes_are_read_as_json_has_them() {
-        for text in ["plain", "é\u{1F600}\n\"\\/\t", "日本\u{8}\u{c}\r"] {
-            let json = serde_json::to_string(text).unwrap();
-            let ascii: String = text.encode_utf16().map(|unit| format!("\\u{unit:04X}")).collect();
-            for raw in [&json[1..json.len() - 1], &ascii] {
-                let mut plain = String::new();
-                unescape(raw, &mut plain).unwrap();
-                assert_eq!(plain, text);
-            }
+    fn a_line_means_the_same_however_it_is_escaped() {
+        let mut reader = Reader::new();
+        let at = r#""created_at":"2026-01-01T00:00:01.000Z""#;
+        for line in [
+            r##""lang":"en","text":"one #Tag""##,
+            r##""lang":"\u0065n","text":"one \u0023Tag""##,
+            r##""text":"\u0074sunami #tag","user":{"lang":"en"},"lang":"ja""##,
+            r##""text":"tsunami #TAG","lang":"ja""##,
+            r##""text":"no #tag","user":{"lang":"en","text":"tsunami"},"lang":"ja""##,
+            r##""text":"no \n#tag","lang":"ja""##,
+        ] {
+            reader.line(&format!("{{{at},{}}}", line.replace(r"\\", r"\"))).unwrap();
         }
-        for raw in [r"\ud83d", r"\ud83dx", r"\udc00", r"\x", r"\u12", r"end\"] {
-            assert!(unescape(raw, &mut String::new()).is_err(), "{raw}");
+        let trends = windows(vec![reader.counts]).unwrap();
+        assert_eq!(trends.rows()[0].1, [("tag".to_string(), 4)]);
+        assert_eq!(trends.rows().len(), 6);
+    }
+
+    #[test]
+    fn a_line_that_is_no_tweet_is_an_error() {
+        for line in [
+            "",
+            "{}",
+            "[1]",
+            r#"{"created_at":"x","lang":"en","text":7}"#,
+            r##"{"created_at":"x","lang":"en","text":"#a"}"##,
+        ] {
+            assert!(Reader::new().line(line).is_err(), "{line}");
         }
     }
 
