@@ -20,12 +20,17 @@
 //! ```
 
 pub mod backoff;
+pub mod console;
 #[doc(hidden)]
 pub mod contract;
 pub mod files;
 pub mod format;
 pub mod generator;
+pub mod jetstream;
 pub mod lines;
+pub mod replay;
+pub mod stdin;
+pub mod tail;
 pub mod tcp;
 
 use std::sync::Arc;
@@ -46,6 +51,12 @@ pub fn register(registry: &mut Registry) {
 
     registry.add_input("files", |o| Ok(Input::Source(Arc::new(files::FilesSource::from_options(o)?))));
     registry.add_input("generator", |o| Ok(Input::Source(Arc::new(generator::Generator::from_options(o)?))));
+    registry.add_input("bluesky", jetstream::Jetstream::input);
+    registry.add_input("stdin", stdin::Stdin::input);
+    registry.add_input("tail", tail::Tail::input);
     registry.add_input("tcp", tcp::TcpClient::input);
     registry.add_input("tcp-listen", tcp::TcpListen::input);
+
+    registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
+    registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));
 }

@@ -1,13 +1,16 @@
 //! Files as input and as output.
 //!
-//! [`FilesSource`] reads a file, a directory or a glob of files by byte offsets.
+//! [`FilesSource`] reads a file, a directory or a glob of files by byte
+//! offsets; [`FilesSink`] writes one file a batch and partition.
 
 mod listing;
 mod reader;
+mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
 
+pub use sink::{FileFormat, FilesSink};
 pub use source::{Complete, FilesSource};
 
 use std::{fs::File, io::Read};

@@ -235,3 +235,101 @@ fn wrong_options_are_named() {
         assert!(error.to_string().contains(&format!("`{key}`")), "{error}");
     }
 }
+
+mod sink {
+    //! The sink against the contract, on a disk that crashes.
+
+    use crate::{
+        contract::{check_sink, rows, stage},
+        files::{FileFormat, FilesSink},
+    };
+    use std::{
+        fs,
+        path::Path,
+        sync::{Arc, Mutex},
+    };
+    use tempfile::TempDir;
+    use tidemill_core::{BatchId, Guarantee, Options, Sink};
+    use tidemill_store::disk::{Disk, RealDisk, SimDisk, read_file};
+
+    fn seen(disk: &dyn Disk, dir: &Path) -> Vec<(String, String)> {
+        let names = disk.list(dir).unwrap_or_default().into_iter().filter(|name| !name.starts_with('.'));
+        names
+            .map(|name| {
+                let bytes = read_file(disk, &dir.join(&name)).unwrap();
+                (name, String::from_utf8(bytes).unwrap())
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn it_is_a_sink() {
+        for format in [FileFormat::Json, FileFormat::Csv] {
+            let dir = TempDir::new().unwrap();
+            let path = dir.path().join("deep/out");
+            check_sink(|| Arc::new(FilesSink::new(&path, format, Arc::new(RealDisk))), || seen(&RealDisk, &path)).await;
+            let names: Vec<_> = fs::read_dir(&path).unwrap().map(|e| e.unwrap().file_name()).collect();
+            assert_eq!(names.len(), 3, "nothing staged is left: {names:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_a_sink_on_a_disk_that_forgets_what_was_not_synced() {
+        for seed in 0..20 {
+            let disk = Mutex::new(Arc::new(SimDisk::new()));
+            let path = Path::new("/out");
+            let open = || -> Arc<dyn Sink> {
+                let mut disk = disk.lock().unwrap();
+                *disk = Arc::new(disk.crash(seed));
+                Arc::new(FilesSink::new(path, FileFormat::Json, Arc::<SimDisk>::clone(&disk)))
+            };
+            check_sink(open, || seen(&**disk.lock().unwrap(), path)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn files_hold_the_rows_of_one_batch_and_partition() {
+        let dir = TempDir::new().unwrap();
+        let options = |format: &str| {
+            Options::new(
+                "sink",
+                [("path", dir.path().join(format).to_string_lossy().into_owned()), ("format", format.into())],
+            )
+        };
+        for format in ["json", "csv"] {
+            let options = options(format);
+            let sink = FilesSink::from_options(&options).unwrap();
+            options.finish().unwrap();
+            assert_eq!(sink.guarantee(), Guarantee::ExactlyOnce);
+            sink.open(rows([]).schema()).await.unwrap();
+            let part = stage(&sink, 12, 3, vec![rows([1]), rows([2])]).await.unwrap();
+            sink.commit(BatchId(12), &[part]).await.unwrap();
+            let got = seen(&RealDisk, &dir.path().join(format));
+            let text = match format {
+                "json" => "{\"n\":1,\"word\":\"word-1\"}\n{\"n\":2,\"word\":\"word-2\"}\n",
+                _ => "n,word\n1,word-1\n2,word-2\n",
+            };
+            assert_eq!(got, [(format!("batch-000000000012-part-00003.{format}"), text.to_string())]);
+        }
+        let text = FilesSink::from_options(&options("text")).unwrap();
+        let error = text.open(rows([]).schema()).await.unwrap_err();
+        assert!(error.to_string().contains("one column of TEXT, not (n Int64, word Utf8)"), "{error}");
+        let words = rows([5, 6]).project(&[1]).unwrap();
+        text.open(words.schema()).await.unwrap();
+        let part = stage(&text, 1, 0, vec![words]).await.unwrap();
+        text.commit(BatchId(1), &[part]).await.unwrap();
+        let got = seen(&RealDisk, &dir.path().join("text"));
+        assert_eq!(got, [("batch-000000000001-part-00000.txt".to_string(), "word-5\nword-6\n".to_string())]);
+    }
+
+    #[tokio::test]
+    async fn a_committed_part_that_is_gone_is_said() {
+        let dir = TempDir::new().unwrap();
+        let sink = FilesSink::new(dir.path(), FileFormat::Json, Arc::new(RealDisk));
+        sink.open(rows([]).schema()).await.unwrap();
+        let part = stage(&sink, 1, 0, vec![rows([1])]).await.unwrap();
+        sink.recover(None).await.unwrap();
+        let error = sink.commit(BatchId(1), &[part]).await.unwrap_err();
+        assert!(error.to_string().contains("neither staged nor in"), "{error}");
+    }
+}

@@ -46,7 +46,7 @@ fn watch(stream: &TcpStream) {
 }
 
 /// Hands on what was cut.
-async fn hand_on(intake: &Arc<dyn Intake>, cut: Cut) -> Result<()> {
+pub(crate) async fn hand_on(intake: &Arc<dyn Intake>, cut: Cut) -> Result<()> {
     if let Some(block) = cut.block {
         // The peer waits for no acknowledgement; a log that fails says so at the next append.
         drop(intake.append(block, None).await?);
