@@ -21,7 +21,9 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
-use tidemill_core::{Board, Clock, Duration, Error, Format, Input, Options, Phase, Receiver, Registry, Result, Source, StopHandle};
+use tidemill_core::{
+    Board, Clock, Duration, Error, Format, Input, Options, Phase, Receiver, Registry, Result, Source, StopHandle,
+};
 
 /// How a program is run.
 #[derive(Debug, Clone)]
@@ -166,7 +168,12 @@ impl Declare {
     }
 
     /// A new node under a name that the caller made unique.
-    pub(crate) fn named_node(&self, name: String, inputs: Vec<Arc<Lineage>>, operator: impl Operator + 'static) -> Arc<Lineage> {
+    pub(crate) fn named_node(
+        &self,
+        name: String,
+        inputs: Vec<Arc<Lineage>>,
+        operator: impl Operator + 'static,
+    ) -> Arc<Lineage> {
         let mut declared = self.0.lock();
         declared.nodes += 1;
         Arc::new(Lineage { id: declared.nodes, name, inputs, operator: Box::new(operator) })
@@ -255,7 +262,11 @@ impl Operator for ReadStream {
         Arc::new(self.input.schema.project(&self.columns).expect("own columns are within the schema"))
     }
 
-    fn lower(&self, _inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut crate::plan::Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+    fn lower(
+        &self,
+        _inputs: Vec<Arc<dyn ExecutionPlan>>,
+        cx: &mut crate::plan::Lowering<'_>,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         SourceExec::plan(Arc::clone(&self.input), self.columns.clone(), cx.partitions)
     }
 }
@@ -340,7 +351,12 @@ impl StreamingContext {
         Ok(DStream::over(&self.declare, node))
     }
 
-    pub(crate) fn receive(&self, name: &str, receivers: Vec<Arc<dyn Receiver>>, format: Arc<dyn Format>) -> Result<Arc<Lineage>> {
+    pub(crate) fn receive(
+        &self,
+        name: &str,
+        receivers: Vec<Arc<dyn Receiver>>,
+        format: Arc<dyn Format>,
+    ) -> Result<Arc<Lineage>> {
         if self.config.data_dir.is_none() {
             return Err(Error::user(format!(
                 "stream `{name}` comes from a receiver, whose records must be kept in a log: give the context a data directory"
@@ -517,4 +533,3 @@ impl Drop for StreamingContext {
         }
     }
 }
-

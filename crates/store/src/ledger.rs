@@ -317,6 +317,16 @@ impl Ledger {
         self.now.apply(record).map_err(Error::internal)
     }
 
+    /// Makes the last plan durable; needed only by those who show something of
+    /// a batch before its commit.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit`].
+    pub fn sync_plan(&mut self) -> Result<()> {
+        self.usable()?;
+        self.sync()
+    }
+
     /// Commits the planned batch: it has happened when this returns.
     ///
     /// # Errors

@@ -13,18 +13,14 @@ use crate::{
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp};
 use tidemill_store::{
     DataDir,
     disk::{Disk, RealDisk},
     ledger::{Committed, Ledger, OperatorEntry},
     log::{Log, Sync, Topic, TopicConfig},
-    state::StateFiles,
+    state::{StateFiles, StateKind},
 };
 
 /// Deltas may hold this many times the rows of the state before a snapshot is taken.
@@ -61,6 +57,8 @@ struct StateEntry {
 pub(crate) struct Keep {
     log: Arc<Log>,
     ledger: Mutex<Ledger>,
+    /// The next batch, planned while the one before commits.
+    ahead: Mutex<Option<Batch>>,
     states: Mutex<BTreeMap<String, StateEntry>>,
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     dead: Arc<DeadLetters>,
@@ -84,6 +82,7 @@ impl Keep {
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
+            ahead: Mutex::default(),
             states: Mutex::default(),
             topics: Mutex::default(),
             dead: Arc::new(DeadLetters::new(dead)),
@@ -160,7 +159,7 @@ impl Keep {
                         .files
                         .load(last)?
                         .into_iter()
-                        .map(|version| Version { batch: version.batch, whole: version.is_snapshot(), rows: version.rows })
+                        .map(|(batch, kind, rows)| Version { batch, whole: kind == StateKind::Snapshot, rows })
                         .collect()
                 }
                 None => {
@@ -174,10 +173,24 @@ impl Keep {
         Ok(())
     }
 
-    /// Records a batch before it runs. Not synced: until its commit nothing of
-    /// it can be seen, and its commit's sync covers both.
+    /// Records a batch before it runs. While the batch before still commits,
+    /// the record waits for that commit: until its own commit nothing of a batch
+    /// can be seen, so a plan that is lost with a crash is harmless.
     pub(crate) fn plan(&self, batch: &Batch) -> Result<()> {
-        self.ledger.lock().plan(batch)
+        let mut ledger = self.ledger.lock();
+        if ledger.planned().is_some_and(|planned| planned.id.0 + 1 == batch.id.0) {
+            *self.ahead.lock() = Some(batch.clone());
+            return Ok(());
+        }
+        ledger.plan(batch)
+    }
+
+    /// As [`Keep::plan`], and durable: for outputs that may be seen before the
+    /// commit, which must find the same records when the batch runs again.
+    pub(crate) fn plan_durably(&self, batch: &Batch) -> Result<()> {
+        let mut ledger = self.ledger.lock();
+        ledger.plan(batch)?;
+        tokio::task::block_in_place(|| ledger.sync_plan())
     }
 
     /// The batch that was planned and not committed before a crash.
@@ -234,13 +247,24 @@ impl Keep {
                 }
             }
             drop(states);
-            self.ledger.lock().commit(Committed {
-                batch: batch.id,
-                time: batch.time,
-                watermarks: watermarks.clone(),
-                staged: staged.clone(),
-                ..Committed::default()
-            })?;
+            {
+                let mut ledger = self.ledger.lock();
+                // Committed already when a later step failed and all are repeated.
+                if ledger.last().is_none_or(|last| last.batch != batch.id) {
+                    ledger.commit(Committed {
+                        batch: batch.id,
+                        time: batch.time,
+                        watermarks: watermarks.clone(),
+                        staged: staged.clone(),
+                        ..Committed::default()
+                    })?;
+                }
+                let mut ahead = self.ahead.lock();
+                if let Some(next) = &*ahead {
+                    ledger.plan(next)?;
+                    *ahead = None;
+                }
+            }
             // After the commit point: older versions are needed no more.
             let mut states = self.states.lock();
             for state in kept.iter().filter(|state| state.whole.is_some()) {
@@ -284,12 +308,17 @@ fn open_topic(log: &Log, name: &str, schema: SchemaRef, partitions: u32, sync: S
         }
         return Ok(topic);
     }
-    log.create_topic(name, TopicConfig { schema, partitions, sync, ..TopicConfig::default() })
+    log.create_topic(name, &TopicConfig { partitions, sync, ..TopicConfig::new(schema) })
 }
 
 /// Columns as text: what a state file must have to be taken over.
 fn fingerprint(schema: &SchemaRef) -> String {
-    schema.fields().iter().map(|f| format!("{}:{}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" })).collect::<Vec<_>>().join(",")
+    schema
+        .fields()
+        .iter()
+        .map(|f| format!("{}:{}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" }))
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// A state that this program does not know, or of other types, is never dropped in silence.
@@ -298,7 +327,8 @@ fn refuse_strangers(program: &str, ledger: &Ledger, now: &[OperatorEntry]) -> Re
         match now.iter().find(|o| o.name == before.name) {
             None => {
                 let names: Vec<&str> = now.iter().map(|o| o.name.as_str()).collect();
-                let hint = tidemill_core::nearest(&before.name, &names).map_or(String::new(), |n| format!("; was it renamed to `{n}`?"));
+                let hint = tidemill_core::nearest(&before.name, &names)
+                    .map_or(String::new(), |n| format!("; was it renamed to `{n}`?"));
                 return Err(Error::user(format!(
                     "program `{program}` kept state under `{}` ({}), and no operator has that name now{hint} Keep the name, or start in a new data directory",
                     before.name, before.kind

@@ -27,7 +27,9 @@ use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
 };
-use tidemill_core::{Batch, BatchId, BatchReport, Board, Budget, Duration, Error, Phase, Position, Result, Stop, Timestamp};
+use tidemill_core::{
+    Batch, BatchId, BatchReport, Board, Budget, Duration, Error, Guarantee, Phase, Position, Result, Stop, Timestamp,
+};
 
 /// How long a graceful stop goes on with batches over what was received.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -54,6 +56,8 @@ pub(crate) struct Pipeline {
     pub(crate) states: StateRegistry,
     pub(crate) keep: Option<Keep>,
     pub(crate) board: Arc<Board>,
+    /// Whether an output can be seen before the commit: a callback, or a sink that is at-least-once.
+    early: bool,
     config: Config,
     session: SessionConfig,
     runtime: Arc<RuntimeEnv>,
@@ -96,8 +100,14 @@ impl Pipeline {
             Some(keep) => Some(Intakes::open(ingests, keep, config, &board)?),
             None => None,
         };
+        let early = outputs.iter().any(|output| match &output.kind {
+            OutputKind::Call(_) => true,
+            OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
+            OutputKind::View { .. } => false,
+        });
         Ok(Arc::new(Self {
             outputs,
+            early,
             inputs,
             states,
             keep,
@@ -183,8 +193,13 @@ impl Pipeline {
                     None => break,
                 },
             };
+            if self.early {
+                // What can be seen before its commit must not run beside the commit before it.
+                settle(&mut committing).await?;
+            }
             if let (Some(keep), false) = (&self.keep, repeated) {
-                self.persist(|| async { keep.plan(&batch) }).await?;
+                self.persist(|| async { if self.early { keep.plan_durably(&batch) } else { keep.plan(&batch) } })
+                    .await?;
             }
             let begun = self.config.clock.now();
             let (run, emitted) = self.run_until_done(&batch, &mut committing).await?;

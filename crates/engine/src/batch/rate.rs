@@ -77,7 +77,8 @@ impl Pid {
         // Records that pile up while a batch waits, as a rate over the interval.
         let backlog = delay.as_secs_f64() * rate / interval;
         let change = (error - last.error) / elapsed;
-        let next = (last.rate - self.proportional * error - self.integral * backlog - self.derivative * change).max(self.min_rate);
+        let next = (last.rate - self.proportional * error - self.integral * backlog - self.derivative * change)
+            .max(self.min_rate);
         self.last = Some(Last { time, rate: next, error });
         Some(next)
     }

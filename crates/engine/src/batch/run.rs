@@ -82,7 +82,9 @@ impl Pipeline {
         for (index, emitted) in emitted {
             let output = &self.outputs[index];
             match (emitted, &output.kind) {
-                (Emitted::Staged(parts), OutputKind::Sink(sink)) => self.persist(|| sink.commit(batch.id, &parts)).await?,
+                (Emitted::Staged(parts), OutputKind::Sink(sink)) => {
+                    self.persist(|| sink.commit(batch.id, &parts)).await?
+                }
                 (Emitted::Rows(rows), OutputKind::View { sticky }) => {
                     if let Some(rows) = view_rows(output, &rows, *sticky)? {
                         let name = output.name.clone();
@@ -103,7 +105,12 @@ impl Pipeline {
 }
 
 /// Runs one output's plan, all partitions together.
-async fn emit(output: &OutputPlan, plan: Arc<dyn ExecutionPlan>, task: Arc<TaskContext>, batch: &Batch) -> Result<Emitted> {
+async fn emit(
+    output: &OutputPlan,
+    plan: Arc<dyn ExecutionPlan>,
+    task: Arc<TaskContext>,
+    batch: &Batch,
+) -> Result<Emitted> {
     let partitions = plan.output_partitioning().partition_count();
     if let OutputKind::Sink(sink) = &output.kind {
         let mut parts = JoinSet::new();
@@ -132,7 +139,8 @@ async fn emit(output: &OutputPlan, plan: Arc<dyn ExecutionPlan>, task: Arc<TaskC
         collected.push(done.map_err(|e| Error::internal("a step panicked").because(e))?.map_err(of_plan)?);
     }
     collected.sort_by_key(|(part, _)| *part);
-    let rows: Vec<RecordBatch> = collected.into_iter().flat_map(|(_, rows)| rows).filter(|r| r.num_rows() > 0).collect();
+    let rows: Vec<RecordBatch> =
+        collected.into_iter().flat_map(|(_, rows)| rows).filter(|r| r.num_rows() > 0).collect();
     match &output.kind {
         OutputKind::Call(call) => {
             call(&BatchInfo { id: batch.id, time: batch.time }, &rows)?;
@@ -179,7 +187,8 @@ mod tests {
     #[test]
     fn our_own_error_is_found_inside_wrappers() {
         let inner = Error::user("line 3 of posts.json is broken");
-        let wrapped = DataFusionError::Shared(Arc::new(DataFusionError::Context("reading".into(), Box::new(external(inner)))));
+        let wrapped =
+            DataFusionError::Shared(Arc::new(DataFusionError::Context("reading".into(), Box::new(external(inner)))));
         assert_eq!(of_plan(wrapped).to_string(), "line 3 of posts.json is broken");
     }
 }

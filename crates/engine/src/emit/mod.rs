@@ -60,7 +60,6 @@ pub(crate) enum Emitted {
     Nothing,
 }
 
-
 impl Emitted {
     /// Rows given, as far as they are known here.
     pub(crate) fn rows(&self) -> u64 {

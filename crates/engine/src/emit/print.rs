@@ -65,7 +65,10 @@ mod tests {
 
     #[test]
     fn a_block_has_dashes_time_and_the_first_rows() {
-        let rows = [batch_of([("a".to_string(), 1_i64), ("b".into(), 2)]).unwrap(), batch_of([("c".to_string(), 3_i64)]).unwrap()];
+        let rows = [
+            batch_of([("a".to_string(), 1_i64), ("b".into(), 2)]).unwrap(),
+            batch_of([("c".to_string(), 3_i64)]).unwrap(),
+        ];
         let info = BatchInfo { id: BatchId(1), time: Timestamp::from_millis(2000) };
         let text = block::<(String, i64)>(&info, &rows, 2).unwrap();
         assert_eq!(text, format!("{LINE}\nTime: 2000 ms\n{LINE}\n(\"a\", 1)\n(\"b\", 2)\n...\n\n"));

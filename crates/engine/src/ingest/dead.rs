@@ -49,7 +49,11 @@ impl DeadLetters {
         let mut waiting = self.waiting.lock();
         if waiting.len() == WAITING {
             let lost = waiting.remove(0);
-            tracing::error!(stream = lost.stream, reason = lost.reason, "dropped the oldest refused record: too many between two batches");
+            tracing::error!(
+                stream = lost.stream,
+                reason = lost.reason,
+                "dropped the oldest refused record: too many between two batches"
+            );
         }
         waiting.push(letter);
     }

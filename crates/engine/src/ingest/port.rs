@@ -6,16 +6,15 @@
 //! receiver's socket.
 
 use super::{Ingest, TopicSource};
-use crate::{
-    batch::Keep,
-    context::Config,
-};
+use crate::{batch::Keep, context::Config};
 use arrow_array::{BinaryArray, RecordBatch};
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use std::sync::Arc;
-use tidemill_core::{Ack, Block, Board, Clock, DeadLetter, Duration, Error, Intake, Receiver, Result, Stop, StopHandle};
+use tidemill_core::{
+    Ack, Block, Board, Clock, DeadLetter, Duration, Error, Intake, Receiver, Result, Stop, StopHandle,
+};
 use tidemill_store::log::Topic;
 use tokio::{sync::Mutex, task::JoinSet};
 
@@ -92,7 +91,11 @@ impl Intakes {
                     board.update_input(&port.stream, port.index, |report| report.state = state);
                     match ended {
                         Err(error) if error.is_retryable() && !stop.is_stopped() => {
-                            tracing::warn!(stream = port.stream, error = error.chain(), "a receiver failed and will be started again");
+                            tracing::warn!(
+                                stream = port.stream,
+                                error = error.chain(),
+                                "a receiver failed and will be started again"
+                            );
                             tokio::select! {
                                 () = clock.sleep_until(clock.now().plus(pause)) => {}
                                 () = stop.stopped() => return,

@@ -8,7 +8,9 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
-use tidemill_core::{Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, PartitionId, Position, Result, Shape, Source};
+use tidemill_core::{
+    Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, PartitionId, Position, Result, Shape, Source,
+};
 
 /// A source of queued batches.
 #[derive(Debug)]
@@ -51,9 +53,11 @@ impl Source for QueueSource {
         let chunks: Vec<_> = (range.start.0..range.end.0)
             .map(|at| {
                 let entry = usize::try_from(at).ok().and_then(|at| self.entries.get(at));
-                entry
-                    .map(|rows| Chunk::Columns { rows: rows.clone(), base: Offset(at) })
-                    .ok_or_else(|| Error::user(format!("the queue has no entry {at}: what is queued in memory does not survive a restart")))
+                entry.map(|rows| Chunk::Columns { rows: rows.clone(), base: Offset(at) }).ok_or_else(|| {
+                    Error::user(format!(
+                        "the queue has no entry {at}: what is queued in memory does not survive a restart"
+                    ))
+                })
             })
             .collect();
         stream::iter(chunks).boxed()

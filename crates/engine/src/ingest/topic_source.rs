@@ -16,8 +16,8 @@ use std::{
     },
 };
 use tidemill_core::{
-    Batch, Block, Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, OffsetStep, PartitionId, Position, Result, Shape,
-    Source, Span,
+    Batch, Block, Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, OffsetStep, PartitionId, Position, Result,
+    Shape, Source, Span,
 };
 use tidemill_store::log::{LogRows, Topic};
 use tokio::sync::Notify;
@@ -108,18 +108,16 @@ impl Source for TopicSource {
 
     fn read(&self, range: &OffsetRange) -> ChunkStream {
         match self.topic().and_then(|topic| Ok((topic, number(&range.partition)?))) {
-            Ok((topic, partition)) => {
-                stream::iter(topic.read(partition, range.start, range.end)).map(|rows| rows.and_then(|r| chunk(&r))).boxed()
-            }
+            Ok((topic, partition)) => stream::iter(topic.read(partition, range.start, range.end))
+                .map(|rows| rows.and_then(|r| chunk(&r)))
+                .boxed(),
             Err(error) => stream::once(async { Err(error) }).boxed(),
         }
     }
 
     async fn lag(&self, position: &Position) -> Result<u64> {
         let topic = self.topic()?;
-        (0..topic.config().partitions)
-            .map(|p| Ok(topic.end(p).0.saturating_sub(self.at(position, p)?.0)))
-            .sum()
+        (0..topic.config().partitions).map(|p| Ok(topic.end(p).0.saturating_sub(self.at(position, p)?.0))).sum()
     }
 
     fn committed(&self, batch: &Batch) {
@@ -172,8 +170,11 @@ fn split(partition: PartitionId, start: Offset, end: Offset, parallelism: usize,
 
 /// Rows of the log as a block of raw records.
 fn chunk(rows: &LogRows) -> Result<Chunk> {
-    let values: &BinaryArray =
-        rows.rows.column(0).as_binary_opt::<i32>().ok_or_else(|| Error::internal("a receiver's topic holds no raw records"))?;
+    let values: &BinaryArray = rows
+        .rows
+        .column(0)
+        .as_binary_opt::<i32>()
+        .ok_or_else(|| Error::internal("a receiver's topic holds no raw records"))?;
     let at = |offset: i32| u32::try_from(offset).unwrap_or(0);
     let spans = values.value_offsets().windows(2).map(|pair| Span { start: at(pair[0]), end: at(pair[1]) }).collect();
     debug_assert_eq!(values.len(), rows.rows.num_rows());

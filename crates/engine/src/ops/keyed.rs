@@ -16,7 +16,10 @@ use crate::{
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use datafusion::{common::Result as DfResult, physical_plan::{ExecutionPlan, ExecutionPlanProperties}};
+use datafusion::{
+    common::Result as DfResult,
+    physical_plan::{ExecutionPlan, ExecutionPlanProperties},
+};
 use futures::{StreamExt, stream};
 use hashbrown::{HashTable, hash_table::Entry};
 use std::{
@@ -138,7 +141,8 @@ where
 {
     fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<crate::plan::BatchRun>) -> DfResult<Rows> {
         let mut rows = inputs.open(0, partition)?;
-        let (chain, fold, partitions, keys) = (self.chain.clone(), Arc::clone(&self.fold), self.partitions, Arc::clone(&self.keys));
+        let (chain, fold, partitions, keys) =
+            (self.chain.clone(), Arc::clone(&self.fold), self.partitions, Arc::clone(&self.keys));
         let combined = async move {
             let mut table = Table::<K, V>::with_capacity(0);
             while let Some(batch) = rows.next().await {
@@ -262,8 +266,12 @@ where
     C: Chain<Out = (K, V)>,
 {
     let schema = scattered(&schema_of::<(K, V)>());
-    let kernel =
-        ScatterKernel { chain: chain.clone(), partitions: cx.partitions, schema: Arc::clone(&schema), pair: PhantomData };
+    let kernel = ScatterKernel {
+        chain: chain.clone(),
+        partitions: cx.partitions,
+        schema: Arc::clone(&schema),
+        pair: PhantomData,
+    };
     let count = input.output_partitioning().partition_count();
     exchange(cx.node("scatter", kernel, vec![input], schema, count), cx.partitions)
 }

@@ -7,17 +7,14 @@
 //! # use tidemill_engine::{testing::check, Str};
 //! check(
 //!     [vec!["to be or".to_string()], vec!["not".to_string()]],
-//!     |lines| lines.flat_map(|line, out| out.extend(line.split(' '))).map(|word: &str| Str::from(word.to_uppercase())),
+//!     |lines| lines.flat_map::<Str, _>(|line, out| out.extend(line.split(' '))).map(|word: &str| Str::from(word.to_uppercase())),
 //!     [vec!["TO", "BE", "OR"].into_iter().map(Str::from).collect::<Vec<_>>(), vec![Str::from("NOT")]],
 //! );
 //! ```
 
 use crate::{
     record::Record,
-    stream::{
-        Chain, DStream, Emit,
-        chain::Input,
-    },
+    stream::{Chain, DStream, Emit, chain::Input},
 };
 use arrow_array::RecordBatch;
 use std::{fmt, marker::PhantomData, sync::Arc};

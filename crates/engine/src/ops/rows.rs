@@ -130,7 +130,8 @@ impl Kernel for RenamedKernel {
     fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
         let schema = Arc::clone(&self.0);
         let rows = inputs.open(0, partition)?;
-        let renamed = rows.map(move |rows| Ok(arrow_array::RecordBatch::try_new(Arc::clone(&schema), rows?.columns().to_vec())?));
+        let renamed =
+            rows.map(move |rows| Ok(arrow_array::RecordBatch::try_new(Arc::clone(&schema), rows?.columns().to_vec())?));
         Ok(rows_from(Arc::clone(&self.0), renamed))
     }
 }

@@ -4,11 +4,12 @@
 //!
 //! ```
 //! # use tidemill_engine::testing::check_unordered;
-//! check_unordered([vec![1, 2], vec![3]], |s| s.union(&[s.map(|x: i64| x * 10)]), [vec![1, 2, 10, 20], vec![3, 30]]);
+//! check_unordered([vec![1, 2], vec![3]], |s| s.union(&s.map(|x| x * 10)), [vec![1, 2, 10, 20], vec![3, 30]]);
 //! ```
 
 use crate::{
-    plan::{Lowering, Operator},
+    context::StreamingContext,
+    plan::{Lineage, Lowering, Operator},
     record::{Record, schema_of},
     stream::{Chain, DStream},
 };
@@ -37,10 +38,24 @@ impl Operator for Union {
 }
 
 impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
-    /// This stream's records and those of the others.
-    pub fn union<D: Chain<Out = T>>(&self, others: &[DStream<T, D>]) -> DStream<T> {
-        let mut inputs = vec![self.rows()];
-        inputs.extend(others.iter().map(DStream::rows));
+    /// This stream's records and those of the other.
+    pub fn union<D: Chain<Out = T>>(&self, other: &DStream<T, D>) -> DStream<T> {
+        let inputs = vec![self.rows(), other.rows()];
         DStream::of(&self.declare, inputs, Union { schema: schema_of::<T>() })
+    }
+}
+
+impl StreamingContext {
+    /// The records of any number of streams.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn union<T: Record>(&self, streams: &[DStream<T>]) -> Result<DStream<T>> {
+        let inputs: Vec<Arc<Lineage>> = streams.iter().map(DStream::rows).collect();
+        match inputs.len() {
+            0 => Err(Error::user("a union needs at least one stream")),
+            1 => Ok(streams[0].clone()),
+            _ => Ok(DStream::of(&self.declare, inputs, Union { schema: schema_of::<T>() })),
+        }
     }
 }

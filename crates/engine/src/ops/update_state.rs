@@ -75,7 +75,11 @@ where
         let state = self.state.get_or_init(|| Arc::new(KeyedState::new(cx.name.clone(), self.kind(), cx.partitions)));
         cx.states.register(Arc::clone(state) as _);
         let pairs = scatter::<K, V, C>(inputs.remove(0), &self.chain, cx);
-        let kernel = UpdateKernel::<F, K, V, S> { update: Arc::clone(&self.update), state: Arc::clone(state), pair: PhantomData };
+        let kernel = UpdateKernel::<F, K, V, S> {
+            update: Arc::clone(&self.update),
+            state: Arc::clone(state),
+            pair: PhantomData,
+        };
         Ok(cx.node("state", kernel, vec![pairs], self.schema(), cx.partitions))
     }
 }

@@ -86,7 +86,10 @@ impl Exchange {
             let rows = inputs.open(0, partition)?;
             writers.spawn(write(rows, senders.clone(), Arc::clone(&self.schema)));
         }
-        Ok(Flow { readers: readers.into_iter().map(Some).collect(), writers: Arc::new(tokio::sync::Mutex::new(writers)) })
+        Ok(Flow {
+            readers: readers.into_iter().map(Some).collect(),
+            writers: Arc::new(tokio::sync::Mutex::new(writers)),
+        })
     }
 }
 
@@ -125,9 +128,9 @@ impl Kernel for Exchange {
             open.insert(id, (Arc::downgrade(&run), self.start(inputs)?));
         }
         let (_, flow) = open.get_mut(&id).ok_or_else(|| internal_datafusion_err!("no flow"))?;
-        let reader = flow.readers[partition]
-            .take()
-            .ok_or_else(|| internal_datafusion_err!("partition {partition} of an exchange was read twice in batch {id}"))?;
+        let reader = flow.readers[partition].take().ok_or_else(|| {
+            internal_datafusion_err!("partition {partition} of an exchange was read twice in batch {id}")
+        })?;
         let writers = Arc::clone(&flow.writers);
         if flow.readers.iter().all(Option::is_none) {
             open.remove(&id);
@@ -144,7 +147,9 @@ impl Kernel for Exchange {
                         failed = failed.or(done.err());
                     }
                     drop(set);
-                    failed.map(|e| (Err(datafusion::common::DataFusionError::ExecutionJoin(Box::new(e))), (reader, writers)))
+                    failed.map(|e| {
+                        (Err(datafusion::common::DataFusionError::ExecutionJoin(Box::new(e))), (reader, writers))
+                    })
                 }
             }
         });

@@ -51,7 +51,11 @@ impl Lineage {
     }
 
     /// Calls `visit` with this node and all below, each once, inputs first.
-    pub(crate) fn walk(self: &Arc<Self>, seen: &mut std::collections::HashSet<usize>, visit: &mut impl FnMut(&Arc<Lineage>)) {
+    pub(crate) fn walk(
+        self: &Arc<Self>,
+        seen: &mut std::collections::HashSet<usize>,
+        visit: &mut impl FnMut(&Arc<Lineage>),
+    ) {
         if !seen.insert(self.id) {
             return;
         }

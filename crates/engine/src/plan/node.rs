@@ -126,10 +126,7 @@ impl ExecutionPlan for NodeExec {
 }
 
 /// Rows from an async stream of batches.
-pub(crate) fn rows_from(
-    schema: SchemaRef,
-    stream: impl Stream<Item = DfResult<RecordBatch>> + Send + 'static,
-) -> Rows {
+pub(crate) fn rows_from(schema: SchemaRef, stream: impl Stream<Item = DfResult<RecordBatch>> + Send + 'static) -> Rows {
     Box::pin(RecordBatchStreamAdapter::new(schema, stream.boxed()))
 }
 

@@ -34,17 +34,27 @@ impl StreamInput {
     ///
     /// # Errors
     /// When a source of raw records has no format.
-    pub(crate) fn new(name: impl Into<String>, source: Arc<dyn Source>, format: Option<Arc<dyn Format>>) -> Result<Self> {
+    pub(crate) fn new(
+        name: impl Into<String>,
+        source: Arc<dyn Source>,
+        format: Option<Arc<dyn Format>>,
+    ) -> Result<Self> {
         let name = name.into();
         let own = match (source.shape(), &format) {
             (Shape::Columns(schema), _) => schema,
             (Shape::Raw, Some(format)) => format.schema(),
-            (Shape::Raw, None) => return Err(Error::user(format!("stream `{name}` has raw records and needs a format"))),
+            (Shape::Raw, None) => {
+                return Err(Error::user(format!("stream `{name}` has raw records and needs a format")));
+            }
         };
         let mut fields: Vec<_> = own.fields().iter().cloned().collect();
         fields.push(Arc::new(Field::new(META[0], DataType::UInt64, false)));
         fields.push(Arc::new(Field::new(META[1], DataType::Utf8, false)));
-        fields.push(Arc::new(Field::new(META[2], DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), true)));
+        fields.push(Arc::new(Field::new(
+            META[2],
+            DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            true,
+        )));
         let count = own.fields().len();
         Ok(Self { name, source, format, schema: Arc::new(Schema::new(fields)), own: count })
     }
@@ -66,11 +76,19 @@ pub(crate) struct SourceExec {
 
 impl SourceExec {
     /// The leaf that reads the columns at `projection` of the stream's schema.
-    pub(crate) fn plan(input: Arc<StreamInput>, projection: Vec<usize>, partitions: usize) -> Result<Arc<dyn ExecutionPlan>> {
+    pub(crate) fn plan(
+        input: Arc<StreamInput>,
+        projection: Vec<usize>,
+        partitions: usize,
+    ) -> Result<Arc<dyn ExecutionPlan>> {
         let schema = Arc::new(
             input.schema.project(&projection).map_err(|e| Error::internal("projection of a stream").because(e))?,
         );
-        let name = format!("source {}: {:?}", input.name, schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>());
+        let name = format!(
+            "source {}: {:?}",
+            input.name,
+            schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>()
+        );
         let kernel = Self { input, projection, schema: Arc::clone(&schema), partitions };
         Ok(NodeExec::new(name, kernel, vec![], schema, partitions))
     }
@@ -211,8 +229,9 @@ impl Reader {
 
     fn batch(&self, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch> {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .map_err(|e| Error::internal(format!("rows of stream `{}` do not fit its columns", self.input.name)).because(e))
+        RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options).map_err(|e| {
+            Error::internal(format!("rows of stream `{}` do not fit its columns", self.input.name)).because(e)
+        })
     }
 }
 

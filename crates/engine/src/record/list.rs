@@ -110,7 +110,10 @@ impl<T: Record> Record for Vec<T> {
         }
         let last = builder.offsets.last().copied().unwrap_or(0);
         // Batches are bounded far below 2^31 items; an overflow would be a bug and stops here.
-        let grown = i32::try_from(value.len()).ok().and_then(|n| last.checked_add(n)).expect("under 2^31 list items in a batch");
+        let grown = i32::try_from(value.len())
+            .ok()
+            .and_then(|n| last.checked_add(n))
+            .expect("under 2^31 list items in a batch");
         builder.offsets.push(grown);
     }
     fn finish(builder: &mut Self::Builder) -> ArrayRef {

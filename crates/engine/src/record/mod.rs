@@ -127,7 +127,8 @@ pub fn finish_batch<T: Record>(builder: &mut T::Builder, schema: &SchemaRef) -> 
     } else {
         vec![array]
     };
-    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|e| Error::internal("rows do not fit their schema").because(e))
+    RecordBatch::try_new(Arc::clone(schema), columns)
+        .map_err(|e| Error::internal("rows do not fit their schema").because(e))
 }
 
 /// A batch of the given records; for tests, queues and small results.

@@ -97,7 +97,8 @@ impl<K: Key, S: Record> Part<K, S> {
                 let at = self.slot(<(K, V)>::get(column, row).0)?;
                 let slot = &mut self.slots[at as usize];
                 if slot.group == NONE {
-                    slot.group = u32::try_from(touched.len()).map_err(|_| external(Error::internal("groups of a batch")))?;
+                    slot.group =
+                        u32::try_from(touched.len()).map_err(|_| external(Error::internal("groups of a batch")))?;
                     touched.push(at);
                     ends.push(0);
                 }
@@ -118,7 +119,8 @@ impl<K: Key, S: Record> Part<K, S> {
             for row in 0..batch.num_rows() {
                 let Some(group) = next.next() else { break };
                 let place = &mut ends[*group as usize];
-                order[*place as usize] = (b, u32::try_from(row).map_err(|_| external(Error::internal("rows of a batch")))?);
+                order[*place as usize] =
+                    (b, u32::try_from(row).map_err(|_| external(Error::internal("rows of a batch")))?);
                 *place += 1;
             }
         }
@@ -237,7 +239,12 @@ impl<K: Key, S: Record> StateOperator for KeyedState<K, S> {
     }
 
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
-        Ok(self.parts.iter().filter_map(|part| part.lock().deltas.remove(&batch)).filter(|d| d.num_rows() > 0).collect())
+        Ok(self
+            .parts
+            .iter()
+            .filter_map(|part| part.lock().deltas.remove(&batch))
+            .filter(|d| d.num_rows() > 0)
+            .collect())
     }
 
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
