@@ -285,7 +285,11 @@ impl<'a> Scanner<'a> {
     /// Looks for the next whole frame that `accept` takes, after the bad one at
     /// `at`, and moves to it. `None`, without moving, when there is none.
     pub(crate) fn resync(&mut self, accept: impl Fn(&Head) -> bool) -> io::Result<Option<Header>> {
-        let mut at = self.at + ALIGN as u64;
+        self.find(self.at + ALIGN as u64, accept)
+    }
+
+    /// The same, from position `at` on.
+    pub(crate) fn find(&mut self, mut at: u64, accept: impl Fn(&Head) -> bool) -> io::Result<Option<Header>> {
         while at + HEADER as u64 <= self.len {
             let view = self.view(at, HEADER as u64)?;
             // All complete headers in the window, without reading again.

@@ -80,7 +80,7 @@ pub(super) struct Writer {
     /// Whether a segment's name is not durable.
     new_names: bool,
     /// Bytes of the active segment that are durable.
-    synced: u64,
+    pub(super) synced: u64,
     last_time: Timestamp,
     pub(super) resume: Option<String>,
     closed: bool,

@@ -194,7 +194,7 @@ impl LogReader {
         scan.len = scan.len.min(segment.extent.read().len);
         let at = self.at;
         let found = scan
-            .resync(|h| h.kind == Kind::Rows && h.salt == segment.salt && h.first + u64::from(h.rows) > at)
+            .find(position, |h| h.kind == Kind::Rows && h.salt == segment.salt && h.first + u64::from(h.rows) > at)
             .named("read", &segment.path)?;
         match found {
             Some(header) if header.head.first <= at => {

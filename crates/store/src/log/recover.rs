@@ -21,7 +21,7 @@ use super::{
 use crate::{
     disk::{self, Disk, DiskFile, Mode, atomic_write},
     fault::Named,
-    frame::{HEADER, Kind, Scanner, read_block},
+    frame::{Kind, Scanner, read_block},
 };
 use parking_lot::RwLock;
 use std::{
@@ -41,6 +41,8 @@ struct Gap {
 /// What reading through a segment found.
 #[derive(Debug)]
 struct Scan {
+    /// Where the first frame of rows was looked for.
+    start: u64,
     extent: Extent,
     gaps: Vec<Gap>,
     /// Bytes that some frame says were durable when it was written.
@@ -64,12 +66,6 @@ impl Found {
     /// Whether anything in the file was ever durable: then all before it was, too.
     fn was_synced(&self) -> bool {
         self.index.is_some() || self.scan.as_ref().is_none_or(|s| s.durable > 0)
-    }
-
-    fn resume(&self) -> Option<String> {
-        let scanned = self.scan.as_ref().and_then(|s| s.resume.clone());
-        let indexed = || self.index.as_ref().and_then(|(i, _)| i.resume.clone());
-        scanned.or_else(indexed).or_else(|| self.head.as_ref().and_then(|h| h.resume.clone()))
     }
 }
 
@@ -120,7 +116,7 @@ fn look(disk: &dyn Disk, first: u64, path: PathBuf) -> Result<Found> {
 fn read_through(file: &dyn DiskFile, path: &Path, first: u64, salt: u32, at: u64, until: u64) -> Result<Scan> {
     let mut scan = Scanner::new(file, at).named("read", path)?;
     scan.len = scan.len.min(until);
-    let mut out = Scan { extent: Extent::new(first, at), gaps: Vec::new(), durable: 0, resume: None };
+    let mut out = Scan { start: at, extent: Extent::new(first, at), gaps: Vec::new(), durable: 0, resume: None };
     loop {
         let (position, expect) = (scan.at, out.extent.end);
         let frame = scan.next().named("read", path)?;
@@ -162,26 +158,27 @@ impl Recovery<'_> {
         let mut found = found.into_iter().zip(vouched).peekable();
         while let Some((segment, vouched)) = found.next() {
             let first = segment.first;
-            if !self.kept.is_empty() && first != self.end {
-                if first < self.end {
-                    return Err(Error::external(format!(
-                        "{} begins inside the segment before it, which ends at {}: move one of them away",
-                        segment.path.display(),
-                        self.end
-                    ))
-                    .fatal());
+            let (durable, follows) = (vouched || segment.was_synced(), first == self.end);
+            if !durable && (!follows || segment.head.is_none()) {
+                // Rows before it, or its own head, were lost before anything here was durable.
+                self.set_aside(&segment)?;
+                for (later, _) in found.by_ref() {
+                    self.set_aside(&later)?;
                 }
-                if vouched || segment.was_synced() {
-                    self.lose(self.end, first);
-                    self.stretch(first);
-                } else {
-                    self.set_aside(&segment)?;
-                    for (later, _) in found.by_ref() {
-                        self.set_aside(&later)?;
-                    }
-                    changed = true;
-                    break;
-                }
+                changed = true;
+                break;
+            }
+            if first < self.end {
+                return Err(Error::external(format!(
+                    "{} begins inside the segment before it, which ends at {}: move one of them away",
+                    segment.path.display(),
+                    self.end
+                ))
+                .fatal());
+            }
+            if !follows && !self.kept.is_empty() {
+                self.lose(self.end, first);
+                self.stretch(first);
             }
             changed |= segment.scan.is_some();
             self.keep(segment, vouched, found.peek().is_none())?;
@@ -202,37 +199,32 @@ impl Recovery<'_> {
 
     /// Takes a segment over, cut where it is torn.
     fn keep(&mut self, found: Found, vouched: bool, is_last: bool) -> Result<()> {
-        self.resume = found.resume().or_else(|| self.resume.take());
         self.end = found.first;
         let Found { first, path, salt, head, len, index, scan } = found;
         let Some(mut scan) = scan else {
             let (index, entries) = index.expect("a segment that is not scanned is sealed");
-            let IndexHead { len, end, last_time, frames, .. } = index;
+            let IndexHead { len, end, last_time, frames, resume, .. } = index;
+            self.pass(head, resume);
             let extent = Extent { len, end, last_time, entries, frames, sealed: true, ..Extent::default() };
             self.end = end;
             self.kept.push(Arc::new(Segment { first, path, salt, extent: RwLock::new(extent) }));
             return Ok(());
         };
-        if head.is_none() && scan.extent.frames == 0 && scan.gaps.is_empty() && index.is_none() && !vouched {
-            // The head never reached the disk whole, so no rows did. The next append begins it anew.
-            tracing::warn!(path = %path.display(), bytes = len, "a segment without a head was dropped");
-            self.disk.remove(&path).named("remove", &path)?;
-            return Ok(());
-        }
         let mark = index.as_ref().map(|(i, _)| i);
         let durable = if vouched { u64::MAX } else { scan.durable.max(mark.map_or(0, |m| m.len)) };
         if let Some(gap) = scan.gaps.iter().find(|g| g.position >= durable).copied() {
             // Frames behind the torn one were as little durable as it.
             self.keep_torn(&path, gap.position, len)?;
             let file = self.disk.open(&path, Mode::Read).named("open", &path)?;
-            let at = if head.is_some() { head_len(&*file, &path)? } else { scan.extent.len.min(gap.position) };
-            scan = read_through(&*file, &path, first, salt, at, gap.position)?;
+            scan = read_through(&*file, &path, first, salt, scan.start, gap.position)?;
         }
+        self.pass(head.clone(), scan.resume.take());
         for gap in &scan.gaps {
             self.lose(gap.from, gap.to);
         }
         let mut extendable = is_last && head.is_some() && scan.gaps.is_empty();
         if let Some(mark) = mark.filter(|m| m.end > scan.extent.end) {
+            self.resume = mark.resume.clone().or_else(|| self.resume.take());
             // The end is missing or unreadable, and was durable.
             self.lose(scan.extent.end, mark.end);
             scan.extent.end = mark.end;
@@ -260,6 +252,11 @@ impl Recovery<'_> {
         }
         self.kept.push(segment);
         Ok(())
+    }
+
+    /// Moves the resume token on past a segment: the last in it, else the one it began with.
+    fn pass(&mut self, head: Option<SegmentHead>, last: Option<String>) {
+        self.resume = last.or_else(|| head.and_then(|h| h.resume)).or_else(|| self.resume.take());
     }
 
     /// Notes offsets whose rows were durable and can't be read.
@@ -313,12 +310,6 @@ impl Recovery<'_> {
         }
         Ok(())
     }
-}
-
-fn head_len(file: &dyn DiskFile, path: &Path) -> Result<u64> {
-    let mut scan = Scanner::new(file, 0).named("read", path)?;
-    scan.next().named("read", path)?;
-    Ok(scan.at.max(HEADER as u64))
 }
 
 /// Whether a partition's directory holds rows: for a topic that lost its `topic.json`.

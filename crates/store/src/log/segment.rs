@@ -175,9 +175,19 @@ pub(super) fn write_index(disk: &dyn Disk, segment: &Segment, sealed: bool, resu
         sealed,
         resume,
     };
-    let meta = serde_json::to_vec(&head).expect("plain fields always become JSON");
-    let mut payload = Vec::with_capacity(extent.entries.len() * 24);
-    for entry in &extent.entries {
+    put_index(disk, segment, &head, &extent.entries)
+}
+
+/// Writes an index that says only that the first `len` bytes are durable.
+pub(super) fn write_mark(disk: &dyn Disk, segment: &Segment, len: u64) -> io::Result<()> {
+    let head = IndexHead { len, end: segment.first, last_time: i64::MIN, frames: 0, sealed: false, resume: None };
+    put_index(disk, segment, &head, &[])
+}
+
+fn put_index(disk: &dyn Disk, segment: &Segment, head: &IndexHead, entries: &[Entry]) -> io::Result<()> {
+    let meta = serde_json::to_vec(head).expect("plain fields always become JSON");
+    let mut payload = Vec::with_capacity(entries.len() * 24);
+    for entry in entries {
         payload.extend_from_slice(&entry.offset.to_le_bytes());
         payload.extend_from_slice(&entry.position.to_le_bytes());
         payload.extend_from_slice(&entry.time.to_le_bytes());

@@ -1,6 +1,10 @@
 //! Tests of the log; the parts by what they attack.
 
 mod basic;
+mod crash;
+mod damage;
+mod model;
+mod retention;
 
 use super::*;
 use crate::SimDisk;

@@ -12,7 +12,7 @@
 use super::{
     partition::Partition,
     rows::RowsMeta,
-    segment::{Extent, Segment, SegmentHead, index_path, write_index},
+    segment::{Extent, Segment, SegmentHead, index_path, read_index, write_index, write_mark},
 };
 use crate::{
     disk::{Mode, temporary},
@@ -39,7 +39,9 @@ pub(super) fn seal(partition: &Partition) -> Result<()> {
         drop(writer);
         let next = {
             let segments = partition.segments.read();
-            segments.iter().find(|s| Some(s.first) != active && s.extent.read().can_seal()).map(Arc::clone)
+            // The last one stays open: the head of the one after it keeps the resume token.
+            let filled = segments.len().saturating_sub(1);
+            segments[..filled].iter().find(|s| Some(s.first) != active && s.extent.read().can_seal()).map(Arc::clone)
         };
         let Some(segment) = next else { return Ok(()) };
         if partition.is_dirty() {
@@ -212,6 +214,22 @@ pub struct Retired {
     pub bytes: u64,
 }
 
+/// Leaves a mark that the second segment is durable, before it becomes the
+/// first: without one, a start would take rows before it for lost in a crash.
+fn vouch(partition: &Partition) -> Result<()> {
+    let Some(next) = partition.segments.read().get(1).map(Arc::clone) else { return Ok(()) };
+    let disk = &*partition.shared.disk;
+    let path = index_path(&next.path);
+    if read_index(disk, &next.path, next.first, next.salt).is_some() {
+        return Ok(());
+    }
+    let writer = partition.writer.lock();
+    let active = writer.active.as_ref().is_some_and(|a| Arc::ptr_eq(&a.segment, &next));
+    let durable = if active { writer.synced } else { next.extent.read().len };
+    drop(writer);
+    write_mark(disk, &next, durable).named("write", &path)
+}
+
 /// Deletes the segments of a partition that are too old or too many, none of
 /// which holds an offset at or after `pin`.
 pub(super) fn retire(
@@ -250,6 +268,7 @@ pub(super) fn retire(
         if partition.is_dirty() {
             partition.flush()?;
         }
+        vouch(partition)?;
         let disk = &*partition.shared.disk;
         let index = index_path(&oldest.path);
         if disk.exists(&index) {

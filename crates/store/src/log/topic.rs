@@ -221,8 +221,10 @@ impl Topic {
         let partition = self.partition(p)?;
         let (from, to) = {
             let segments = partition.segments.read();
-            let at = segments.partition_point(|s| s.extent.read().last_time < time.0);
-            let Some(segment) = segments.get(at) else { return Ok(self.end(p)) };
+            // No binary search: a segment without rows has no time.
+            let Some(segment) = segments.iter().find(|s| s.extent.read().last_time >= time.0) else {
+                return Ok(self.end(p));
+            };
             let extent = segment.extent.read();
             // The last entry before `time` may hold the row, or the one after it.
             let entry = extent.entries.partition_point(|e| e.time < time.0);

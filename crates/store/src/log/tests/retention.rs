@@ -1,0 +1,169 @@
+//! Old rows go, pinned ones stay, and times find offsets.
+
+use super::*;
+use crate::disk::Disk;
+use std::collections::BTreeMap;
+use tidemill_core::{Clock, Duration};
+
+/// 100 appends of five rows, one each second from 1 s on, in many segments.
+fn filled(disk: &SimDisk, retention: Retention) -> (Log, Arc<Topic>, Arc<ManualClock>) {
+    let clock = clock();
+    let log = Log::quiet(Arc::new(disk.clone()), Path::new("/data/log"), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let topic = log.create_topic("t", &TopicConfig { retention, ..config(Sync::Always) }).unwrap();
+    for i in 0..100 {
+        topic.append(0, &rows(i * 5, 5, 90), Some(&format!("{i}"))).unwrap();
+        clock.advance(Duration::from_secs(1));
+    }
+    (log, topic, clock)
+}
+
+fn by_age(secs: u64) -> Retention {
+    Retention { max_age: Some(Duration::from_secs(secs)), max_bytes: None }
+}
+
+#[test]
+fn age_and_size_take_whole_segments_from_the_front() {
+    let disk = SimDisk::new();
+    let (log, topic, clock) = filled(&disk, by_age(30));
+    tidy(&topic);
+    let retired = topic.apply_retention(clock.now()).unwrap();
+    let start = topic.start(0).0;
+    assert!(retired.segments > 5 && start > 300 && start <= 355, "{retired:?}, start {start}");
+    forget_cache(&topic);
+    assert_eq!(read(&topic, start, 500).unwrap(), (start.cast_signed()..500).collect::<Vec<_>>());
+    let error = read(&topic, 10, 500).unwrap_err().to_string();
+    assert!(error.contains(&format!("[10, {start}) is gone")), "{error}");
+
+    // All rows are old: the partition is empty, and knows its end and token.
+    topic.apply_retention(clock.now().plus(Duration::from_secs(100))).unwrap();
+    assert_eq!((topic.start(0), topic.end(0)), (Offset(500), Offset(500)));
+    drop((topic, log));
+    let names = disk.list(Path::new("/data/log/t/0")).unwrap();
+    assert_eq!(names, ["00000000000000000500.idx", "00000000000000000500.seg"]);
+    let log = quiet(&disk.crash(0)).unwrap();
+    let topic = log.topic("t").unwrap();
+    assert_eq!((topic.start(0), topic.end(0)), (Offset(500), Offset(500)));
+    assert_eq!(topic.resume(0).as_deref(), Some("99"));
+    topic.append(0, &rows(500, 1, 8), None).unwrap();
+    assert_eq!(read(&topic, 500, 501).unwrap(), [500]);
+
+    let disk = SimDisk::new();
+    let (_log, topic, clock) = filled(&disk, Retention { max_age: None, max_bytes: Some(20_000) });
+    let before = topic.bytes();
+    let retired = topic.apply_retention(clock.now()).unwrap();
+    assert_eq!(before - retired.bytes, topic.bytes());
+    assert!((14_000..=20_000).contains(&topic.bytes()), "{}", topic.bytes());
+}
+
+#[test]
+fn retention_never_passes_a_pin() {
+    let disk = SimDisk::new();
+    let (log, topic, clock) = filled(&disk, by_age(1));
+    let late = clock.now().plus(Duration::from_secs(1000));
+    topic.pin("slow", &BTreeMap::from([(0, Offset(203))])).unwrap();
+    topic.pin("fast", &BTreeMap::from([(0, Offset(480))])).unwrap();
+    topic.apply_retention(late).unwrap();
+    let start = topic.start(0).0;
+    assert!((150..=203).contains(&start), "{start}");
+    assert!(
+        topic
+            .pin("third", &BTreeMap::from([(0, Offset(5))]))
+            .unwrap_err()
+            .to_string()
+            .contains(&format!("[5, {start}) is gone"))
+    );
+    drop((topic, log));
+
+    // Also after the machine stopped.
+    let disk = disk.crash(7);
+    let log = quiet(&disk).unwrap();
+    let topic = log.topic("t").unwrap();
+    topic.apply_retention(late).unwrap();
+    assert_eq!(topic.start(0).0, start);
+    // A pin that moves forward is cheap: nothing is written.
+    let ops = disk.ops();
+    topic.pin("slow", &BTreeMap::from([(0, Offset(400))])).unwrap();
+    assert_eq!(disk.ops(), ops);
+    topic.apply_retention(late).unwrap();
+    let moved = topic.start(0).0;
+    assert!(moved > start && moved <= 400);
+    // And was written before anything was deleted for it.
+    let again = quiet(&disk.crash(1)).unwrap();
+    assert_eq!(again.topic("t").unwrap().pins()["slow"], BTreeMap::from([(0, Offset(400))]));
+    let topic = again.topic("t").unwrap();
+    topic.unpin("slow").unwrap();
+    topic.unpin("fast").unwrap();
+    topic.apply_retention(late).unwrap();
+    assert_eq!(topic.start(0), Offset(500));
+}
+
+#[test]
+fn a_reader_goes_on_while_segments_are_merged_and_names_those_that_went() {
+    let disk = SimDisk::new();
+    let (_log, topic, clock) = filled(&disk, by_age(1));
+    forget_cache(&topic);
+    let mut reader = topic.read(0, Offset(0), Offset(500));
+    let mut next = reader.next().unwrap().unwrap().next().0;
+    tidy(&topic);
+    for _ in 0..8 {
+        let run = reader.next().unwrap().unwrap();
+        assert_eq!((run.base.0, numbers(&run.rows)[0]), (next, next.cast_signed()));
+        next = run.next().0;
+    }
+    topic.apply_retention(clock.now().plus(Duration::from_secs(10))).unwrap();
+    let error = reader.find_map(Result::err).unwrap().to_string();
+    assert!(error.contains("is gone"), "{error}");
+    assert!(reader.next().is_none());
+}
+
+#[test]
+fn a_time_finds_the_first_row_at_or_after_it() {
+    let disk = SimDisk::new();
+    let (log, topic, clock) = filled(&disk, Retention::default());
+    let check = |topic: &Topic| {
+        for second in 0..100i64 {
+            let at = Timestamp((second + 1) * 1_000_000);
+            assert_eq!(topic.read_time(0, at).unwrap().0.cast_signed(), second * 5);
+            let after = if second == 99 { topic.end(0).0.cast_signed() } else { second * 5 + 5 };
+            assert_eq!(topic.read_time(0, Timestamp(at.0 + 1)).unwrap().0.cast_signed(), after);
+        }
+        assert_eq!(topic.read_time(0, Timestamp::MIN).unwrap(), Offset(0));
+        let times: Vec<_> = topic.read(0, Offset(3), Offset(12)).flat_map(|r| r.unwrap().times).collect();
+        assert_eq!(times, [(2, Timestamp(1_000_000)), (5, Timestamp(2_000_000)), (2, Timestamp(3_000_000))]);
+    };
+    check(&topic);
+    forget_cache(&topic);
+    check(&topic);
+    tidy(&topic);
+    check(&topic);
+    // A clock that steps back doesn't take the rows' times with it.
+    clock.set(Timestamp(5));
+    topic.append(0, &rows(500, 1, 1), None).unwrap();
+    assert_eq!(topic.read(0, Offset(500), Offset(501)).next().unwrap().unwrap().times, [(1, Timestamp(100_000_000))]);
+    drop((topic, log));
+    check(&quiet(&disk).unwrap().topic("t").unwrap());
+}
+
+#[test]
+fn a_token_without_rows_is_kept_too() {
+    let disk = SimDisk::new();
+    let log = quiet(&disk).unwrap();
+    let topic = log.create_topic("t", &config(Sync::Always)).unwrap();
+    topic.append(0, &rows(0, 2, 8), Some("a")).unwrap();
+    topic.append(0, &rows(2, 0, 8), Some("b")).unwrap();
+    topic.append(0, &rows(2, 1, 8), None).unwrap();
+    topic.append(0, &rows(3, 0, 8), Some("c")).unwrap();
+    topic.append(0, &rows(3, 0, 8), None).unwrap();
+    let news = topic.wait_handle();
+    assert_eq!(*news.borrow(), 4);
+    let told = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&told);
+    topic.append_with(0, &rows(3, 0, 8), Some("d"), Box::new(move |r| *count.lock() += i32::from(r.is_ok()))).unwrap();
+    assert_eq!(*told.lock(), 0);
+    topic.partitions()[0].flush().unwrap();
+    assert_eq!(*told.lock(), 1);
+    let log = quiet(&disk.crash(0)).unwrap();
+    let topic = log.topic("t").unwrap();
+    assert_eq!(topic.resume(0).as_deref(), Some("d"));
+    assert_eq!(read(&topic, 0, 3).unwrap(), [0, 1, 2]);
+}
