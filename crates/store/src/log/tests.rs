@@ -3,6 +3,7 @@
 mod basic;
 mod crash;
 mod damage;
+mod format;
 mod model;
 mod retention;
 

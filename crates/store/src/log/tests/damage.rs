@@ -63,7 +63,7 @@ fn frame_ends(disk: &SimDisk) -> Vec<u64> {
 
 #[test]
 fn a_flipped_bit_anywhere_is_never_taken_for_data() {
-    for (each, close, step) in [(true, false, 1), (false, false, 5), (true, true, 5)] {
+    for (each, close, step) in [(true, false, 1), (false, false, 8), (true, true, 8)] {
         let disk = small(each, close);
         let bytes = disk.contents(Path::new(SEGMENT)).unwrap();
         let mut loud = 0;

@@ -1,0 +1,128 @@
+//! The bytes on disk are those of the checked-in fixture of their version.
+//!
+//! `TIDEMILL_WRITE_FIXTURES=1 cargo test` writes the fixture of the present
+//! version; that of a released version is never written again.
+
+use super::*;
+use crate::{
+    Disk, Ledger, StateFiles,
+    disk::{Mode, create_dir, read_file},
+    ledger::{Committed, OperatorEntry},
+};
+use std::{collections::BTreeMap, io::IoSlice};
+use tidemill_core::{Batch, BatchId, Clock, Duration, OffsetRange, StagedPart};
+
+fn fixture() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1")
+}
+
+/// All files under a directory, by their path from it.
+fn files(disk: &dyn Disk, dir: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fn walk(disk: &dyn Disk, root: &Path, dir: &Path, into: &mut BTreeMap<PathBuf, Vec<u8>>) {
+        for name in disk.list(dir).unwrap() {
+            let path = dir.join(name);
+            if disk.list(&path).is_ok() {
+                walk(disk, root, &path, into);
+            } else {
+                into.insert(path.strip_prefix(root).unwrap().to_owned(), read_file(disk, &path).unwrap());
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    walk(disk, dir, dir, &mut all);
+    all
+}
+
+fn batch(id: u64) -> Batch {
+    let range = OffsetRange { partition: 0.into(), start: Offset(id * 10), end: Offset(id * 10 + 10) };
+    Batch {
+        id: BatchId(id),
+        time: Timestamp(id.cast_signed() * 1_000_000),
+        ranges: BTreeMap::from([("clicks".to_owned(), vec![range])]),
+    }
+}
+
+/// A data directory that uses every part of the format.
+fn write() -> SimDisk {
+    let disk = SimDisk::new();
+    let clock = clock();
+    let log = Log::quiet(Arc::new(disk.clone()), Path::new("/d/log"), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let mut config = config(Sync::Every(Duration::from_millis(10)));
+    config.retention = Retention { max_age: Some(Duration::from_secs(3600)), max_bytes: None };
+    let topic = log.create_topic("clicks", &config).unwrap();
+    for i in 0..8 {
+        topic.append(0, &rows(i * 10, 10, 20), (i % 2 == 0).then_some("token")).unwrap();
+        clock.advance(Duration::from_millis(5));
+    }
+    topic.pin("program", &BTreeMap::from([(0, Offset(13))])).unwrap();
+    tidy(&topic);
+    drop((topic, log));
+
+    let shared: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut ledger = Ledger::open(Arc::clone(&shared), Path::new("/d/ledger")).unwrap();
+    let operator = OperatorEntry { name: "count".into(), kind: "reduce_by_key".into(), fingerprint: "f1".into() };
+    ledger.set_operators(vec![operator]).unwrap();
+    ledger.plan(&batch(1)).unwrap();
+    ledger
+        .commit(Committed {
+            batch: BatchId(1),
+            time: Timestamp(1_000_000),
+            watermarks: BTreeMap::from([("clicks".to_owned(), Timestamp(900_000))]),
+            staged: BTreeMap::from([("out".to_owned(), vec![StagedPart("1-0.json".to_owned())])]),
+            meta: BTreeMap::from([("note".to_owned(), serde_json::json!({"rows": 10}))]),
+        })
+        .unwrap();
+    ledger.plan(&batch(2)).unwrap();
+
+    let mut state = StateFiles::open(shared, Path::new("/d/state/count"), "count", schema()).unwrap();
+    state.save_delta(BatchId(1), &[rows(0, 3, 9), rows(3, 2, 9)]).unwrap();
+    state.save_snapshot(BatchId(2), [rows(0, 7, 9)].into_iter()).unwrap();
+    disk
+}
+
+#[test]
+fn the_bytes_written_are_those_of_version_1() {
+    let written = files(&write(), Path::new("/d"));
+    assert!(written.len() >= 9, "{:?}", written.keys());
+    if std::env::var_os("TIDEMILL_WRITE_FIXTURES").is_some() {
+        for (path, bytes) in &written {
+            let path = fixture().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, bytes).unwrap();
+        }
+    }
+    let kept = files(&crate::RealDisk, &fixture());
+    assert_eq!(kept.keys().collect::<Vec<_>>(), written.keys().collect::<Vec<_>>());
+    for (path, bytes) in kept {
+        assert!(bytes == written[&path], "{} differs from the fixture", path.display());
+    }
+}
+
+#[test]
+fn version_1_is_read_back() {
+    let disk = SimDisk::new();
+    for (path, bytes) in files(&crate::RealDisk, &fixture()) {
+        let path = Path::new("/d").join(path);
+        create_dir(&disk, path.parent().unwrap()).unwrap();
+        disk.open(&path, Mode::Create).unwrap().append(&[IoSlice::new(&bytes)]).unwrap();
+    }
+    let shared: Arc<dyn Disk> = Arc::new(disk);
+    let log = Log::quiet(Arc::clone(&shared), Path::new("/d/log"), clock()).unwrap();
+    let topic = log.topic("clicks").unwrap();
+    assert_eq!(read(&topic, 0, 80).unwrap(), (0..80).collect::<Vec<_>>());
+    assert_eq!(topic.resume(0).as_deref(), Some("token"));
+    assert_eq!(topic.pins()["program"], BTreeMap::from([(0, Offset(13))]));
+    assert_eq!(topic.config().sync, Sync::Every(Duration::from_millis(10)));
+    assert_eq!(topic.config().schema, schema());
+    assert_eq!(topic.read_time(0, Timestamp(1_015_000)).unwrap(), Offset(30));
+
+    let ledger = Ledger::open(Arc::clone(&shared), Path::new("/d/ledger")).unwrap();
+    assert_eq!(ledger.planned(), Some(&batch(2)));
+    assert_eq!(ledger.last().map(|c| c.batch), Some(BatchId(1)));
+    assert_eq!(ledger.positions()["clicks"][&0.into()], Offset(20));
+    assert_eq!(ledger.operators()[0].name, "count");
+
+    let mut state = StateFiles::open(shared, Path::new("/d/state/count"), "count", schema()).unwrap();
+    assert_eq!(state.load(BatchId(2)).unwrap()[0].2, [rows(0, 7, 9)]);
+    assert_eq!(state.load(BatchId(1)).unwrap()[0].2, [rows(0, 3, 9), rows(3, 2, 9)]);
+}
