@@ -22,7 +22,7 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{
-    Board, Clock, Duration, Error, Format, Input, Options, Phase, Receiver, Registry, Result, Source, StopHandle,
+    Board, Clock, Duration, Error, Format, Input, Options, Phase, Receiver, Registry, Result, Sink, Source, StopHandle,
 };
 
 /// How a program is run.
@@ -129,8 +129,8 @@ impl ContextBuilder {
     /// The context, ready for declarations.
     pub fn build(self) -> StreamingContext {
         StreamingContext {
+            declare: Declare::with(Arc::clone(&self.config.registry)),
             config: self.config,
-            declare: Declare::default(),
             board: Arc::default(),
             running: Mutex::default(),
         }
@@ -138,8 +138,13 @@ impl ContextBuilder {
 }
 
 /// What has been declared; shared by the context and all its streams.
-#[derive(Clone, Default)]
-pub(crate) struct Declare(Arc<Mutex<Declared>>);
+#[derive(Clone)]
+pub(crate) struct Declare {
+    declared: Arc<Mutex<Declared>>,
+    registry: Arc<Registry>,
+    /// The name that the user gave for the next operator.
+    next: Option<Arc<str>>,
+}
 
 #[derive(Default)]
 struct Declared {
@@ -155,15 +160,54 @@ struct Declared {
 
 impl fmt::Debug for Declare {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} nodes declared", self.0.lock().nodes)
+        write!(f, "{} nodes declared", self.declared.lock().nodes)
     }
 }
 
 impl Declare {
-    /// A new node named after its kind and its place among its like.
+    pub(crate) fn with(registry: Arc<Registry>) -> Self {
+        Self { declared: Arc::default(), registry, next: None }
+    }
+
+    /// The same declarations; the next operator is called `name`.
+    pub(crate) fn naming(&self, name: &str) -> Self {
+        if !is_operator_name(name) {
+            self.fail(Error::user(format!(
+                "`{name}` can't name an operator: take 1 to 100 of A-Z a-z 0-9 . _ - and do not begin with a dot"
+            )));
+            return self.unnamed();
+        }
+        Self { next: Some(Arc::from(name)), ..self.clone() }
+    }
+
+    /// The same declarations, without a name for the next operator.
+    pub(crate) fn unnamed(&self) -> Self {
+        Self { next: None, ..self.clone() }
+    }
+
+    /// The name that the user gave for the next operator, else one after its kind.
+    pub(crate) fn name(&self, kind: &str) -> String {
+        match &self.next {
+            None => self.free_name(kind),
+            Some(name) => {
+                if let Err(error) = self.claim("operator", name) {
+                    self.fail(error);
+                }
+                name.to_string()
+            }
+        }
+    }
+
+    /// The sink that the options describe.
+    pub(crate) fn sink(&self, options: &Options) -> Result<Arc<dyn Sink>> {
+        let sink = self.registry.sink(options)?;
+        options.finish()?;
+        Ok(sink)
+    }
+
+    /// A new node under the user's name, or named after its kind and its place among its like.
     pub(crate) fn node(&self, inputs: Vec<Arc<Lineage>>, operator: impl Operator + 'static) -> Arc<Lineage> {
-        let kind = operator.kind();
-        let name = self.free_name(kind);
+        let name = self.name(operator.kind());
         self.named_node(name, inputs, operator)
     }
 
@@ -174,14 +218,14 @@ impl Declare {
         inputs: Vec<Arc<Lineage>>,
         operator: impl Operator + 'static,
     ) -> Arc<Lineage> {
-        let mut declared = self.0.lock();
+        let mut declared = self.declared.lock();
         declared.nodes += 1;
         Arc::new(Lineage { id: declared.nodes, name, inputs, operator: Box::new(operator) })
     }
 
     /// `kind`, or `kind-2` and so on when it is taken.
     pub(crate) fn free_name(&self, kind: &str) -> String {
-        let mut declared = self.0.lock();
+        let mut declared = self.declared.lock();
         loop {
             let count = declared.kinds.entry(kind.to_string()).or_default();
             *count += 1;
@@ -197,7 +241,7 @@ impl Declare {
     /// # Errors
     /// When it is taken.
     pub(crate) fn claim(&self, what: &str, name: &str) -> Result<()> {
-        if self.0.lock().names.insert(name.to_string()) {
+        if self.declared.lock().names.insert(name.to_string()) {
             return Ok(());
         }
         Err(Error::user(format!("{what} `{name}`: the name is taken; choose another")))
@@ -206,44 +250,51 @@ impl Declare {
     /// The node that reads an input stream's own columns.
     pub(crate) fn input(&self, input: StreamInput) -> Arc<Lineage> {
         let input = Arc::new(input);
-        self.0.lock().inputs.push(Arc::clone(&input));
+        self.declared.lock().inputs.push(Arc::clone(&input));
         let columns = input.own_columns();
         self.named_node(input.name.clone(), vec![], ReadStream { input, columns })
     }
 
     pub(crate) fn ingest(&self, ingest: Ingest) {
-        self.0.lock().ingests.push(ingest);
+        self.declared.lock().ingests.push(ingest);
     }
 
     pub(crate) fn output(&self, output: Output) {
-        self.0.lock().outputs.push(output);
+        self.declared.lock().outputs.push(output);
     }
 
     pub(crate) fn table(&self, name: &str, node: Arc<Lineage>) {
-        self.0.lock().tables.insert(name.to_string(), node);
+        self.declared.lock().tables.insert(name.to_string(), node);
     }
 
     pub(crate) fn tables(&self) -> BTreeMap<String, Arc<Lineage>> {
-        self.0.lock().tables.clone()
+        self.declared.lock().tables.clone()
     }
 
     /// Keeps an error of a method that can't return one, for `start`.
     pub(crate) fn fail(&self, error: Error) {
-        self.0.lock().errors.push(error);
+        self.declared.lock().errors.push(error);
     }
 
     pub(crate) fn inputs(&self) -> Vec<Arc<StreamInput>> {
-        self.0.lock().inputs.clone()
+        self.declared.lock().inputs.clone()
     }
 
     /// Everything, for the pipeline. Leaves the declarations empty.
     pub(crate) fn take(&self) -> Result<(Vec<Arc<StreamInput>>, Vec<Ingest>, Vec<Output>)> {
-        let mut declared = self.0.lock();
+        let mut declared = self.declared.lock();
         if let Some(error) = declared.errors.pop() {
             return Err(error);
         }
         Ok((declared.inputs.clone(), std::mem::take(&mut declared.ingests), std::mem::take(&mut declared.outputs)))
     }
+}
+
+/// Names are directories of state files and stand in checkpoints.
+fn is_operator_name(name: &str) -> bool {
+    (1..=100).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 /// Reads columns of an input stream.

@@ -138,7 +138,8 @@ impl Keep {
             }
         };
         for operator in registry.all() {
-            let dir = self.root.join("state");
+            // A directory each: versions are numbered alike in all of them.
+            let dir = self.root.join("state").join(operator.name());
             let files = StateFiles::open(Arc::clone(&self.disk), &dir, operator.name(), operator.schema())?;
             self.states.lock().insert(operator.name().to_string(), StateEntry { files, since: 0 });
         }

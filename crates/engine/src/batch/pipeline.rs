@@ -103,7 +103,7 @@ impl Pipeline {
         let early = outputs.iter().any(|output| match &output.kind {
             OutputKind::Call(_) => true,
             OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
-            OutputKind::View { .. } => false,
+            OutputKind::View { .. } | OutputKind::Kept(_) => false,
         });
         Ok(Arc::new(Self {
             outputs,
@@ -460,7 +460,11 @@ fn micros(span: Duration) -> u64 {
 /// Plans every output, once.
 pub(crate) fn lower(config: &Config, states: &StateRegistry, outputs: Vec<Output>) -> Result<Vec<OutputPlan>> {
     let nodes: Vec<_> = outputs.iter().map(|output| Arc::clone(&output.node)).collect();
-    let mut lowering = Lowering::new(config.partitions, states, &nodes);
+    let interval = match config.trigger {
+        Trigger::Every(interval) => Some(interval),
+        Trigger::Asap | Trigger::Once | Trigger::Drain => None,
+    };
+    let mut lowering = Lowering::new(config.partitions, states, &nodes).with_interval(interval);
     outputs
         .into_iter()
         .map(|output| {

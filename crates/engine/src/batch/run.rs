@@ -91,6 +91,9 @@ impl Pipeline {
                         self.board.publish_view(ViewSnapshot { name, batch: batch.id, time: batch.time, rows });
                     }
                 }
+                (Emitted::Rows(rows), OutputKind::Kept(call)) => {
+                    call(&BatchInfo { id: batch.id, time: batch.time }, &rows)?;
+                }
                 _ => {}
             }
         }

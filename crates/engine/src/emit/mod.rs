@@ -40,6 +40,8 @@ pub(crate) enum OutputKind {
     View { sticky: bool },
     /// Called with the rows of each batch before the commit.
     Call(Call),
+    /// Called with the rows of each batch after the commit: for memory of this process.
+    Kept(Call),
 }
 
 impl fmt::Debug for OutputKind {
@@ -48,6 +50,7 @@ impl fmt::Debug for OutputKind {
             Self::Sink(sink) => write!(f, "sink {}", sink.describe()),
             Self::View { .. } => f.write_str("view"),
             Self::Call(_) => f.write_str("call"),
+            Self::Kept(_) => f.write_str("kept"),
         }
     }
 }

@@ -25,7 +25,7 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
     /// Calls `f` with the records of each batch. After a crash it may be called
     /// again for the same batch: [`BatchInfo::id`] tells.
     pub fn foreach_batch(&self, f: impl Fn(&BatchInfo, Vec<T>) -> Result<()> + Send + Sync + 'static) {
-        let name = self.declare.free_name("foreach_batch");
+        let name = self.declare.name("foreach_batch");
         let call = move |info: &BatchInfo, rows: &[arrow_array::RecordBatch]| {
             let mut records = Vec::new();
             for rows in rows {
@@ -38,7 +38,7 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
 
     /// Writes each batch to a sink.
     pub fn to_sink(&self, sink: Arc<dyn Sink>) {
-        let name = self.declare.free_name("sink");
+        let name = self.declare.name("sink");
         self.output(name, OutputKind::Sink(sink));
     }
 

@@ -48,7 +48,7 @@ impl<T: Record + Debug, C: Chain<Out = T>> DStream<T, C> {
 
     /// Prints the first `limit` records of each batch to standard output.
     pub fn print_first(&self, limit: usize) {
-        let name = self.declare.free_name("print");
+        let name = self.declare.name("print");
         let call = move |info: &BatchInfo, rows: &[RecordBatch]| {
             let text = block::<T>(info, rows, limit)?;
             std::io::stdout().lock().write_all(text.as_bytes()).map_err(|e| Error::external("can't print").because(e))

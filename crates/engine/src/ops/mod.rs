@@ -1,6 +1,7 @@
 //! Operators: one verb, one file, each with its own methods on
 //! [`crate::DStream`], its lowering, an example that runs, and its tests.
 
+mod count_by_value;
 pub(crate) mod keyed;
 mod map;
 mod reduce;

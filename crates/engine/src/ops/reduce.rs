@@ -1,4 +1,4 @@
-//! `reduce_by_key`, `count_by_value`, `reduce`, `count`: folds of one batch.
+//! `reduce_by_key`, `reduce`, `count`: folds of one batch.
 //!
 //! Equal keys are folded beside the input, then once more where the key's
 //! partition lives. No state, and no notion of late.
@@ -258,13 +258,6 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
     /// The number of records of each batch: one row a batch.
     pub fn count(&self) -> DStream<i64> {
         DStream::of(&self.declare, vec![self.base()], Count { chain: self.chain.clone() })
-    }
-}
-
-impl<T: Key, C: Chain<Out = T>> DStream<T, C> {
-    /// How often each value stands in each batch.
-    pub fn count_by_value(&self) -> DStream<(T, i64)> {
-        self.map(|value: T::Ref<'_>| (T::own(value), 1_i64)).reduce_by_key(|a, b| a + b)
     }
 }
 

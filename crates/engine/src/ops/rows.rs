@@ -74,12 +74,13 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
         if TypeId::of::<C>() == TypeId::of::<crate::stream::Read<T>>() {
             return self.base();
         }
-        self.declare.node(vec![self.base()], MakeRows { chain: self.chain.clone() })
+        self.declare.unnamed().node(vec![self.base()], MakeRows { chain: self.chain.clone() })
     }
 
     /// The same stream under its plain type, for functions and structs that name it.
     pub fn erase(&self) -> DStream<T> {
-        DStream::over(&self.declare, self.rows())
+        let erased = DStream::over(&self.declare, self.rows());
+        DStream { declare: self.declare.clone(), ..erased }
     }
 }
 
@@ -99,7 +100,7 @@ pub(crate) fn renamed(declare: &crate::context::Declare, node: Arc<Lineage>, col
         return node;
     }
     let fields: Vec<_> = fields.iter().zip(columns).map(|(f, name)| f.as_ref().clone().with_name(*name)).collect();
-    declare.node(vec![node], Renamed { schema: Arc::new(arrow_schema::Schema::new(fields)) })
+    declare.unnamed().node(vec![node], Renamed { schema: Arc::new(arrow_schema::Schema::new(fields)) })
 }
 
 /// The same rows under other column names.

@@ -28,6 +28,11 @@ pub(crate) trait Operator: Send + Sync + fmt::Debug {
     fn is_stateful(&self) -> bool {
         false
     }
+
+    /// Whether its rows are computed once a batch for all who read them, though it keeps no state.
+    fn is_shared(&self) -> bool {
+        false
+    }
 }
 
 /// A node of the user's graph.

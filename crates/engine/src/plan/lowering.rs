@@ -13,7 +13,7 @@ use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
-use tidemill_core::Result;
+use tidemill_core::{Duration, Result};
 
 /// Lowers the outputs of one program.
 pub(crate) struct Lowering<'a> {
@@ -23,6 +23,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) states: &'a StateRegistry,
     /// Name of the node being lowered: state is kept under it.
     pub(crate) name: String,
+    /// Interval between two batches, when the trigger has one.
+    pub(crate) interval: Option<Duration>,
     readers: HashMap<usize, usize>,
     shared: HashMap<usize, Arc<dyn ExecutionPlan>>,
 }
@@ -40,7 +42,13 @@ impl<'a> Lowering<'a> {
                 }
             });
         }
-        Self { partitions, states, name: String::new(), readers, shared: HashMap::new() }
+        Self { partitions, states, name: String::new(), interval: None, readers, shared: HashMap::new() }
+    }
+
+    /// With the interval between two batches, which windows by batch time are checked against.
+    pub(crate) fn with_interval(mut self, interval: Option<Duration>) -> Self {
+        self.interval = interval;
+        self
     }
 
     /// The physical plan of a node.
@@ -59,7 +67,7 @@ impl<'a> Lowering<'a> {
             node.walk(&mut seen, &mut |n| stateful |= n.operator.is_stateful());
             stateful
         };
-        if below_is_stateful && self.readers.get(&node.id).copied().unwrap_or(0) > 1 {
+        if (below_is_stateful || node.operator.is_shared()) && self.readers.get(&node.id).copied().unwrap_or(0) > 1 {
             let plan = share(plan);
             self.shared.insert(node.id, Arc::clone(&plan));
             return Ok(plan);

@@ -19,7 +19,7 @@ use arrow_schema::SchemaRef;
 use datafusion::common::Result as DfResult;
 use hashbrown::HashTable;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 use tidemill_core::{BatchId, Error, Result};
 
 const NONE: u32 = u32::MAX;
@@ -36,12 +36,14 @@ pub(crate) struct Part<K, S> {
     index: HashTable<u32>,
     slots: Vec<Slot<K, S>>,
     free: Vec<u32>,
-    deltas: BTreeMap<BatchId, RecordBatch>,
+    /// Rows that the last batch changed, until they are taken. A batch that
+    /// nobody asked for (there is no data directory) is replaced by the next.
+    delta: Option<(BatchId, RecordBatch)>,
 }
 
 impl<K: Key, S: Record> Part<K, S> {
     fn new() -> Self {
-        Self { index: HashTable::new(), slots: Vec::new(), free: Vec::new(), deltas: BTreeMap::new() }
+        Self { index: HashTable::new(), slots: Vec::new(), free: Vec::new(), delta: None }
     }
 
     #[inline]
@@ -144,7 +146,7 @@ impl<K: Key, S: Record> Part<K, S> {
             }
         }
         let delta = finish_batch::<(K, Option<S>)>(&mut delta, &schema_of::<(K, Option<S>)>()).map_err(external)?;
-        self.deltas.insert(batch, delta.clone());
+        self.delta = Some((batch, delta.clone()));
         Ok(delta)
     }
 
@@ -242,8 +244,9 @@ impl<K: Key, S: Record> StateOperator for KeyedState<K, S> {
         Ok(self
             .parts
             .iter()
-            .filter_map(|part| part.lock().deltas.remove(&batch))
-            .filter(|d| d.num_rows() > 0)
+            .filter_map(|part| part.lock().delta.take_if(|(of, _)| *of == batch))
+            .map(|(_, rows)| rows)
+            .filter(|rows| rows.num_rows() > 0)
             .collect())
     }
 

@@ -43,7 +43,11 @@ impl<T: Record, C: Chain<Out = T>> fmt::Debug for DStream<T, C> {
 impl<T: Record> DStream<T> {
     /// A stream over a node.
     pub(crate) fn over(declare: &Declare, node: Arc<Lineage>) -> Self {
-        Self { chain: Read { input: Input(node), record: PhantomData }, declare: declare.clone(), record: PhantomData }
+        Self {
+            chain: Read { input: Input(node), record: PhantomData },
+            declare: declare.unnamed(),
+            record: PhantomData,
+        }
     }
 
     /// A stream over a new node.
@@ -56,6 +60,36 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
     /// The same stream with a longer chain.
     pub(crate) fn with<D: Chain>(&self, chain: D) -> DStream<D::Out, D> {
         DStream { chain, declare: self.declare.clone(), record: PhantomData }
+    }
+
+    /// Names the next operator that is declared from this stream: its state and
+    /// its part of a checkpoint are kept under the name, so that a program may
+    /// change around it. Without a name an operator is called after its verb and
+    /// its place among its like (`reduce_by_key-2`).
+    ///
+    /// Fused steps (`map`, `filter`, `flat_map`) have no name and hand it on. Of
+    /// `[A-Za-z0-9._-]`, 1 to 100 of them, unique in the program; anything else
+    /// is an error at the start.
+    ///
+    /// ```
+    /// # use tidemill_engine::{StreamingContext, Trigger};
+    /// let context = StreamingContext::builder("words").trigger(Trigger::Drain).build();
+    /// let words = context.queue_stream([vec!["a".to_string()]])?;
+    /// let totals = words
+    ///     .map(|word| (word.to_string(), 1_i64))
+    ///     .with_name("totals")
+    ///     .update_state_by_key(|new, total: Option<i64>| Some(total.unwrap_or(0) + new.iter().sum::<i64>()));
+    /// # let _ = totals;
+    /// # Ok::<(), tidemill_core::Error>(())
+    /// ```
+    #[must_use]
+    pub fn with_name(&self, name: &str) -> Self {
+        Self { declare: self.declare.naming(name), ..self.clone() }
+    }
+
+    /// The same stream without a name for its next operator.
+    pub(crate) fn unnamed(&self) -> Self {
+        Self { declare: self.declare.unnamed(), ..self.clone() }
     }
 
     /// The node that this stream's chain reads.
