@@ -20,6 +20,22 @@
 //! A missing member and `null` are null, or refused where the column is NOT
 //! NULL. Column `a.b` is member `b` of member `a`; option `path.<column>` says
 //! otherwise.
+//!
+//! **Why a scanner of our own.** Three columns of tweet-like records of 1.4 KB
+//! with 47 members, the whole record checked, one thread of a shared AMD EPYC,
+//! default `x86-64` target, the best of 40 interleaved runs:
+//!
+//! | | GB/s |
+//! |---|---|
+//! | [`scan`] | 1.53 |
+//! | the decoder, Arrow columns and all | 1.35 |
+//! | `serde_json` to a struct of three borrowed fields | 0.71 |
+//! | `sonic-rs` `to_object_iter` (without AVX2 at compile time) | 0.62 |
+//! | `simd-json` tape (AVX2 found at run time) | 0.57 |
+//! | `sonic-rs` to the same struct | 0.46 |
+//!
+//! Projecting is the gain: the others parse what nobody asked for, or can't
+//! both skip and check. `cargo bench -p tidemill-connectors` measures ours.
 
 mod infer;
 mod scan;

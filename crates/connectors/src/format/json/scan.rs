@@ -3,7 +3,7 @@
 //! [`scan`] walks a record once. Every byte is checked against the grammar of
 //! RFC 8259, but only the values at the compiled [`Paths`] are reported, as
 //! slices of the record; nothing is allocated and nothing is converted.
-//! Strings are passed eight bytes at a time. [`super::JsonFormat`] calls it for
+//! Strings are passed sixteen bytes at a time. [`super::JsonFormat`] calls it for
 //! each record; a hand-written loop can call it just the same.
 //!
 //! Invariant: a record that is not one whole, well-formed object is a
@@ -15,6 +15,7 @@
 //! grammatical and is refused only where the string is decoded.
 
 use std::fmt;
+use wide::u8x16;
 
 /// Objects and arrays inside one another at most; as `serde_json` has it.
 pub const MAX_DEPTH: usize = 127;
@@ -230,15 +231,6 @@ struct Walk<'a> {
     at: usize,
 }
 
-const ONES: u64 = u64::MAX / 255;
-const HIGHS: u64 = ONES * 128;
-
-/// The high bit of each zero byte. Bits above the lowest one may be false.
-#[inline(always)]
-fn zeros(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & HIGHS
-}
-
 impl<'a> Walk<'a> {
     #[inline(always)]
     fn peek(&self) -> Option<u8> {
@@ -267,17 +259,23 @@ impl<'a> Walk<'a> {
     fn string(&mut self) -> Result<bool, Fault> {
         let mut escaped = false;
         loop {
-            // Eight bytes at a time up to a quote, a backslash or a control character. The lowest
-            // bit of the mask is always true, and only the lowest is used.
-            while let Some(chunk) = self.bytes.get(self.at..self.at + 8) {
-                let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
-                let control = word.wrapping_sub(ONES * 0x20) & !word & HIGHS;
-                let stops = zeros(word ^ (ONES * 0x22)) | zeros(word ^ (ONES * 0x5C)) | control;
+            // Sixteen bytes at a time up to a quote, a backslash or a control character.
+            while let Some(chunk) = self.bytes.get(self.at..self.at + 16) {
+                let chunk: [u8; 16] = chunk.try_into().expect("sixteen bytes");
+                let bytes = u8x16::new(chunk);
+                let control = bytes.min(u8x16::splat(0x1F)).simd_eq(bytes);
+                let stops = bytes.simd_eq(u8x16::splat(b'"')) | bytes.simd_eq(u8x16::splat(b'\\')) | control;
+                let stops = stops.to_bitmask();
                 if stops != 0 {
-                    self.at += (stops.trailing_zeros() / 8) as usize;
+                    let first = stops.trailing_zeros() as usize;
+                    self.at += first;
+                    if chunk[first % 16] == b'"' {
+                        self.at += 1;
+                        return Ok(escaped);
+                    }
                     break;
                 }
-                self.at += 8;
+                self.at += 16;
             }
             match self.peek() {
                 Some(b'"') => {
@@ -319,6 +317,13 @@ impl<'a> Walk<'a> {
     #[inline(always)]
     fn number(&mut self) -> Result<Raw<'a>, Fault> {
         let start = self.at;
+        self.pass_number()?;
+        Ok(Raw::Number(self.slice(start, self.at)))
+    }
+
+    #[inline(always)]
+    fn pass_number(&mut self) -> Result<(), Fault> {
+        let start = self.at;
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -344,7 +349,7 @@ impl<'a> Walk<'a> {
         if self.at - start > MAX_NUMBER {
             return Err(Fault { at: start, what: "a number of more than 1024 bytes" });
         }
-        Ok(Raw::Number(self.slice(start, self.at)))
+        Ok(())
     }
 
     #[inline(always)]
@@ -383,16 +388,35 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Past the value that begins here, inside `depth` objects and arrays.
+    #[inline(always)]
+    fn skip(&mut self, depth: usize) -> Result<(), Fault> {
+        match self.peek() {
+            Some(b'"') => {
+                self.at += 1;
+                self.string()?;
+                Ok(())
+            }
+            Some(b'-' | b'0'..=b'9') => self.pass_number(),
+            Some(b't') => self.word("true", Raw::Null).map(drop),
+            Some(b'f') => self.word("false", Raw::Null).map(drop),
+            Some(b'n') => self.word("null", Raw::Null).map(drop),
+            Some(b'{') => self.skip_object(depth + 1),
+            Some(b'[') => self.skip_array(depth + 1),
+            _ => Err(self.fault("expected a value")),
+        }
+    }
+
     /// Past the colon after a key whose quote is here; the key's inside and whether it has escapes.
     #[inline(always)]
-    fn key(&mut self) -> Result<(&'a str, bool), Fault> {
+    fn key(&mut self) -> Result<(&'a [u8], bool), Fault> {
         if self.peek() != Some(b'"') {
             return Err(self.fault("expected a key in quotes"));
         }
         let start = self.at + 1;
         self.at = start;
         let escaped = self.string()?;
-        let key = self.slice(start, self.at - 1);
+        let key = &self.bytes[start..self.at - 1];
         self.space();
         if self.peek() != Some(b':') {
             return Err(self.fault("expected a colon"));
@@ -434,7 +458,7 @@ impl<'a> Walk<'a> {
         let mut more = self.open(depth, b'}')?;
         while more {
             self.key()?;
-            self.value(depth)?;
+            self.skip(depth)?;
             more = self.more(b'}', "expected a comma or `}`")?;
         }
         Ok(())
@@ -443,7 +467,7 @@ impl<'a> Walk<'a> {
     fn skip_array(&mut self, depth: usize) -> Result<(), Fault> {
         let mut more = self.open(depth, b']')?;
         while more {
-            self.value(depth)?;
+            self.skip(depth)?;
             more = self.more(b']', "expected a comma or `]`")?;
         }
         Ok(())
@@ -463,14 +487,15 @@ impl<'a> Walk<'a> {
             let child = if escaped {
                 let mut plain = String::new();
                 // A key that stands for no text can't be one that is looked for.
-                unescape(key, &mut plain).ok().and_then(|()| here.child(plain.as_bytes()))
+                std::str::from_utf8(key)
+                    .ok()
+                    .and_then(|key| unescape(key, &mut plain).ok())
+                    .and_then(|()| here.child(plain.as_bytes()))
             } else {
-                here.child(key.as_bytes())
+                here.child(key)
             };
             match child {
-                None => {
-                    self.value(depth)?;
-                }
+                None => self.skip(depth)?,
                 Some(child) => self.wanted(paths, child, depth, found)?,
             }
             more = self.more(b'}', "expected a comma or `}`")?;
