@@ -9,13 +9,12 @@
 //! check_unordered([vec![3_i64, 1, 3], vec![]], |s| s.count_by_value(), [vec![(1, 1), (3, 2)], vec![]]);
 //! ```
 
-use super::reduce::ReduceByKey;
+use super::keyed::Folding;
 use crate::{
     record::{Key, Record},
     stream::{Chain, DStream, chain::Input},
 };
 use arrow_array::RecordBatch;
-use std::sync::Arc;
 use tidemill_core::Result;
 
 /// A chain whose records each come with a one.
@@ -39,9 +38,13 @@ impl<C: Chain> Chain for WithOne<C> {
 }
 
 impl<T: Key, C: Chain<Out = T>> DStream<T, C> {
+    /// Each record as a key with a one.
+    pub(super) fn with_one(&self) -> DStream<(T, i64), impl Chain<Out = (T, i64)> + use<T, C>> {
+        self.with(WithOne(self.chain.clone()))
+    }
+
     /// How often each value stands in each batch.
     pub fn count_by_value(&self) -> DStream<(T, i64)> {
-        let operator = ReduceByKey { chain: WithOne(self.chain.clone()), fold: Arc::new(|a: i64, b: i64| a + b) };
-        DStream::of(&self.declare, vec![self.base()], operator)
+        self.with_one().combine("count_by_value", Folding(|a: i64, b: i64| a + b))
     }
 }

@@ -1,17 +1,16 @@
 //! The two halves of every keyed operator.
 //!
 //! [`scatter`] runs a chain and sends each pair to the partition that owns its
-//! key; [`combine`] first folds pairs of equal keys beside the input, the
-//! largest single lever there is, and sends what is left. The second half
-//! opens behind the exchange and differs by operator.
+//! key. [`combine`] first combines pairs of equal keys beside the input, the
+//! largest single lever there is, sends what is left, and combines once more
+//! behind the exchange. What follows differs by operator.
 //!
-//! Invariant: a key is hashed once before the exchange and all its pairs of a
-//! batch meet in one partition.
+//! Invariant: all pairs of a key of a batch meet in one partition.
 
 use crate::{
     plan::{Kernel, Lowering, Rows, exchange, rows_from},
     plan::{NodeInputs, external, mark, scattered},
-    record::{Key, Record, finish_batch, hash_key, partition_of, schema_of},
+    record::{Key, Record, finish_batch, hash_key, partition_of, read_batch, schema_of},
     stream::Chain,
 };
 use arrow_array::RecordBatch;
@@ -38,12 +37,40 @@ pub(crate) const ROWS: usize = 16 * 1024;
 pub(crate) trait Fold<V>: Fn(V, V) -> V + Send + Sync + 'static {}
 impl<V, F: Fn(V, V) -> V + Send + Sync + 'static> Fold<V> for F {}
 
-/// Keys with one folded value each.
-pub(crate) struct Table<K, V> {
-    entries: HashTable<(K, V)>,
+/// How the values of a key become one accumulator.
+pub(crate) trait Combiner<V, A>: Send + Sync + 'static {
+    /// The accumulator of a key's first value.
+    fn create(&self, value: V) -> A;
+    /// One more value.
+    fn merge(&self, so_far: A, value: V) -> A;
+    /// Two accumulators of one key.
+    fn join(&self, a: A, b: A) -> A;
 }
 
-impl<K: Key, V: Record> Table<K, V> {
+/// A [`Fold`] as a combiner: the accumulator is a value.
+pub(crate) struct Folding<F>(pub(crate) F);
+
+impl<V, F: Fold<V>> Combiner<V, V> for Folding<F> {
+    #[inline]
+    fn create(&self, value: V) -> V {
+        value
+    }
+    #[inline]
+    fn merge(&self, so_far: V, value: V) -> V {
+        (self.0)(so_far, value)
+    }
+    #[inline]
+    fn join(&self, a: V, b: V) -> V {
+        (self.0)(a, b)
+    }
+}
+
+/// Keys with one accumulator each.
+pub(crate) struct Table<K, A> {
+    entries: HashTable<(K, A)>,
+}
+
+impl<K: Key, A: Record> Table<K, A> {
     pub(crate) fn with_capacity(capacity: usize) -> Self {
         Self { entries: HashTable::with_capacity(capacity) }
     }
@@ -52,23 +79,79 @@ impl<K: Key, V: Record> Table<K, V> {
         self.entries.len()
     }
 
-    /// Folds `value` into the entry of `key`.
+    /// Changes the accumulator of `key` with `more`, or begins it with `first`.
     #[inline]
-    pub(crate) fn fold(&mut self, key: K::Ref<'_>, value: V::Ref<'_>, f: &impl Fn(V, V) -> V) {
+    pub(crate) fn upsert(&mut self, key: K::Ref<'_>, first: impl FnOnce() -> A, more: impl FnOnce(A) -> A) {
         let hash = hash_key::<K>(key);
         match self.entries.entry(hash, |e| K::same(e.0.borrow(), key), |e| hash_key::<K>(e.0.borrow())) {
-            Entry::Occupied(mut at) => {
+            Entry::Occupied(mut at) if !std::mem::needs_drop::<A>() => {
+                // Plain bytes: the clone is a copy.
                 let slot = &mut at.get_mut().1;
-                *slot = f(slot.clone(), V::own(value));
+                *slot = more(slot.clone());
+            }
+            Entry::Occupied(at) => {
+                // Taken out and put back, since cloning a list at each of its items would cost its square.
+                let ((key, so_far), at) = at.remove();
+                at.insert((key, more(so_far)));
             }
             Entry::Vacant(at) => {
-                at.insert((K::own(key), V::own(value)));
+                at.insert((K::own(key), first()));
             }
         }
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &(K, V)> {
+    /// Joins an accumulator into that of `key`.
+    #[inline]
+    pub(crate) fn join<V>(&mut self, key: K::Ref<'_>, value: A::Ref<'_>, with: &impl Combiner<V, A>) {
+        self.upsert(key, || A::own(value), |so_far| with.join(so_far, A::own(value)));
+    }
+
+    /// All pairs as batches with the columns of `(K, A)`.
+    pub(crate) fn batches(&self, schema: &SchemaRef) -> DfResult<Vec<RecordBatch>> {
+        let mut out = Growing::<(K, A)>::new(schema, self.len());
+        for (key, value) in self.iter() {
+            out.push((key.borrow(), value.borrow()))?;
+        }
+        out.finish()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(K, A)> {
         self.entries.iter()
+    }
+}
+
+/// Rows that become batches of at most [`ROWS`].
+pub(crate) struct Growing<T: Record> {
+    builder: T::Builder,
+    rows: usize,
+    schema: SchemaRef,
+    pub(crate) ready: Vec<RecordBatch>,
+}
+
+impl<T: Record> Growing<T> {
+    pub(crate) fn new(schema: &SchemaRef, capacity: usize) -> Self {
+        Self { builder: T::builder(capacity.min(ROWS)), rows: 0, schema: Arc::clone(schema), ready: Vec::new() }
+    }
+
+    #[inline]
+    pub(crate) fn push(&mut self, record: T::Ref<'_>) -> DfResult<()> {
+        T::append(&mut self.builder, record);
+        self.rows += 1;
+        if self.rows == ROWS { self.flush() } else { Ok(()) }
+    }
+
+    pub(crate) fn flush(&mut self) -> DfResult<()> {
+        if self.rows > 0 {
+            self.rows = 0;
+            self.ready.push(finish_batch::<T>(&mut self.builder, &self.schema).map_err(external)?);
+        }
+        Ok(())
+    }
+
+    /// All batches.
+    pub(crate) fn finish(mut self) -> DfResult<Vec<RecordBatch>> {
+        self.flush()?;
+        Ok(self.ready)
     }
 }
 
@@ -116,45 +199,54 @@ impl<T: Record> Scatter<T> {
     }
 }
 
-struct CombineKernel<C, F, K, V> {
+struct CombineKernel<C, M, K, V, A> {
     chain: C,
-    fold: Arc<F>,
+    combiner: Arc<M>,
     partitions: usize,
     schema: SchemaRef,
     /// Keys of the last batch: the next table starts at that size.
     keys: Arc<AtomicUsize>,
-    pair: PhantomData<fn() -> (K, V)>,
+    types: PhantomData<fn() -> (K, V, A)>,
 }
 
-impl<C, F, K, V> fmt::Debug for CombineKernel<C, F, K, V> {
+impl<C, M, K, V, A> fmt::Debug for CombineKernel<C, M, K, V, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("combine")
     }
 }
 
-impl<C, F, K, V> Kernel for CombineKernel<C, F, K, V>
+impl<C, M, K, V, A> Kernel for CombineKernel<C, M, K, V, A>
 where
     K: Key,
     V: Record,
+    A: Record,
     C: Chain<Out = (K, V)>,
-    F: Fold<V>,
+    M: Combiner<V, A>,
 {
     fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<crate::plan::BatchRun>) -> DfResult<Rows> {
         let mut rows = inputs.open(0, partition)?;
-        let (chain, fold, partitions, keys) =
-            (self.chain.clone(), Arc::clone(&self.fold), self.partitions, Arc::clone(&self.keys));
+        let (chain, combiner, partitions, keys) =
+            (self.chain.clone(), Arc::clone(&self.combiner), self.partitions, Arc::clone(&self.keys));
         let combined = async move {
-            let mut table = Table::<K, V>::with_capacity(0);
+            let mut table = Table::<K, A>::with_capacity(0);
             while let Some(batch) = rows.next().await {
                 let batch = batch?;
                 if table.len() == 0 && batch.num_rows() > 0 {
                     // A small batch must not pay for the table of a large one.
                     table = Table::with_capacity(keys.load(Relaxed).min(batch.num_rows() * 64));
                 }
-                chain.drive(&batch, |(key, value)| table.fold(key, value, &*fold)).map_err(external)?;
+                chain
+                    .drive(&batch, |(key, value)| {
+                        table.upsert(
+                            key,
+                            || combiner.create(V::own(value)),
+                            |so_far| combiner.merge(so_far, V::own(value)),
+                        );
+                    })
+                    .map_err(external)?;
             }
             keys.store(table.len(), Relaxed);
-            let mut out = Scatter::<(K, V)>::new(partitions, table.len());
+            let mut out = Scatter::<(K, A)>::new(partitions, table.len());
             for (key, value) in table.iter() {
                 out.push(hash_key::<K>(key.borrow()), (key.borrow(), value.borrow()))?;
             }
@@ -163,6 +255,51 @@ where
         };
         Ok(rows_from(Arc::clone(&self.schema), batches_of(combined)))
     }
+}
+
+/// The second half of a combination: joins the accumulators of a partition.
+struct MergeKernel<M, K, V, A> {
+    combiner: Arc<M>,
+    types: PhantomData<fn() -> (K, V, A)>,
+}
+
+impl<M, K, V, A> fmt::Debug for MergeKernel<M, K, V, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("merge")
+    }
+}
+
+impl<K: Key, V: Record, A: Record, M: Combiner<V, A>> Kernel for MergeKernel<M, K, V, A> {
+    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<crate::plan::BatchRun>) -> DfResult<Rows> {
+        let mut rows = inputs.open(0, partition)?;
+        let combiner = Arc::clone(&self.combiner);
+        let schema = schema_of::<(K, A)>();
+        let out_schema = Arc::clone(&schema);
+        let merged = async move {
+            let mut table: Option<Table<K, A>> = None;
+            while let Some(batch) = rows.next().await {
+                let batch = batch?;
+                let table = table.get_or_insert_with(|| Table::with_capacity(batch.num_rows()));
+                join_rows(table, &batch, &*combiner)?;
+            }
+            table.map_or_else(|| Ok(vec![]), |table| table.batches(&out_schema))
+        };
+        Ok(rows_from(schema, batches_of(merged)))
+    }
+}
+
+/// Joins rows of `(K, A)` into a table.
+pub(crate) fn join_rows<K: Key, V, A: Record>(
+    table: &mut Table<K, A>,
+    rows: &RecordBatch,
+    combiner: &impl Combiner<V, A>,
+) -> DfResult<()> {
+    let column = read_batch::<(K, A)>(rows).map_err(external)?;
+    for row in 0..rows.num_rows() {
+        let (key, value) = <(K, A)>::get(&column, row);
+        table.join(key, value, combiner);
+    }
+    Ok(())
 }
 
 struct ScatterKernel<C, K, V> {
@@ -232,30 +369,34 @@ where
     failed
 }
 
-/// The first half with a fold, and the exchange: partitions of `(K, V)`.
-pub(crate) fn combine<K, V, C, F>(
+/// Both halves of a combination and the exchange between: partitions of `(K, A)`, each key once.
+pub(crate) fn combine<K, V, A, C, M>(
     input: Arc<dyn ExecutionPlan>,
     chain: &C,
-    fold: &Arc<F>,
+    combiner: &Arc<M>,
     cx: &Lowering<'_>,
 ) -> Arc<dyn ExecutionPlan>
 where
     K: Key,
     V: Record,
+    A: Record,
     C: Chain<Out = (K, V)>,
-    F: Fold<V>,
+    M: Combiner<V, A>,
 {
-    let schema = scattered(&schema_of::<(K, V)>());
+    let pairs = schema_of::<(K, A)>();
+    let schema = scattered(&pairs);
     let kernel = CombineKernel {
         chain: chain.clone(),
-        fold: Arc::clone(fold),
+        combiner: Arc::clone(combiner),
         partitions: cx.partitions,
         schema: Arc::clone(&schema),
         keys: Arc::default(),
-        pair: PhantomData,
+        types: PhantomData::<fn() -> (K, V, A)>,
     };
     let count = input.output_partitioning().partition_count();
-    exchange(cx.node("combine", kernel, vec![input], schema, count), cx.partitions)
+    let routed = exchange(cx.node("combine", kernel, vec![input], schema, count), cx.partitions);
+    let merge = MergeKernel { combiner: Arc::clone(combiner), types: PhantomData::<fn() -> (K, V, A)> };
+    cx.node("merge", merge, vec![routed], pairs, cx.partitions)
 }
 
 /// The first half without a fold, and the exchange: partitions of `(K, V)`.

@@ -1,4 +1,4 @@
-//! `reduce_by_key`, `reduce`, `count`: folds of one batch.
+//! `reduce_by_key`, `combine_by_key`, `reduce`, `count`: folds of one batch.
 //!
 //! Equal keys are folded beside the input, then once more where the key's
 //! partition lives. No state, and no notion of late.
@@ -10,12 +10,23 @@
 //!     |words| words.map(|w| (Str::from(w), 1_i64)).reduce_by_key(|a, b| a + b),
 //!     [vec![(Str::from("a"), 2), (Str::from("b"), 1)], vec![]],
 //! );
+//!
+//! // The largest and the number of values of a key.
+//! check_unordered(
+//!     [vec![(1, 5_i64), (2, 7), (1, 9)]],
+//!     |pairs| pairs.combine_by_key(
+//!         |v| (v, 1_i64),
+//!         |(max, n), v| (v.max(max), n + 1),
+//!         |(a, n), (b, m)| (a.max(b), n + m),
+//!     ),
+//!     [vec![(1, (9, 2)), (2, (7, 1))]],
+//! );
 //! ```
 
-use super::keyed::{Fold, ROWS, Table, batches_of, combine};
+use super::keyed::{Combiner, Fold, Folding, batches_of, combine};
 use crate::{
     plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, external, rows_from},
-    record::{Key, Record, batch_of, finish_batch, read_batch, records_of, schema_of},
+    record::{Key, Record, batch_of, records_of, schema_of},
     stream::{Chain, DStream, Read},
 };
 use arrow_schema::SchemaRef;
@@ -27,80 +38,58 @@ use futures::StreamExt;
 use std::{fmt, marker::PhantomData, sync::Arc};
 use tidemill_core::Result;
 
-/// Folds pairs by key within a batch.
-pub(crate) struct ReduceByKey<C, F> {
-    pub(crate) chain: C,
-    pub(crate) fold: Arc<F>,
+/// Combines pairs by key within a batch.
+struct CombineByKey<C, M, V, A> {
+    kind: &'static str,
+    chain: C,
+    combiner: Arc<M>,
+    types: PhantomData<fn() -> (V, A)>,
 }
 
-impl<C, F> fmt::Debug for ReduceByKey<C, F> {
+impl<C, M, V, A> fmt::Debug for CombineByKey<C, M, V, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ReduceByKey")
+        f.write_str(self.kind)
     }
 }
 
-impl<K: Key, V: Record, C: Chain<Out = (K, V)>, F: Fold<V>> Operator for ReduceByKey<C, F> {
+impl<K, V, A, C, M> Operator for CombineByKey<C, M, V, A>
+where
+    K: Key,
+    V: Record,
+    A: Record,
+    C: Chain<Out = (K, V)>,
+    M: Combiner<V, A>,
+{
     fn kind(&self) -> &'static str {
-        "reduce_by_key"
+        self.kind
     }
 
     fn schema(&self) -> SchemaRef {
-        schema_of::<(K, V)>()
+        schema_of::<(K, A)>()
     }
 
     fn lower(&self, mut inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
-        let pairs = combine::<K, V, C, F>(inputs.remove(0), &self.chain, &self.fold, cx);
-        let kernel = MergeKernel::<F, K, V> { fold: Arc::clone(&self.fold), pair: PhantomData };
-        Ok(cx.node("merge", kernel, vec![pairs], self.schema(), cx.partitions))
+        Ok(combine::<K, V, A, C, M>(inputs.remove(0), &self.chain, &self.combiner, cx))
     }
 }
 
-/// The second half: folds the pairs of a partition.
-struct MergeKernel<F, K, V> {
-    fold: Arc<F>,
-    pair: PhantomData<fn() -> (K, V)>,
-}
+/// The three functions of `combine_by_key`.
+struct Three<A, B, D>(A, B, D);
 
-impl<F, K, V> fmt::Debug for MergeKernel<F, K, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("merge")
+impl<V, A, F, G, H> Combiner<V, A> for Three<F, G, H>
+where
+    F: Fn(V) -> A + Send + Sync + 'static,
+    G: Fn(A, V) -> A + Send + Sync + 'static,
+    H: Fn(A, A) -> A + Send + Sync + 'static,
+{
+    fn create(&self, value: V) -> A {
+        (self.0)(value)
     }
-}
-
-impl<K: Key, V: Record, F: Fold<V>> Kernel for MergeKernel<F, K, V> {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
-        let mut rows = inputs.open(0, partition)?;
-        let fold = Arc::clone(&self.fold);
-        let schema = schema_of::<(K, V)>();
-        let out_schema = Arc::clone(&schema);
-        let merged = async move {
-            let mut table: Option<Table<K, V>> = None;
-            while let Some(batch) = rows.next().await {
-                let batch = batch?;
-                let column = read_batch::<(K, V)>(&batch).map_err(external)?;
-                let table = table.get_or_insert_with(|| Table::with_capacity(batch.num_rows()));
-                for row in 0..batch.num_rows() {
-                    let (key, value) = <(K, V)>::get(&column, row);
-                    table.fold(key, value, &*fold);
-                }
-            }
-            let Some(table) = table else { return Ok(vec![]) };
-            let mut builder = <(K, V)>::builder(table.len().min(ROWS));
-            let (mut out, mut pending) = (Vec::new(), 0);
-            for pair in table.iter() {
-                <(K, V)>::append(&mut builder, pair.borrow());
-                pending += 1;
-                if pending == ROWS {
-                    out.push(finish_batch::<(K, V)>(&mut builder, &out_schema).map_err(external)?);
-                    pending = 0;
-                }
-            }
-            if pending > 0 {
-                out.push(finish_batch::<(K, V)>(&mut builder, &out_schema).map_err(external)?);
-            }
-            Ok(out)
-        };
-        Ok(rows_from(schema, batches_of(merged)))
+    fn merge(&self, so_far: A, value: V) -> A {
+        (self.1)(so_far, value)
+    }
+    fn join(&self, a: A, b: A) -> A {
+        (self.2)(a, b)
     }
 }
 
@@ -265,7 +254,28 @@ impl<K: Key, V: Record, C: Chain<Out = (K, V)>> DStream<(K, V), C> {
     /// Folds the values of each key within each batch. `f` must be associative
     /// and commutative: it is applied beside the input first.
     pub fn reduce_by_key(&self, f: impl Fn(V, V) -> V + Send + Sync + 'static) -> DStream<(K, V)> {
-        let operator = ReduceByKey { chain: self.chain.clone(), fold: Arc::new(f) };
+        self.combine("reduce_by_key", Folding(f))
+    }
+
+    /// As [`DStream::reduce_by_key`] with a result of another type: `create`
+    /// begins it with a key's first value, `merge_value` takes one more, and
+    /// `merge_combiners` joins two that were made apart.
+    pub fn combine_by_key<A: Record>(
+        &self,
+        create: impl Fn(V) -> A + Send + Sync + 'static,
+        merge_value: impl Fn(A, V) -> A + Send + Sync + 'static,
+        merge_combiners: impl Fn(A, A) -> A + Send + Sync + 'static,
+    ) -> DStream<(K, A)> {
+        self.combine("combine_by_key", Three(create, merge_value, merge_combiners))
+    }
+
+    pub(super) fn combine<A: Record>(&self, kind: &'static str, combiner: impl Combiner<V, A>) -> DStream<(K, A)> {
+        let operator = CombineByKey {
+            kind,
+            chain: self.chain.clone(),
+            combiner: Arc::new(combiner),
+            types: PhantomData::<fn() -> (V, A)>,
+        };
         DStream::of(&self.declare, vec![self.base()], operator)
     }
 }
