@@ -20,16 +20,18 @@ use tidemill_core::{Error, Offset, Result};
 #[derive(Debug)]
 pub(super) struct Pins {
     path: PathBuf,
-    owners: BTreeMap<String, BTreeMap<u32, Offset>>,
-    /// Whether the file is behind.
-    moved: bool,
+    owners: Owners,
+    /// What the file says.
+    stored: Owners,
 }
+
+type Owners = BTreeMap<String, BTreeMap<u32, Offset>>;
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
     version: u32,
-    pins: BTreeMap<String, BTreeMap<u32, Offset>>,
+    pins: Owners,
 }
 
 impl Pins {
@@ -50,7 +52,7 @@ impl Pins {
         } else {
             BTreeMap::new()
         };
-        Ok(Self { path, owners, moved: false })
+        Ok(Self { path, stored: owners.clone(), owners })
     }
 
     pub(super) fn set(&mut self, disk: &dyn Disk, owner: &str, positions: &BTreeMap<u32, Offset>) -> Result<()> {
@@ -62,13 +64,11 @@ impl Pins {
             positions.keys().eq(old.keys()) && positions.iter().all(|(p, offset)| *offset >= old[p])
         });
         self.owners.insert(owner.to_owned(), positions.clone());
-        self.moved = true;
         if forward { Ok(()) } else { self.save(disk) }
     }
 
     pub(super) fn remove(&mut self, disk: &dyn Disk, owner: &str) -> Result<()> {
         if self.owners.remove(owner).is_some() {
-            self.moved = true;
             self.save(disk)?;
         }
         Ok(())
@@ -76,22 +76,22 @@ impl Pins {
 
     /// Writes the file if it is behind.
     pub(super) fn save(&mut self, disk: &dyn Disk) -> Result<()> {
-        if !self.moved {
+        if self.stored == self.owners {
             return Ok(());
         }
         let stored = Stored { version: 1, pins: self.owners.clone() };
         let bytes = serde_json::to_vec_pretty(&stored).expect("plain fields always become JSON");
         disk::atomic_write(disk, &self.path, &bytes).named("write", &self.path)?;
-        self.moved = false;
+        self.stored = stored.pins;
         Ok(())
     }
 
-    /// The smallest pinned offset of a partition.
+    /// The smallest offset of a partition that is pinned on disk.
     pub(super) fn lowest(&self, partition: u32) -> Option<u64> {
-        self.owners.values().filter_map(|p| p.get(&partition)).map(|o| o.0).min()
+        self.stored.values().filter_map(|p| p.get(&partition)).map(|o| o.0).min()
     }
 
-    pub(super) fn all(&self) -> BTreeMap<String, BTreeMap<u32, Offset>> {
+    pub(super) fn all(&self) -> Owners {
         self.owners.clone()
     }
 }

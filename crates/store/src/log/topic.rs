@@ -296,7 +296,10 @@ impl Topic {
             return Ok(sum);
         }
         let mut pins = self.pins.lock();
-        pins.save(&*self.shared.disk)?;
+        if let Err(error) = pins.save(&*self.shared.disk) {
+            // A full disk must not stop what makes space: the pins on disk keep more, never less.
+            tracing::warn!(topic = self.name(), error = %error.chain(), "pins not written; the older ones count");
+        }
         for partition in &self.partitions {
             let _alone = partition.tidying.lock();
             let retired = tidy::retire(partition, older_than, retention.max_bytes, pins.lowest(partition.number))?;

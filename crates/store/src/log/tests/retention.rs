@@ -167,3 +167,20 @@ fn a_token_without_rows_is_kept_too() {
     assert_eq!(topic.resume(0).as_deref(), Some("d"));
     assert_eq!(read(&topic, 0, 3).unwrap(), [0, 1, 2]);
 }
+
+#[test]
+fn a_full_disk_does_not_stop_what_makes_space() {
+    let disk = SimDisk::new();
+    let (_log, topic, clock) = filled(&disk, by_age(1));
+    topic.pin("p", &BTreeMap::from([(0, Offset(300))])).unwrap();
+    tidy(&topic);
+    topic.pin("p", &BTreeMap::from([(0, Offset(480))])).unwrap();
+    disk.set_space(Some(0));
+    let late = clock.now().plus(Duration::from_secs(60));
+    // The pin on disk counts while the new one can't be written.
+    assert!(topic.apply_retention(late).unwrap().segments > 5);
+    assert!((250..=300).contains(&topic.start(0).0), "{}", topic.start(0));
+    disk.set_space(None);
+    topic.apply_retention(late).unwrap();
+    assert!((400..=480).contains(&topic.start(0).0), "{}", topic.start(0));
+}
