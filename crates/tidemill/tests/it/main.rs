@@ -1,0 +1,3 @@
+//! What must hold of the whole: the house's rules, and the binary as its users run it.
+
+mod tidy;
