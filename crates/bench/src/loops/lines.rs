@@ -1,4 +1,7 @@
 //! Bytes in large pieces that end where a line does.
+//!
+//! Invariant: every line comes whole and once, whatever the reads give. Called
+//! by the loops that read text.
 
 use crate::Result;
 use std::io::{ErrorKind, Read};

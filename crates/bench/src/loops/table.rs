@@ -1,4 +1,6 @@
 //! Numbers by bytes, where only distinct keys are owned.
+//!
+//! Invariant: a key is in the table once. Called by the loops that count.
 
 use foldhash::fast::FixedState;
 use hashbrown::{HashTable, hash_table::Entry};

@@ -1,4 +1,6 @@
 //! Output methods of streams: `foreach_batch`, `to_sink`, `view`, `to_table`.
+//!
+//! Each only declares an output or a table; `batch/run.rs` runs outputs. No state.
 
 use super::{Output, OutputKind};
 use crate::{

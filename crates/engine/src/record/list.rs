@@ -1,4 +1,6 @@
 //! `Vec<T>` as a record, borrowed as a [`List`].
+//!
+//! Invariant: a list in a column and an owned one read the same through [`List`].
 
 use super::{Key, Record, expect_type, refuse_nulls};
 use arrow_array::{Array, ArrayRef, ListArray, cast::AsArray};

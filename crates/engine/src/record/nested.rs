@@ -1,4 +1,7 @@
 //! Tuples, options and the unit as records.
+//!
+//! Invariant: a tuple is a struct column that is never null itself; only an
+//! option's column holds nulls.
 
 use super::{Key, Record, expect_type, refuse_nulls};
 use arrow_array::{Array, ArrayRef, StructArray, cast::AsArray, new_empty_array};

@@ -1,4 +1,6 @@
 //! Numbers, booleans and instants as records.
+//!
+//! Their borrowed form is a copy. Invariant: instants are microseconds in UTC.
 
 use super::{Key, Record, expect_type, refuse_nulls};
 use arrow_array::{
