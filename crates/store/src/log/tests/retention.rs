@@ -37,6 +37,13 @@ fn age_and_size_take_whole_segments_from_the_front() {
     // All rows are old: the partition is empty, and knows its end and token.
     topic.apply_retention(clock.now().plus(Duration::from_secs(100))).unwrap();
     assert_eq!((topic.start(0), topic.end(0)), (Offset(500), Offset(500)));
+    for seed in 0..4 {
+        // A machine that stops now finds the same: nothing but an empty segment says where the log ends.
+        let log = quiet(&disk.fork().crash(seed)).unwrap();
+        let topic = log.topic("t").unwrap();
+        assert_eq!((topic.start(0), topic.end(0)), (Offset(500), Offset(500)));
+        assert_eq!(topic.resume(0).as_deref(), Some("99"));
+    }
     drop((topic, log));
     let names = disk.list(Path::new("/data/log/t/0")).unwrap();
     assert_eq!(names, ["00000000000000000500.idx", "00000000000000000500.seg"]);
