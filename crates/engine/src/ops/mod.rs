@@ -1,7 +1,9 @@
 //! Operators: one verb, one file, each with its own methods on
 //! [`crate::DStream`], its lowering, an example that runs, and its tests.
 
+mod cogroup;
 mod count_by_value;
+mod group;
 pub(crate) mod keyed;
 mod map;
 mod reduce;
