@@ -329,6 +329,18 @@ fn the_glossary_names_types_that_exist() {
 }
 
 #[test]
+fn the_guide_from_spark_names_what_is_there() {
+    let defined: BTreeSet<String> = rust_files().iter().flat_map(|source| text::definitions(&source.code)).collect();
+    let guide = text::read("docs/guides/from-spark.md");
+    let ours = guide.lines().filter(|line| line.starts_with('|')).filter_map(|line| line.split('|').nth(2));
+    let names = ours.flat_map(|cell| cell.split('`').skip(1).step_by(2));
+    let methods = names.filter(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+    let found: Vec<_> =
+        methods.filter(|name| !defined.contains(*name)).map(|name| format!("there is no `{name}`")).collect();
+    report("docs/guides/from-spark.md", &found);
+}
+
+#[test]
 fn every_example_is_known_to_ci() {
     let list = text::read("ci/examples.txt");
     let lines = list.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
