@@ -115,6 +115,65 @@ pub fn check_unordered<T, U, C>(
     }
 }
 
+/// Asserts that a program which is stopped after any number of batches, and
+/// started again with another number of partitions, gives what an undisturbed
+/// one gives. The records of a batch may come in any order.
+#[cfg(test)]
+pub(crate) fn check_restarts<T, U, C>(
+    input: &[Vec<T>],
+    program: impl Fn(DStream<T>) -> DStream<U, C>,
+    partitions: (usize, usize),
+) where
+    T: Record,
+    U: Record + Ord + Debug,
+    C: Chain<Out = U>,
+{
+    let whole = sorted(run(input.to_vec(), &program, partitions.0).expect("the program runs"));
+    for stop in 0..=input.len() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let mut got = run_kept(dir.path(), input, &program, partitions.0, 0..stop).expect("the first part runs");
+        got.extend(run_kept(dir.path(), input, &program, partitions.1, stop..input.len()).expect("the rest runs"));
+        assert_eq!(sorted(got), whole, "stopped after {stop} batches, partitions {partitions:?}");
+    }
+}
+
+/// Runs the batches `steps` of a program whose state is kept in `dir`.
+#[cfg(test)]
+pub(crate) fn run_kept<T, U, C>(
+    dir: &std::path::Path,
+    input: &[Vec<T>],
+    program: impl Fn(DStream<T>) -> DStream<U, C>,
+    partitions: usize,
+    steps: std::ops::Range<usize>,
+) -> Result<Vec<Vec<U>>>
+where
+    T: Record,
+    U: Record,
+    C: Chain<Out = U>,
+{
+    let context =
+        StreamingContext::builder("test").trigger(Trigger::Drain).partitions(partitions).data_dir(dir).build();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let out = Arc::clone(&seen);
+    program(context.queue_stream(input.to_vec())?).foreach_batch(move |_, records| {
+        out.lock().push(records);
+        Ok(())
+    });
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .build()
+        .map_err(|e| tidemill_core::Error::external("can't start threads").because(e))?;
+    runtime.block_on(async {
+        let pipeline = Pipeline::open(&context.config, &context.declare, context.board())?;
+        for batch in steps {
+            pipeline.step(Timestamp(i64::try_from(batch + 1).unwrap_or(i64::MAX) * 1_000_000)).await?;
+        }
+        Ok::<_, tidemill_core::Error>(())
+    })?;
+    let mut seen = seen.lock();
+    Ok(std::mem::take(&mut *seen))
+}
+
 fn sorted<U: Ord>(batches: impl IntoIterator<Item = Vec<U>>) -> Vec<Vec<U>> {
     batches
         .into_iter()

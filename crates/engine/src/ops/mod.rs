@@ -10,6 +10,7 @@ mod reduce;
 mod rows;
 mod union;
 mod update_state;
+mod window;
 
 pub(crate) use rows::renamed;
 

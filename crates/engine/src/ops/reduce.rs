@@ -94,9 +94,9 @@ where
 }
 
 /// Folds all records of a batch to at most one.
-struct Reduce<C, F> {
-    chain: C,
-    fold: Arc<F>,
+pub(super) struct Reduce<C, F> {
+    pub(super) chain: C,
+    pub(super) fold: Arc<F>,
 }
 
 impl<C, F> fmt::Debug for Reduce<C, F> {
@@ -165,8 +165,8 @@ impl<T: Record, C: Chain<Out = T>, F: Fold<T>> Kernel for ReduceKernel<C, F> {
 }
 
 /// Counts the records of a batch: always one row, also for an empty batch.
-struct Count<C> {
-    chain: C,
+pub(super) struct Count<C> {
+    pub(super) chain: C,
 }
 
 impl<C> fmt::Debug for Count<C> {

@@ -229,3 +229,52 @@ impl<K: Key, V: Record, C: Chain<Out = (K, V)>> DStream<(K, V), C> {
         StateStream { changes: DStream::over(&self.declare, Arc::clone(&node)), node, state }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{check_restarts, run_kept};
+
+    fn batches() -> Vec<Vec<(String, i64)>> {
+        let of = |text: &str| text.split_whitespace().zip(1..).map(|(word, n)| (word.to_string(), n)).collect();
+        vec![of("a b a c"), of(""), of("b d"), of("a e f b g"), of("a b")]
+    }
+
+    /// Totals; a key whose total passes ten is forgotten and begins anew.
+    #[expect(clippy::unnecessary_wraps, reason = "the shape of an update")]
+    fn update(new: &[i64], total: Option<i64>) -> Option<i64> {
+        let total = total.unwrap_or(0) + new.iter().sum::<i64>();
+        (total <= 10).then_some(total)
+    }
+
+    #[test]
+    fn a_restarted_state_goes_on_where_it_was() {
+        for partitions in [(1, 3), (3, 2)] {
+            check_restarts(&batches(), |s| s.update_state_by_key(update).changes(), partitions);
+            check_restarts(&batches(), |s| s.update_state_by_key(update).snapshot(), partitions);
+        }
+    }
+
+    #[test]
+    fn two_states_of_a_program_are_kept_apart() {
+        check_restarts(
+            &batches(),
+            |s| {
+                let sums = s.with_name("sums").update_state_by_key(update);
+                let counts = s.map_values(|_| 1).with_name("counts").update_state_by_key(update);
+                sums.snapshot().join(&counts.snapshot())
+            },
+            (2, 3),
+        );
+    }
+
+    #[test]
+    fn a_state_whose_name_is_gone_is_not_dropped() {
+        let dir = tempfile::tempdir().unwrap();
+        let named = |name: &'static str| {
+            run_kept(dir.path(), &batches(), |s| s.with_name(name).update_state_by_key(update).changes(), 2, 0..1)
+        };
+        named("totals").unwrap();
+        let error = named("total").unwrap_err().to_string();
+        assert!(error.contains("`totals`") && error.contains("`total`"), "{error}");
+    }
+}

@@ -8,6 +8,7 @@
 //! batch that is running; a failed batch is undone by restoring.
 
 pub(crate) mod keyed;
+pub(crate) mod panes;
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;

@@ -97,3 +97,26 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
         Arc::clone(&self.chain.input().0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{StreamingContext, Trigger};
+
+    fn start_with_names(names: [&str; 2]) -> Result<(), String> {
+        let context = StreamingContext::builder("test").trigger(Trigger::Drain).build();
+        let pairs = context.queue_stream([vec![(1, 1)]]).unwrap();
+        for name in names {
+            pairs.map_values(|v| v).with_name(name).map_values(|v| v).reduce_by_key(|a, b| a + b).print();
+        }
+        context.start().map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn names_must_be_unique_and_plain() {
+        start_with_names(["a", "b"]).unwrap();
+        assert!(start_with_names(["a", "a"]).unwrap_err().contains("`a`: the name is taken"));
+        for bad in ["", "..", ".a", "a/b", "a b", "ä", &"x".repeat(101)] {
+            assert!(start_with_names(["a", bad]).unwrap_err().contains("can't name an operator"), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! The batches of a window, kept as one pane of rows each.
+//!
+//! ```text
+//! size 3, now batch 7:   [pane 5][pane 6][pane 7]     pane 4 has expired
+//! ```
+//!
+//! A version on disk is the pane of its batch under the column `_batch_time`;
+//! after a restart the panes of the last window come back and the rows go to
+//! the partitions that own them now, which may be more or fewer than before.
+//!
+//! Invariant: after the batch at time *t* a part holds the panes with times in
+//! (*t* − size, *t*], and its total is that of these panes. Called by the
+//! windows in `ops/window.rs`.
+
+use super::{StateOperator, Version};
+use crate::{
+    plan::{BatchRun, external},
+    record::{Key, Record, hash_key, partition_of, read_batch},
+};
+use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray, types};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::common::Result as DfResult;
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, fmt, sync::Arc};
+use tidemill_core::{BatchId, Duration, Error, Result, Timestamp};
+
+/// Name of the column of a pane's batch time.
+const TIME: &str = "_batch_time";
+
+/// What is kept of all panes together, so that a window need not visit each.
+pub(crate) trait Total: Send + Sync + 'static {
+    type Table: Default + Send + 'static;
+
+    /// Takes a new pane in.
+    fn add(&self, table: &mut Self::Table, pane: &RecordBatch) -> Result<()>;
+    /// Takes an expired pane out.
+    fn remove(&self, table: &mut Self::Table, pane: &RecordBatch) -> Result<()>;
+}
+
+/// No total: the window visits its panes.
+impl Total for () {
+    type Table = ();
+
+    fn add(&self, _table: &mut (), _pane: &RecordBatch) -> Result<()> {
+        Ok(())
+    }
+    fn remove(&self, _table: &mut (), _pane: &RecordBatch) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Deals rows out to `count` partitions.
+pub(crate) type Route = fn(&RecordBatch, usize) -> Result<Vec<RecordBatch>>;
+
+/// Rows that no partition owns: a slice each.
+pub(crate) fn evenly(rows: &RecordBatch, count: usize) -> Result<Vec<RecordBatch>> {
+    let at = |i: usize| rows.num_rows() * i / count;
+    Ok((0..count).map(|i| rows.slice(at(i), at(i + 1) - at(i))).collect())
+}
+
+/// Rows of `(K, V)` to the partitions of their keys.
+pub(crate) fn by_key<K: Key, V: Record>(rows: &RecordBatch, count: usize) -> Result<Vec<RecordBatch>> {
+    let column = read_batch::<(K, V)>(rows)?;
+    let mut places = vec![Vec::new(); count];
+    for (at, row) in (0_u32..).zip(0..rows.num_rows()) {
+        places[partition_of(hash_key::<K>(<(K, V)>::get(&column, row).0), count)].push(at);
+    }
+    places
+        .into_iter()
+        .map(|places| {
+            arrow_select::take::take_record_batch(rows, &UInt32Array::from(places))
+                .map_err(|e| Error::internal("rows of a pane").because(e))
+        })
+        .collect()
+}
+
+/// The panes of one partition.
+pub(crate) struct Part<T> {
+    pub(crate) panes: BTreeMap<Timestamp, Vec<RecordBatch>>,
+    pub(crate) total: T,
+    /// The last batch, until its pane was asked for.
+    delta: Option<(BatchId, Timestamp)>,
+}
+
+impl<T: Default> Part<T> {
+    fn new() -> Self {
+        Self { panes: BTreeMap::new(), total: T::default(), delta: None }
+    }
+}
+
+/// The panes of one window operator.
+pub(crate) struct Panes<W: Total> {
+    name: String,
+    kind: &'static str,
+    size: Duration,
+    /// Columns on disk: [`TIME`], then the rows' own.
+    stored: SchemaRef,
+    rows: SchemaRef,
+    route: Route,
+    total: Arc<W>,
+    parts: Vec<Mutex<Part<W::Table>>>,
+}
+
+impl<W: Total> fmt::Debug for Panes<W> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "panes of {} in {} parts", self.name, self.parts.len())
+    }
+}
+
+impl<W: Total> Panes<W> {
+    pub(crate) fn new(
+        (name, kind): (String, &'static str),
+        size: Duration,
+        rows: &SchemaRef,
+        route: Route,
+        total: Arc<W>,
+        partitions: usize,
+    ) -> Self {
+        let mut fields =
+            vec![Arc::new(Field::new(TIME, DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())), false))];
+        fields.extend(rows.fields().iter().cloned());
+        Self {
+            name,
+            kind,
+            size,
+            stored: Arc::new(Schema::new(fields)),
+            rows: Arc::clone(rows),
+            route,
+            total,
+            parts: (0..partitions).map(|_| Mutex::new(Part::new())).collect(),
+        }
+    }
+
+    /// Takes in the batch's pane of a partition and drops those that expired.
+    /// Returns what `emit` makes of the window.
+    pub(crate) fn turn<R>(
+        &self,
+        partition: usize,
+        run: &BatchRun,
+        rows: Vec<RecordBatch>,
+        emit: impl FnOnce(&Part<W::Table>) -> DfResult<R>,
+    ) -> DfResult<R> {
+        let now = run.batch.time;
+        let mut part = self.parts[partition].lock();
+        let part = &mut *part;
+        let keep = part.panes.split_off(&Timestamp(now.minus(self.size).0.saturating_add(1)));
+        for pane in std::mem::replace(&mut part.panes, keep).into_values().flatten() {
+            self.total.remove(&mut part.total, &pane).map_err(external)?;
+        }
+        for pane in &rows {
+            self.total.add(&mut part.total, pane).map_err(external)?;
+        }
+        part.delta = None;
+        if !rows.is_empty() {
+            part.panes.insert(now, rows);
+            part.delta = Some((run.batch.id, now));
+        }
+        emit(part)
+    }
+
+    /// A pane's rows as they are kept on disk.
+    fn stored(&self, time: Timestamp, rows: &RecordBatch) -> Result<RecordBatch> {
+        let times = TimestampMicrosecondArray::from_value(time.0, rows.num_rows()).with_timezone("UTC");
+        let mut columns: Vec<ArrayRef> = vec![Arc::new(times)];
+        columns.extend(rows.columns().iter().cloned());
+        RecordBatch::try_new(Arc::clone(&self.stored), columns)
+            .map_err(|e| Error::internal(format!("a pane of `{}`", self.name)).because(e))
+    }
+
+    /// Rows from disk as runs of one batch time each.
+    fn runs(&self, stored: &RecordBatch) -> Result<Vec<(Timestamp, RecordBatch)>> {
+        let broken = || Error::internal(format!("the kept rows of `{}` have no batch time", self.name));
+        let times = stored.columns().first().ok_or_else(broken)?;
+        let times = times.as_primitive_opt::<types::TimestampMicrosecondType>().ok_or_else(broken)?.values();
+        let own = RecordBatch::try_new(Arc::clone(&self.rows), stored.columns()[1..].to_vec())
+            .map_err(|e| Error::internal(format!("a pane of `{}`", self.name)).because(e))?;
+        let (mut runs, mut start) = (Vec::new(), 0);
+        for run in times.chunk_by(|a, b| a == b) {
+            runs.push((Timestamp(run[0]), own.slice(start, run.len())));
+            start += run.len();
+        }
+        Ok(runs)
+    }
+}
+
+impl<W: Total> StateOperator for Panes<W> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.stored)
+    }
+
+    fn restore(&self, versions: &[Version]) -> Result<()> {
+        let mut panes: BTreeMap<Timestamp, Vec<RecordBatch>> = BTreeMap::new();
+        for version in versions {
+            if version.whole {
+                panes.clear();
+            }
+            for stored in &version.rows {
+                for (time, rows) in self.runs(stored)? {
+                    panes.entry(time).or_default().push(rows);
+                }
+            }
+        }
+        // Batches after the newest pane may have been empty; the next turn drops what they let expire.
+        if let Some(newest) = panes.keys().next_back() {
+            panes = panes.split_off(&Timestamp(newest.minus(self.size).0.saturating_add(1)));
+        }
+        for part in &self.parts {
+            *part.lock() = Part::new();
+        }
+        for (time, batches) in panes {
+            for rows in batches {
+                for (part, rows) in self.parts.iter().zip((self.route)(&rows, self.parts.len())?) {
+                    if rows.num_rows() > 0 {
+                        let mut part = part.lock();
+                        self.total.add(&mut part.total, &rows)?;
+                        part.panes.entry(time).or_default().push(rows);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
+        let mut out = Vec::new();
+        for part in &self.parts {
+            let mut part = part.lock();
+            if let Some((_, time)) = part.delta.take_if(|(of, _)| *of == batch) {
+                for rows in part.panes.get(&time).into_iter().flatten() {
+                    out.push(self.stored(time, rows)?);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn snapshot(&self) -> Result<Vec<RecordBatch>> {
+        let mut out = Vec::new();
+        for part in &self.parts {
+            for (time, pane) in &part.lock().panes {
+                for rows in pane {
+                    out.push(self.stored(*time, rows)?);
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn rows(&self) -> usize {
+        self.parts.iter().map(|p| p.lock().panes.values().flatten().map(RecordBatch::num_rows).sum::<usize>()).sum()
+    }
+}
