@@ -7,6 +7,7 @@
 mod check;
 mod input;
 mod jobs;
+mod kills;
 mod loops;
 mod measure;
 
@@ -46,6 +47,9 @@ struct Options {
     /// Where generated files are written, and found again by the next call
     #[arg(long, default_value_os_t = std::env::temp_dir().join("tidemill-bench"))]
     dir: PathBuf,
+    /// How often `kills` kills
+    #[arg(long, default_value = "50")]
+    count: u32,
     /// Another seed makes other input
     #[arg(long, default_value = "42")]
     seed: u64,
@@ -71,6 +75,11 @@ enum Job {
     W3,
     /// Latency at ten thousand events a second over TCP, from send to visible
     W4,
+    /// `kill -9` at random moments of a small W3 into the file sink: nothing lost, nothing twice
+    Kills,
+    /// The program that `kills` kills
+    #[value(hide = true)]
+    KillsChild,
 }
 
 fn main() -> ExitCode {
@@ -85,13 +94,21 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let outcome = match options.job {
-        Job::W1File => w1_file(options)?,
-        Job::W1Tcp => w1_tcp(options)?,
-        Job::W2 => w2(options)?,
-        Job::W3 => w3(options)?,
-        Job::W4 => return Err("w4 measures the engine alone, and there is none to run yet".into()),
+        Job::W1File => serde_json::to_string(&w1_file(options)?)?,
+        Job::W1Tcp => serde_json::to_string(&w1_tcp(options)?)?,
+        Job::W2 => serde_json::to_string(&w2(options)?)?,
+        Job::W3 => serde_json::to_string(&w3(options)?)?,
+        Job::Kills => {
+            let killed = kills::kills(options.seed, options.items.unwrap_or(4_000_000), options.count)?;
+            serde_json::to_string(&killed)?
+        }
+        Job::KillsChild => {
+            kills::child(options.seed, options.items.unwrap_or(1), &options.dir, options.threads.get())?;
+            return Ok(());
+        }
+        Job::W4 => serde_json::to_string(&jobs::w4(options.items.unwrap_or(100_000), options.threads.get())?)?,
     };
-    println!("{}", serde_json::to_string(&outcome)?);
+    println!("{outcome}");
     Ok(())
 }
 

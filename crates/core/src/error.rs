@@ -21,7 +21,6 @@ pub enum Blame {
 }
 
 /// An error with blame, a retry hint and its cause.
-#[derive(Debug)]
 pub struct Error {
     message: String,
     blame: Blame,
@@ -79,6 +78,13 @@ impl Error {
             next = cause.source();
         }
         text
+    }
+}
+
+/// The chain, as people read it: `main` functions that return an error print this form.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.chain())
     }
 }
 

@@ -10,3 +10,9 @@ pub(crate) const KEYS: u64 = 1_000_000;
 pub(crate) const fn key(seed: u64, offset: u64) -> u64 {
     splitmix64(seed ^ offset) % KEYS
 }
+
+/// Mixes a number well; the generator's own function.
+#[inline]
+pub(crate) const fn mix(number: u64) -> u64 {
+    splitmix64(number)
+}

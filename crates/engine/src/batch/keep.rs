@@ -236,7 +236,13 @@ impl Keep {
     ) -> Result<()> {
         tokio::task::block_in_place(|| {
             self.sync_inputs(batch)?;
-            self.dead.commit(batch.id, dead)?;
+            let waiting = self.dead.waiting();
+            if !(dead.is_empty() && waiting.is_empty()) {
+                // Letters are durable under the batch's number before its commit, so the same number
+                // must mean the same records when the batch runs again.
+                self.ledger.lock().sync_plan()?;
+                self.dead.commit(batch.id, dead, &waiting)?;
+            }
             let mut states = self.states.lock();
             for state in kept {
                 let entry = states.get_mut(&state.name).ok_or_else(|| Error::internal("a state without files"))?;

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! ranges ─► ledger: planned ─► plan runs, state moves on, sinks stage
-//!        ─► inputs durable ─► state durable ─► ledger: committed   ← the commit point
-//!        ─► sinks commit ─► dead letters ─► views
+//!        ─► inputs durable ─► dead letters and state durable ─► ledger: committed   ← the commit point
+//!        ─► sinks commit ─► views
 //! ```
 //!
 //! Invariants: nothing of a batch can be seen outside before its commit point

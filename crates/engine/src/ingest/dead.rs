@@ -58,23 +58,27 @@ impl DeadLetters {
         waiting.push(letter);
     }
 
-    /// Letters of receivers since the last call.
-    pub(crate) fn take_waiting(&self) -> Vec<DeadLetter> {
-        std::mem::take(&mut self.waiting.lock())
+    /// Letters of receivers that no commit has kept yet.
+    pub(crate) fn waiting(&self) -> Vec<DeadLetter> {
+        self.waiting.lock().clone()
     }
 
-    /// Appends the letters of a batch, once.
-    pub(crate) fn commit(&self, batch: BatchId, letters: &[DeadLetter]) -> Result<()> {
+    /// Appends the letters of a batch, and `waiting` ones with them, once.
+    pub(crate) fn commit(&self, batch: BatchId, letters: &[DeadLetter], waiting: &[DeadLetter]) -> Result<()> {
         let done = self.topic.resume(0).and_then(|token| token.parse().ok()).is_some_and(|last: u64| last >= batch.0);
-        if letters.is_empty() || done {
-            return Ok(());
+        if !done {
+            let all: Vec<&DeadLetter> = letters.iter().chain(waiting).collect();
+            self.topic.append(0, &rows(&all)?, Some(&batch.to_string()))?;
+            self.topic.sync_to(0, self.topic.end(0))?;
+            let mut left = self.waiting.lock();
+            let kept = waiting.len().min(left.len());
+            left.drain(..kept);
         }
-        self.topic.append(0, &rows(letters)?, Some(&batch.to_string()))?;
-        self.topic.sync_to(0, self.topic.end(0))
+        Ok(())
     }
 }
 
-fn rows(letters: &[DeadLetter]) -> Result<RecordBatch> {
+fn rows(letters: &[&DeadLetter]) -> Result<RecordBatch> {
     let (mut stream, mut partition, mut reason) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
     let (mut offset, mut batch, mut raw) = (UInt64Builder::new(), UInt64Builder::new(), BinaryBuilder::new());
     for letter in letters {

@@ -190,6 +190,7 @@ impl Intake for Port {
         letter.stream.clone_from(&self.stream);
         letter.partition = self.partition.into();
         letter.offset = self.topic.end(self.partition);
+        self.board.update_program(|program| program.refused += 1);
         self.dead.now(letter);
         Ok(())
     }
