@@ -6,6 +6,8 @@
 
 mod outputs;
 mod print;
+mod remember;
+mod text_files;
 
 use crate::plan::Lineage;
 use arrow_array::RecordBatch;
@@ -13,6 +15,7 @@ use std::{fmt, sync::Arc};
 use tidemill_core::{Result, Sink};
 
 pub use outputs::BatchInfo;
+pub use remember::Remembered;
 
 /// A function on the rows of a batch.
 pub(crate) type Call = Arc<dyn Fn(&BatchInfo, &[RecordBatch]) -> Result<()> + Send + Sync>;

@@ -1,13 +1,16 @@
 //! Operators: one verb, one file, each with its own methods on
 //! [`crate::DStream`], its lowering, an example that runs, and its tests.
 
+mod cache;
 mod cogroup;
 mod count_by_value;
 mod group;
 pub(crate) mod keyed;
 mod map;
+mod partitions;
 mod reduce;
 mod rows;
+mod transform;
 mod union;
 mod update_state;
 mod window;
@@ -15,4 +18,5 @@ mod window;
 pub(crate) use rows::renamed;
 
 pub use map::{Filter, FlatMap, Map};
+pub use partitions::Records;
 pub use update_state::StateStream;

@@ -47,9 +47,9 @@ impl Inputs<'_> {
         self.plans[input].properties().output_partitioning().partition_count()
     }
 
-    /// All inputs as (plan, task), for kernels that spawn.
-    pub(crate) fn plan(&self, input: usize) -> (Arc<dyn ExecutionPlan>, Arc<TaskContext>) {
-        (Arc::clone(&self.plans[input]), Arc::clone(self.task))
+    /// Number of inputs.
+    pub(crate) fn count(&self) -> usize {
+        self.plans.len()
     }
 }
 
