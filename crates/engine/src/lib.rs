@@ -46,3 +46,7 @@ pub use ingest::QueueSource;
 pub use ops::{Filter, FlatMap, Map, Records, StateStream};
 pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};
 pub use stream::{Chain, DStream, Emit, Read};
+pub use tidemill_derive::{Key, Record};
+
+#[doc(hidden)]
+pub use record::support as record_support;

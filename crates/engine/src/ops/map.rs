@@ -21,7 +21,7 @@ use std::{fmt, marker::PhantomData, sync::Arc};
 use tidemill_core::Result;
 
 /// A chain and a function on its records.
-pub struct Step<C, F, U> {
+pub(crate) struct Step<C, F, U> {
     chain: C,
     f: Arc<F>,
     kind: PhantomData<fn() -> U>,

@@ -226,7 +226,7 @@ mod tests {
                         .union(&s.map(|n| n + 200))
                         .repartition(2)
                         .map_partitions::<(i64, Vec<i64>), _>(|records, out| {
-                            out.push((i64::try_from(records.len()).unwrap(), records.collect::<Vec<_>>()))
+                            out.push((i64::try_from(records.len()).unwrap(), records.collect::<Vec<_>>()));
                         })
                 },
                 partitions,

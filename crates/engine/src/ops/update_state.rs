@@ -240,7 +240,6 @@ mod tests {
     }
 
     /// Totals; a key whose total passes ten is forgotten and begins anew.
-    #[expect(clippy::unnecessary_wraps, reason = "the shape of an update")]
     fn update(new: &[i64], total: Option<i64>) -> Option<i64> {
         let total = total.unwrap_or(0) + new.iter().sum::<i64>();
         (total <= 10).then_some(total)

@@ -11,13 +11,14 @@
 mod list;
 mod nested;
 mod primitive;
+pub mod support;
 mod text;
 
 pub use list::List;
 pub use text::Str;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, StructArray, cast::AsArray};
-use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::{hash::Hasher, sync::Arc};
 use tidemill_core::{Error, Result};
 
@@ -75,7 +76,7 @@ pub trait Key: Record {
 /// The hash of a key: seeded the same in every process, so that a key goes to
 /// the same partition before and after a restart.
 #[inline]
-pub fn hash_key<K: Key>(key: K::Ref<'_>) -> u64 {
+pub(crate) fn hash_key<K: Key>(key: K::Ref<'_>) -> u64 {
     use std::hash::BuildHasher;
     let mut state = foldhash::fast::FixedState::with_seed(SEED).build_hasher();
     K::hash(key, &mut state);
@@ -87,13 +88,12 @@ const SEED: u64 = 0x7469_6465_6d69_6c6c;
 /// Which of `count` partitions a hash belongs to; uses the upper bits, so that
 /// hash tables inside the partition keep the lower ones.
 #[inline]
-#[expect(clippy::cast_possible_truncation, reason = "the quotient is below count")]
-pub fn partition_of(hash: u64, count: usize) -> usize {
+pub(crate) fn partition_of(hash: u64, count: usize) -> usize {
     (((hash >> 32) * count as u64) >> 32) as usize
 }
 
 /// Name of the single column of a stream whose record is not a struct or tuple.
-pub const VALUE: &str = "value";
+pub(crate) const VALUE: &str = "value";
 
 /// The columns of a stream of `T`: a struct's or tuple's fields, else one
 /// column named `value`.
@@ -104,13 +104,13 @@ pub fn schema_of<T: Record>() -> SchemaRef {
     }
 }
 
-/// Reads a batch whose columns are those of [`schema_of`], by place.
+/// Reads a batch as records: tuples by place, structs as their derive says.
 ///
 /// # Errors
 /// When the batch has other columns.
-pub fn read_batch<T: Record>(batch: &RecordBatch) -> Result<T::Column> {
+pub(crate) fn read_batch<T: Record>(batch: &RecordBatch) -> Result<T::Column> {
     let array: ArrayRef = match T::data_type() {
-        DataType::Struct(fields) if !T::nullable() => Arc::new(struct_of(&fields, batch.columns(), batch.num_rows())?),
+        DataType::Struct(_) if !T::nullable() => Arc::new(StructArray::from(batch.clone())),
         _ => match batch.columns() {
             [one] => Arc::clone(one),
             many => return Err(Error::internal(format!("expected one column, found {}", many.len()))),
@@ -120,7 +120,7 @@ pub fn read_batch<T: Record>(batch: &RecordBatch) -> Result<T::Column> {
 }
 
 /// Takes the rows of a builder out as a batch with the columns of [`schema_of`].
-pub fn finish_batch<T: Record>(builder: &mut T::Builder, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(crate) fn finish_batch<T: Record>(builder: &mut T::Builder, schema: &SchemaRef) -> Result<RecordBatch> {
     let array = T::finish(builder);
     let columns = if matches!(T::data_type(), DataType::Struct(_)) && !T::nullable() {
         array.as_struct().columns().to_vec()
@@ -144,20 +144,6 @@ pub fn batch_of<T: Record>(records: impl IntoIterator<Item = T>) -> Result<Recor
 pub fn records_of<T: Record>(batch: &RecordBatch) -> Result<Vec<T>> {
     let column = read_batch::<T>(batch)?;
     Ok((0..batch.num_rows()).map(|row| T::own(T::get(&column, row))).collect())
-}
-
-pub(crate) fn struct_of(fields: &Fields, columns: &[ArrayRef], rows: usize) -> Result<StructArray> {
-    if fields.is_empty() {
-        return Ok(StructArray::new_empty_fields(rows, None));
-    }
-    // Columns may carry other names (a query's) and are taken by place.
-    let fields: Fields = fields
-        .iter()
-        .zip(columns)
-        .map(|(f, c)| Field::new(f.name(), c.data_type().clone(), f.is_nullable() || c.null_count() > 0))
-        .collect();
-    StructArray::try_new(fields, columns.to_vec(), None)
-        .map_err(|e| Error::internal("columns do not fit the record").because(e))
 }
 
 /// Checks that an array has the wanted type and no nulls where none may be.

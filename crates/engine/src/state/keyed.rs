@@ -91,7 +91,7 @@ impl<K: Key, S: Record> Part<K, S> {
         rows: &[RecordBatch],
         update: &impl Fn(&[V], Option<S>) -> Option<S>,
     ) -> DfResult<RecordBatch> {
-        let columns = rows.iter().map(|r| read_batch::<(K, V)>(r)).collect::<Result<Vec<_>>>().map_err(external)?;
+        let columns = rows.iter().map(read_batch::<(K, V)>).collect::<Result<Vec<_>>>().map_err(external)?;
         let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
         let (mut touched, mut ends, mut groups) = (Vec::<u32>::new(), Vec::<u32>::new(), Vec::with_capacity(total));
         for (column, batch) in columns.iter().zip(rows) {

@@ -87,11 +87,6 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
         Self { declare: self.declare.naming(name), ..self.clone() }
     }
 
-    /// The same stream without a name for its next operator.
-    pub(crate) fn unnamed(&self) -> Self {
-        Self { declare: self.declare.unnamed(), ..self.clone() }
-    }
-
     /// The node that this stream's chain reads.
     pub(crate) fn base(&self) -> Arc<Lineage> {
         Arc::clone(&self.chain.input().0)
