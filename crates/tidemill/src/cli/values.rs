@@ -1,0 +1,69 @@
+//! Values of arguments: durations, rates, addresses.
+//!
+//! Invariant: what can't be read is an error that shows what could be. Called
+//! by clap.
+
+use std::net::SocketAddr;
+use tidemill::{Duration, core::parse_duration};
+
+/// `250ms`, `20s`, `5m`, `1h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    // A bare number would be milliseconds in a program, seconds to most people: here it must say.
+    match parse_duration(text) {
+        Some(span) if !span.is_zero() && text.ends_with(|c: char| c.is_ascii_alphabetic()) => Ok(span),
+        _ => Err("write a duration with its unit, such as 250ms, 20s, 5m or 1h".to_string()),
+    }
+}
+
+/// `2000` or `2000/s`: records per second.
+pub(crate) fn rate(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches("/s").trim().replace('_', "").parse::<f64>() {
+        Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
+        _ => Err("write records per second, such as 2000 or 2000/s".to_string()),
+    }
+}
+
+/// `127.0.0.1:4040`, `localhost:4040`, `:4040`, or `4040`.
+pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
+    let wrong = || "write an address as host:port, such as 127.0.0.1:4040 (port 0: any free one)".to_string();
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let port: u16 = port.parse().map_err(|_| wrong())?;
+    match host {
+        "" | "localhost" => Ok(SocketAddr::from(([127, 0, 0, 1], port))),
+        _ => text.parse().map_err(|_| wrong()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_says_its_unit() {
+        assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        for wrong in ["20", "", "s", "0s", "-1s", "soon"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_rate_is_positive() {
+        assert_eq!(rate("2000/s"), Ok(2000.0));
+        assert_eq!(rate("0.5"), Ok(0.5));
+        for wrong in ["0", "-1", "inf", "NaN", "fast", "/s"] {
+            assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn addresses_may_be_short() {
+        let want: SocketAddr = "127.0.0.1:4040".parse().unwrap();
+        for text in ["127.0.0.1:4040", "localhost:4040", ":4040", "4040"] {
+            assert_eq!(address(text), Ok(want), "{text}");
+        }
+        assert_eq!(address("[::1]:80"), Ok("[::1]:80".parse().unwrap()));
+        assert!(address("example").is_err());
+        assert!(address("127.0.0.1:70000").is_err());
+    }
+}

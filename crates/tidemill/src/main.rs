@@ -1,0 +1,42 @@
+//! The command line: parses arguments, sets up logs, runs a command, and turns
+//! its error into text and an exit code.
+//!
+//! Invariant: 0 is success, 1 a failed command, 2 a wrong command line, 130 a
+//! second Ctrl-C. Results go to standard output, everything else to standard
+//! error.
+
+mod cli;
+
+use clap::Parser;
+use std::{
+    error::Error as _,
+    io::{self, IsTerminal, Write},
+    process::ExitCode,
+};
+use tidemill::Error;
+
+fn main() -> ExitCode {
+    let arguments = cli::Cli::parse();
+    tidemill::logging::init(arguments.verbose);
+    match arguments.command.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            report(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `error: what failed`, then its causes.
+fn report(error: &Error) {
+    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
+    let (red, end) = if colour { ("\u{1b}[1;31m", "\u{1b}[0m") } else { ("", "") };
+    let mut text = format!("{red}error:{end} {error}\n");
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(&format!("  because: {cause}\n"));
+        next = cause.source();
+    }
+    // Nobody is left to be told when standard error is closed.
+    let _closed = io::stderr().write_all(text.as_bytes());
+}
