@@ -56,10 +56,12 @@ impl Pipeline {
             let (output, task, batch) = (output.clone(), Arc::clone(&task), batch.clone());
             outputs.spawn(async move { emit(&output, plan, task, &batch).await.map(|emitted| (index, emitted)) });
         }
-        let mut emitted = Vec::with_capacity(self.outputs.len());
-        while let Some(done) = outputs.join_next().await {
-            emitted.push(done.map_err(|e| Error::internal("an output panicked").because(e))??);
-        }
+        let emitted = gather(&mut outputs).await;
+        // Nothing of this run may go on beside a restore, or beside the next batch.
+        outputs.shutdown().await;
+        let ended = run.finish().await;
+        let mut emitted = emitted?;
+        ended.map_err(of_plan)?;
         emitted.sort_by_key(|(index, _)| *index);
         Ok((run, emitted))
     }
@@ -105,6 +107,15 @@ impl Pipeline {
         self.board.publish_batch(report);
         Ok(())
     }
+}
+
+/// What all outputs give; the first error otherwise.
+async fn gather(outputs: &mut JoinSet<Result<(usize, Emitted)>>) -> Result<Vec<(usize, Emitted)>> {
+    let mut emitted = Vec::with_capacity(outputs.len());
+    while let Some(done) = outputs.join_next().await {
+        emitted.push(done.map_err(|e| Error::internal("an output panicked").because(e))??);
+    }
+    Ok(emitted)
 }
 
 /// Runs one output's plan, all partitions together.

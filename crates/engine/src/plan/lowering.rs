@@ -1,9 +1,9 @@
 //! From lineage to a physical plan.
 //!
-//! Invariant: a node that several parts of the program read is lowered once
-//! and shared when it keeps state; stateless nodes are lowered anew for each
-//! reader, as the field's own engines recompute them, unless `cache` was asked
-//! for.
+//! Invariant: a node that keeps state is lowered once, shared by all its
+//! readers, and runs to its end in each batch that reads it; stateless nodes
+//! are lowered anew for each reader, as the field's own engines recompute them,
+//! unless `cache` was asked for.
 
 use super::{Lineage, NodeExec, SharedKernel, node::Kernel};
 use crate::state::StateRegistry;
@@ -62,12 +62,8 @@ impl<'a> Lowering<'a> {
         let inputs = node.inputs.iter().map(|input| self.lower(input)).collect::<Result<Vec<_>>>()?;
         self.name.clone_from(&node.name);
         let plan = node.operator.lower(inputs, self)?;
-        let below_is_stateful = {
-            let (mut seen, mut stateful) = (HashSet::new(), false);
-            node.walk(&mut seen, &mut |n| stateful |= n.operator.is_stateful());
-            stateful
-        };
-        if (below_is_stateful || node.operator.is_shared()) && self.readers.get(&node.id).copied().unwrap_or(0) > 1 {
+        let read_by_many = self.readers.get(&node.id).copied().unwrap_or(0) > 1;
+        if node.operator.is_stateful() || (node.operator.is_shared() && read_by_many) {
             let plan = share(plan);
             self.shared.insert(node.id, Arc::clone(&plan));
             return Ok(plan);
@@ -92,4 +88,61 @@ impl<'a> Lowering<'a> {
 pub(crate) fn share(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     let (schema, partitions) = (plan.schema(), plan.output_partitioning().partition_count());
     NodeExec::new("shared", SharedKernel::new(Arc::clone(&schema)), vec![plan], schema, partitions)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{
+        StreamingContext, Trigger,
+        batch::Pipeline,
+        plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_from},
+        record::schema_of,
+        stream::DStream,
+    };
+    use arrow_schema::SchemaRef;
+    use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
+    use futures::StreamExt;
+    use std::sync::Arc;
+    use tidemill_core::{Result, Timestamp};
+
+    /// Reads one block of its input's first partition and stops, as a `LIMIT` does.
+    #[derive(Debug)]
+    struct First;
+
+    impl Operator for First {
+        fn kind(&self) -> &'static str {
+            "first"
+        }
+        fn schema(&self) -> SchemaRef {
+            schema_of::<(i64, i64)>()
+        }
+        fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+            Ok(cx.node("first", Self, inputs, self.schema(), 1))
+        }
+    }
+
+    impl Kernel for First {
+        fn run(&self, _partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
+            Ok(rows_from(self.schema(), inputs.open(0, 0)?.take(1)))
+        }
+    }
+
+    #[test]
+    fn a_reader_that_stops_early_does_not_cost_the_state_a_record() {
+        let context = StreamingContext::builder("test").trigger(Trigger::Drain).partitions(4).build();
+        let pairs = |from: i64| (from..from + 50_000).map(|n| (n, n)).collect::<Vec<_>>();
+        let stream = context.queue_stream([pairs(0), pairs(25_000)]).unwrap();
+        let state =
+            stream.update_state_by_key(|new, sum: Option<i64>| Some(sum.unwrap_or(0) + new.iter().sum::<i64>()));
+        let first: DStream<(i64, i64)> = DStream::of(&context.declare, vec![state.changes().rows()], First);
+        first.foreach_batch(|_, _| Ok(()));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
+        runtime.block_on(async {
+            let pipeline = Pipeline::open(&context.config, &context.declare, context.board()).unwrap();
+            for (time, rows) in [(1, 50_000), (2, 75_000)] {
+                pipeline.step(Timestamp(time)).await.unwrap();
+                assert_eq!(pipeline.states.all()[0].rows(), rows);
+            }
+        });
+    }
 }

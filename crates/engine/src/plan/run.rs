@@ -5,9 +5,11 @@
 //! between two runs except versioned state.
 
 use datafusion::execution::TaskContext;
+use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -32,6 +34,17 @@ pub(crate) struct BatchRun {
     before: BTreeMap<String, Timestamp>,
     /// Watermarks that this batch moved.
     moved: Mutex<BTreeMap<String, Timestamp>>,
+    /// Steps that end before the batch does, whoever reads them. One a partition of a shared node.
+    steps: Mutex<Vec<Step>>,
+}
+
+/// A step that runs by itself; the future says when it has ended.
+struct Step(BoxFuture<'static, datafusion::common::Result<()>>);
+
+impl fmt::Debug for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Step")
+    }
 }
 
 impl BatchRun {
@@ -44,7 +57,27 @@ impl BatchRun {
             dead: Mutex::default(),
             before,
             moved: Mutex::default(),
+            steps: Mutex::default(),
         }
+    }
+
+    /// The batch ends after this step, which runs by itself.
+    pub(crate) fn finish_first(&self, step: BoxFuture<'static, datafusion::common::Result<()>>) {
+        self.steps.lock().push(Step(step));
+    }
+
+    /// Waits until all steps have ended.
+    ///
+    /// # Errors
+    /// That of the first step that failed.
+    pub(crate) async fn finish(&self) -> datafusion::common::Result<()> {
+        let steps = std::mem::take(&mut *self.steps.lock());
+        let mut ended = Ok(());
+        for step in steps {
+            let this = step.0.await;
+            ended = ended.and(this);
+        }
+        ended
     }
 
     /// The run that a node's task belongs to.
