@@ -258,3 +258,74 @@ impl<W: Total> StateOperator for Panes<W> {
         self.parts.iter().map(|p| p.lock().panes.values().flatten().map(RecordBatch::num_rows).sum::<usize>()).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::{batch_of, schema_of};
+    use tidemill_core::Batch;
+
+    type Pair = (String, i64);
+
+    fn panes(partitions: usize) -> Panes<()> {
+        let name = ("sums".to_string(), "window");
+        let size = Duration::from_micros(3);
+        Panes::new(name, size, &schema_of::<Pair>(), by_key::<String, i64>, Arc::new(()), partitions)
+    }
+
+    /// What each part holds: the times and records of its panes.
+    fn held(panes: &Panes<()>) -> Vec<(i64, Pair)> {
+        let mut all = Vec::new();
+        for (index, part) in panes.parts.iter().enumerate() {
+            for (time, rows) in &part.lock().panes {
+                for pair in rows.iter().flat_map(|rows| crate::record::records_of::<Pair>(rows).unwrap()) {
+                    assert_eq!(partition_of(hash_key::<String>(&pair.0), panes.parts.len()), index, "{pair:?}");
+                    all.push((time.0, pair));
+                }
+            }
+        }
+        all.sort();
+        all
+    }
+
+    fn turn(panes: &Panes<()>, number: u8, keys: &[&str]) {
+        let batch = Batch { id: BatchId(number.into()), time: Timestamp(number.into()), ..Batch::default() };
+        let run = BatchRun::new(batch, None, BTreeMap::new());
+        let rows = batch_of(keys.iter().map(|key| ((*key).to_string(), i64::from(number)))).unwrap();
+        for (part, rows) in by_key::<String, i64>(&rows, panes.parts.len()).unwrap().into_iter().enumerate() {
+            let rows = if rows.num_rows() > 0 { vec![rows] } else { vec![] };
+            panes.turn(part, &run, rows, |_| Ok(())).unwrap();
+        }
+    }
+
+    /// Snapshots and deltas, in any mix, give back the same panes at any number of partitions.
+    #[test]
+    fn versions_of_both_kinds_come_back_to_the_partitions_of_now() {
+        let before = panes(2);
+        let (mut versions, mut snapshots) = (Vec::new(), Vec::new());
+        let batches: [&[&str]; 6] = [&["a", "b", "c"], &[], &["a", "d"], &["e"], &["b", "f"], &[]];
+        for (number, keys) in (1..).zip(batches) {
+            turn(&before, number, keys);
+            let id = BatchId(number.into());
+            versions.push(Version { batch: id, whole: false, rows: before.delta(id).unwrap() });
+            assert!(before.delta(id).unwrap().is_empty(), "a delta is taken once");
+            snapshots.push(Version { batch: id, whole: true, rows: before.snapshot().unwrap() });
+            let alive = held(&before);
+            assert!(alive.iter().all(|(time, _)| *time > i64::from(number) - 3), "{alive:?}");
+            for partitions in 1..4 {
+                for from in 0..=versions.len() {
+                    // The snapshot of batch `from`, then the deltas after it.
+                    let mut chain: Vec<_> = from.checked_sub(1).map(|at| snapshots[at].clone()).into_iter().collect();
+                    chain.extend(versions[from..].iter().cloned());
+                    let after = panes(partitions);
+                    turn(&after, 1, &["old"]);
+                    after.restore(&chain).unwrap();
+                    // Empty batches after the newest pane let nothing expire until the next turn.
+                    let got: Vec<_> = held(&after).into_iter().filter(|(t, _)| *t > i64::from(number) - 3).collect();
+                    assert_eq!(got, alive, "after batch {number} from {from} into {partitions}");
+                    assert_eq!(after.rows(), held(&after).len());
+                }
+            }
+        }
+    }
+}
