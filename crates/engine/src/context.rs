@@ -132,6 +132,7 @@ impl ContextBuilder {
             declare: Declare::with(Arc::clone(&self.config.registry)),
             config: self.config,
             board: Arc::default(),
+            sql: crate::sql::Sql::default(),
             running: Mutex::default(),
         }
     }
@@ -155,6 +156,8 @@ struct Declared {
     ingests: Vec<Ingest>,
     outputs: Vec<Output>,
     tables: BTreeMap<String, Arc<Lineage>>,
+    /// Sources that the program made itself, for streams declared in SQL.
+    provided: BTreeMap<String, Arc<dyn Source>>,
     errors: Vec<Error>,
 }
 
@@ -291,7 +294,7 @@ impl Declare {
 }
 
 /// Names are directories of state files and stand in checkpoints.
-fn is_operator_name(name: &str) -> bool {
+pub(crate) fn is_operator_name(name: &str) -> bool {
     (1..=100).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
@@ -328,6 +331,7 @@ pub struct StreamingContext {
     pub(crate) config: Config,
     pub(crate) declare: Declare,
     board: Arc<Board>,
+    pub(crate) sql: crate::sql::Sql,
     running: Mutex<Option<Running>>,
 }
 
@@ -422,7 +426,16 @@ impl StreamingContext {
     /// Opens a stream by the options of a connector, as SQL's `CREATE STREAM` does.
     pub(crate) fn open(&self, name: &str, options: &Options, columns: Option<SchemaRef>) -> Result<Arc<Lineage>> {
         let registry = Arc::clone(&self.config.registry);
-        let input = registry.input(options)?;
+        let provided = self.declare.declared.lock().provided.get(name).cloned();
+        let input = match (options.get("connector"), provided) {
+            (Some("program"), Some(source)) => Input::Source(source),
+            (Some("program"), None) => {
+                return Err(Error::user(format!(
+                    "stream \"{name}\": the program that runs this SQL gave no source of that name; call provide_source before"
+                )));
+            }
+            _ => registry.input(options)?,
+        };
         let needs_format = match &input {
             Input::Source(source) => matches!(source.shape(), tidemill_core::Shape::Raw),
             Input::Receivers(_) => true,
@@ -434,6 +447,11 @@ impl StreamingContext {
             (Input::Receivers(receivers), Some(format)) => self.receive(name, receivers, format),
             (Input::Receivers(_), None) => Err(Error::internal("receivers without a format")),
         }
+    }
+
+    /// Gives a source that the program made to `CREATE STREAM name … WITH (connector = 'program')`.
+    pub fn provide_source(&self, name: &str, source: Arc<dyn Source>) {
+        self.declare.declared.lock().provided.insert(name.to_string(), source);
     }
 
     /// Lines of text from a TCP server, reconnecting as needed.

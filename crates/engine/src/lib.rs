@@ -34,9 +34,11 @@ mod ingest;
 mod ops;
 mod plan;
 mod record;
+mod sql;
 mod state;
 mod stream;
 pub mod testing;
+pub mod text;
 
 pub use batch::{Pid, RateControl, Trigger};
 pub use clock::SystemClock;

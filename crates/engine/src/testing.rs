@@ -14,9 +14,15 @@ use crate::{
     record::Record,
     stream::{Chain, DStream},
 };
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use futures::StreamExt;
 use parking_lot::Mutex;
 use std::{fmt::Debug, sync::Arc};
-use tidemill_core::{Result, Timestamp};
+use tidemill_core::{
+    Budget, Chunk, ChunkStream, Offset, OffsetRange, PartitionId, Position, Result, Shape, Source, Timestamp,
+};
 
 /// What a program over queued batches gives for each batch.
 ///
@@ -172,6 +178,143 @@ where
     })?;
     let mut seen = seen.lock();
     Ok(std::mem::take(&mut *seen))
+}
+
+/// A SQL program over queued rows: batches in, views out.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use arrow_array::{Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
+/// # use tidemill_engine::testing::SqlProgram;
+/// let rows = |of: Vec<i64>| RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(of)) as _)]);
+/// let mut program = SqlProgram::new(2);
+/// program.queue("numbers", vec![vec![rows(vec![1, 2])?], vec![rows(vec![3])?]]);
+/// program.start(
+///     "CREATE STREAM numbers WITH (connector = 'program'); CREATE VIEW total AS SELECT sum(n) AS n FROM numbers",
+/// )?;
+/// program.step()?;
+/// program.step()?;
+/// let total = program.view("total").expect("a view that has rows");
+/// assert_eq!(total.column(0).as_primitive::<Int64Type>().value(0), 6);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct SqlProgram {
+    context: StreamingContext,
+    runtime: tokio::runtime::Runtime,
+    pipeline: Option<Arc<Pipeline>>,
+    batches: i64,
+}
+
+impl SqlProgram {
+    /// A program of so many partitions that keeps nothing on disk.
+    ///
+    /// # Panics
+    /// When threads can't be started.
+    pub fn new(partitions: usize) -> Self {
+        Self::over(StreamingContext::builder("test").trigger(Trigger::Drain).partitions(partitions).build())
+    }
+
+    /// A program in a context of the caller's.
+    ///
+    /// # Panics
+    /// When threads can't be started.
+    pub fn over(context: StreamingContext) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("threads");
+        Self { context, runtime, pipeline: None, batches: 0 }
+    }
+
+    /// The context, for what SQL does not say.
+    pub fn context(&self) -> &StreamingContext {
+        &self.context
+    }
+
+    /// Queues rows for the stream `name` with connector `program`: each batch
+    /// reads one entry, and the parts of an entry are read side by side.
+    ///
+    /// # Panics
+    /// When there is no part at all: the columns would not be known.
+    pub fn queue(&self, name: &str, entries: Vec<Vec<RecordBatch>>) {
+        let schema = entries.iter().flatten().next().expect("at least one part").schema();
+        self.context.provide_source(name, Arc::new(Parts { schema, entries }));
+    }
+
+    /// Declares the program and plans it.
+    ///
+    /// # Errors
+    /// When it can't be.
+    pub fn start(&mut self, program: &str) -> Result<()> {
+        self.context.declare_sql(program)?;
+        let _in_runtime = self.runtime.enter();
+        self.pipeline = Some(Pipeline::open(&self.context.config, &self.context.declare, self.context.board())?);
+        Ok(())
+    }
+
+    /// Runs one batch.
+    ///
+    /// # Errors
+    /// When it fails, or nothing was started.
+    pub fn step(&mut self) -> Result<()> {
+        let pipeline = self.pipeline.as_ref().ok_or_else(|| tidemill_core::Error::user("start the program first"))?;
+        self.batches += 1;
+        self.runtime.block_on(pipeline.step(Timestamp(self.batches * 1_000_000)))
+    }
+
+    /// What a view shows now.
+    pub fn view(&self, name: &str) -> Option<RecordBatch> {
+        self.context.board().view(name).map(|shown| shown.rows.clone())
+    }
+
+    /// The pipeline, once started.
+    #[cfg(test)]
+    pub(crate) fn pipeline(&self) -> &Pipeline {
+        self.pipeline.as_ref().expect("a started program")
+    }
+}
+
+/// Queued rows whose entries have parts.
+#[derive(Debug)]
+struct Parts {
+    schema: SchemaRef,
+    entries: Vec<Vec<RecordBatch>>,
+}
+
+#[async_trait]
+impl Source for Parts {
+    fn describe(&self) -> String {
+        format!("{} queued entries", self.entries.len())
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Columns(Arc::clone(&self.schema))
+    }
+
+    async fn plan(&self, position: &Position, _budget: Budget) -> Result<Vec<OffsetRange>> {
+        // Every part is a partition; all move on together.
+        let at = position.values().copied().max().unwrap_or_default();
+        let parts = usize::try_from(at.0).ok().and_then(|at| self.entries.get(at)).map_or(0, Vec::len);
+        let range = |part: usize| OffsetRange {
+            partition: PartitionId::new(part.to_string()),
+            start: at,
+            end: Offset(at.0 + 1),
+        };
+        Ok((0..parts).map(range).collect())
+    }
+
+    fn read(&self, range: &OffsetRange) -> ChunkStream {
+        let part: Option<usize> = range.partition.0.parse().ok();
+        let entry = usize::try_from(range.start.0).ok().and_then(|at| self.entries.get(at));
+        let rows = entry.zip(part).and_then(|(entry, part)| entry.get(part)).cloned();
+        let chunk = rows
+            .map(|rows| Chunk::Columns { rows, base: Offset(0) })
+            .ok_or_else(|| tidemill_core::Error::internal("no such part"));
+        futures::stream::iter([chunk]).boxed()
+    }
+
+    async fn is_exhausted(&self, position: &Position) -> Result<bool> {
+        let at = position.values().copied().max().unwrap_or_default();
+        Ok(at.0 >= self.entries.len() as u64)
+    }
 }
 
 fn sorted<U: Ord>(batches: impl IntoIterator<Item = Vec<U>>) -> Vec<Vec<U>> {

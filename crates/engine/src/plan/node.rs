@@ -25,7 +25,7 @@ use tidemill_core::Error;
 pub(crate) type Rows = SendableRecordBatchStream;
 
 /// What an operator does with one partition of one batch.
-pub(crate) trait Kernel: Send + Sync + fmt::Debug + 'static {
+pub(crate) trait Kernel: std::any::Any + Send + Sync + fmt::Debug {
     /// The rows of output partition `partition`. `open` opens a partition of an input.
     fn run(&self, partition: usize, inputs: &Inputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows>;
 }
@@ -50,6 +50,16 @@ impl Inputs<'_> {
     /// Number of inputs.
     pub(crate) fn count(&self) -> usize {
         self.plans.len()
+    }
+
+    /// The task that runs, for kernels that read its extensions.
+    pub(crate) fn task(&self) -> &Arc<TaskContext> {
+        self.task
+    }
+
+    /// The plan of input `input`, for kernels that run it themselves.
+    pub(crate) fn plan(&self, input: usize) -> &Arc<dyn ExecutionPlan> {
+        &self.plans[input]
     }
 }
 
@@ -77,6 +87,13 @@ impl NodeExec {
             Boundedness::Bounded,
         );
         Arc::new(Self { name: name.into(), kernel: Arc::new(kernel), inputs, properties: Arc::new(properties) })
+    }
+}
+
+impl NodeExec {
+    /// What it runs.
+    pub(crate) fn kernel(&self) -> &dyn Kernel {
+        self.kernel.as_ref()
     }
 }
 

@@ -75,6 +75,11 @@ pub(crate) struct SourceExec {
 }
 
 impl SourceExec {
+    /// The stream that it reads.
+    pub(crate) fn stream(&self) -> &str {
+        &self.input.name
+    }
+
     /// The leaf that reads the columns at `projection` of the stream's schema.
     pub(crate) fn plan(
         input: Arc<StreamInput>,

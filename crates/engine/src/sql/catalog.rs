@@ -1,0 +1,446 @@
+//! What a program's statements have named so far, and how each is declared.
+//!
+//! Held by the context, so that a program may be declared in several pieces.
+//! Invariant: names are one room (a view can't be called like a stream), and a
+//! statement that fails declares nothing.
+
+use super::{
+    lower::{self, Planned, Shape, of_df},
+    parse::{self, Kind, Statement},
+    tables::{NodeTable, StreamTable},
+    window::{Tables, Watermarks, WindowPlanner},
+};
+use crate::{
+    StreamingContext,
+    context::is_operator_name,
+    emit::{Output, OutputKind},
+    plan::StreamInput,
+};
+use arrow_schema::SchemaRef;
+use datafusion::{
+    catalog::{TableProvider, view::ViewTable},
+    datasource::MemTable,
+    execution::{SessionState, SessionStateBuilder},
+    logical_expr::LogicalPlan,
+    prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext},
+    sql::{
+        parser::Statement as DfStatement,
+        sqlparser::ast::{Query, Statement as AstStatement},
+    },
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+use tidemill_core::{Error, Options, Result, Sink, nearest};
+
+/// Stack of the thread that reads and plans: parsers and planners recurse.
+const STACK: usize = 64 << 20;
+
+/// The catalog of a context.
+#[derive(Default)]
+pub(crate) struct Sql {
+    catalog: Mutex<Option<Catalog>>,
+}
+
+impl fmt::Debug for Sql {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.catalog.lock().as_ref().map_or(0, |c| c.known.len());
+        write!(f, "{names} names in SQL")
+    }
+}
+
+struct Catalog {
+    session: SessionContext,
+    streams: BTreeMap<String, Arc<StreamInput>>,
+    watermarks: Watermarks,
+    tables: Tables,
+    /// All names and what they are, for errors.
+    known: BTreeMap<String, &'static str>,
+    sinks: BTreeMap<String, SinkEntry>,
+    /// Column names with upper-case letters.
+    mixed: BTreeSet<String>,
+    partitions: usize,
+}
+
+struct SinkEntry {
+    sink: Arc<dyn Sink>,
+    used: bool,
+}
+
+/// A planner's settings: a batch is small, so nothing is shuffled that was not asked for.
+pub(super) fn config(partitions: usize) -> SessionConfig {
+    let mut config = SessionConfig::new()
+        .with_target_partitions(partitions)
+        .with_round_robin_repartition(false)
+        .with_repartition_joins(false)
+        .with_repartition_aggregations(false)
+        .with_repartition_windows(false)
+        .with_repartition_sorts(false)
+        .with_repartition_file_scans(false);
+    let options = config.options_mut();
+    // A dynamic filter belongs to one run, and a kept plan has many.
+    options.optimizer.enable_dynamic_filter_pushdown = false;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.execution.parquet.schema_force_view_types = false;
+    config
+}
+
+/// A session with the functions for social text.
+pub(super) fn session(config: SessionConfig) -> SessionContext {
+    let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+    let session = SessionContext::new_with_state(state);
+    for function in super::functions::all() {
+        session.register_udf(function);
+    }
+    session
+}
+
+/// Runs `act` on a thread with room to recurse, within a small runtime.
+///
+/// # Errors
+/// What `act` gives, or that it panicked.
+pub(super) fn with_room<T: Send, F: Future<Output = Result<T>>>(act: impl FnOnce() -> F + Send) -> Result<T> {
+    std::thread::scope(|scope| {
+        let thread =
+            std::thread::Builder::new().name("tidemill-sql".into()).stack_size(STACK).spawn_scoped(scope, || {
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .map_err(|e| Error::external("can't start the planner").because(e))?;
+                runtime.block_on(act())
+            });
+        thread
+            .map_err(|e| Error::external("can't start the planner's thread").because(e))?
+            .join()
+            .unwrap_or_else(|_| Err(Error::internal("the planner panicked")))
+    })
+}
+
+impl StreamingContext {
+    /// Declares the streams, tables, views and sinks of a SQL program.
+    ///
+    /// Nothing is read yet, static tables excepted. See the module `sql` in the
+    /// documentation for what a query means over batches.
+    ///
+    /// # Errors
+    /// With the line, the column and what to write instead.
+    pub fn declare_sql(&self, program: &str) -> Result<()> {
+        with_room(|| async {
+            let mut held = self.sql.catalog.lock().take();
+            let catalog = held.get_or_insert_with(|| Catalog::new(self.config.partitions));
+            let done = catalog.declare(self, program).await;
+            *self.sql.catalog.lock() = held;
+            done
+        })
+    }
+}
+
+impl Catalog {
+    fn new(partitions: usize) -> Self {
+        let watermarks = Watermarks::default();
+        let session = session(config(partitions));
+        let tables = Tables::default();
+        let planner = Arc::new(WindowPlanner { watermarks: Arc::clone(&watermarks), tables: Arc::clone(&tables) });
+        session.register_relation_planner(planner).expect("a session takes relation planners");
+        Self {
+            session,
+            streams: BTreeMap::new(),
+            watermarks,
+            tables,
+            known: BTreeMap::new(),
+            sinks: BTreeMap::new(),
+            mixed: BTreeSet::new(),
+            partitions,
+        }
+    }
+
+    async fn declare(&mut self, context: &StreamingContext, program: &str) -> Result<()> {
+        for statement in parse::program(program, &mut self.mixed)? {
+            let at = statement.at;
+            let what = statement.kind.title();
+            self.statement(context, statement).await.map_err(|e| {
+                let text = format!("{at}: {what}: {}", e.chain());
+                match e.blame() {
+                    tidemill_core::Blame::User => Error::user(text),
+                    tidemill_core::Blame::External => Error::external(text),
+                    tidemill_core::Blame::Internal => Error::internal(text),
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    async fn statement(&mut self, context: &StreamingContext, statement: Statement) -> Result<()> {
+        let Statement { kind, meta, .. } = statement;
+        match kind {
+            Kind::Stream { name, columns, watermark, options } => {
+                self.take_name(context, "stream", &name)?;
+                let options = Options::new(format!("stream \"{name}\""), options);
+                context.open(&name, &options, columns)?;
+                let input = context.declare.inputs().into_iter().rfind(|input| input.name == name);
+                let input = input.ok_or_else(|| Error::internal("a stream was opened and is not there"))?;
+                if let Some(mut mark) = watermark {
+                    mark.column = real_name(&input.schema, &mark.column)?;
+                    self.watermarks.lock().insert(name.clone(), mark);
+                }
+                self.mixed
+                    .extend(input.schema.fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
+                self.streams.insert(name, input);
+                Ok(())
+            }
+            Kind::Table { name, columns, options } => {
+                self.take_name(context, "table", &name)?;
+                let table = read_table(&self.session, &name, columns, &options).await?;
+                self.mixed
+                    .extend(table.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
+                self.register(&name, table)
+            }
+            Kind::Sink { name, options } => {
+                self.take_name(context, "sink", &name)?;
+                let sink = context.declare.sink(&Options::new(format!("sink \"{name}\""), options))?;
+                self.sinks.insert(name, SinkEntry { sink, used: false });
+                Ok(())
+            }
+            Kind::View { name, query } => self.view(context, name, query, &meta).await,
+            Kind::Insert { target, query } => self.insert(context, &target, query, &meta).await,
+            Kind::Query(_) => Err(Error::user(
+                "a query alone shows nothing in a program: write CREATE VIEW name AS SELECT …, or INSERT INTO sink SELECT …",
+            )),
+        }
+    }
+
+    fn take_name(&mut self, context: &StreamingContext, what: &'static str, name: &str) -> Result<()> {
+        if !is_operator_name(name) {
+            return Err(Error::user(format!(
+                "`{name}` can't name a {what}: take 1 to 100 of A-Z a-z 0-9 . _ - and do not begin with a dot"
+            )));
+        }
+        if let Some(taken) = self.known.get(name) {
+            return Err(Error::user(format!("{what} `{name}`: there is a {taken} of that name; choose another")));
+        }
+        context.declare.claim(what, name)?;
+        self.known.insert(name.to_string(), what);
+        Ok(())
+    }
+
+    fn register(&self, name: &str, table: Arc<dyn TableProvider>) -> Result<()> {
+        let bare = datafusion::common::TableReference::bare(name);
+        self.session.deregister_table(bare.clone()).map_err(of_df)?;
+        self.tables.lock().insert(name.to_string(), Arc::clone(&table));
+        self.session.register_table(bare, table).map_err(of_df)?;
+        Ok(())
+    }
+
+    /// The planner's state with all tables, in which streams show those of their own columns that are named.
+    fn state(&mut self, context: &StreamingContext, meta: &BTreeSet<String>) -> Result<SessionState> {
+        for (name, input) in &self.streams {
+            let table = StreamTable::new(Arc::clone(input), self.partitions, |column| meta.contains(column));
+            self.register(name, Arc::new(table))?;
+        }
+        for (name, node) in context.declare.tables() {
+            if !self.known.contains_key(&name) {
+                self.mixed
+                    .extend(node.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
+                self.register(&name, Arc::new(NodeTable { node, whole: false, partitions: self.partitions }))?;
+                self.known.insert(name, "table");
+            }
+        }
+        Ok(self.session.state())
+    }
+
+    /// The logical plan of a query.
+    async fn logical(&self, state: &SessionState, query: Box<Query>) -> Result<LogicalPlan> {
+        let statement = DfStatement::Statement(Box::new(AstStatement::Query(query)));
+        let references = state.resolve_table_references(&statement).map_err(of_df)?;
+        for reference in references {
+            let name = reference.table();
+            let is_window = name.eq_ignore_ascii_case("tumble") || name.eq_ignore_ascii_case("hop");
+            if is_window || self.session.table_exist(reference.clone()).map_err(of_df)? {
+                continue;
+            }
+            return Err(self.no_table(name));
+        }
+        state.statement_to_plan(statement).await.map_err(|e| {
+            let error = of_df(e);
+            match error.to_string().split_once("table 'datafusion.public.").and_then(|(_, rest)| rest.split_once('\''))
+            {
+                Some((name, _)) => self.no_table(name),
+                None => error,
+            }
+        })
+    }
+
+    fn no_table(&self, name: &str) -> Error {
+        if let Some("sink") = self.known.get(name).copied() {
+            return Error::user(format!("`{name}` is a sink: rows go into it with INSERT INTO and are not read back"));
+        }
+        let names: Vec<&str> =
+            self.known.iter().filter(|(_, what)| **what != "sink").map(|(name, _)| name.as_str()).collect();
+        let hint = match nearest(name, &names) {
+            Some(near) => format!("; did you mean `{near}`?"),
+            None if names.is_empty() => "; nothing was created yet".to_string(),
+            None => format!("; there are {}", names.join(", ")),
+        };
+        Error::user(format!("there is no stream, table or view `{name}`{hint}"))
+    }
+
+    async fn view(
+        &mut self,
+        context: &StreamingContext,
+        name: String,
+        query: Box<Query>,
+        meta: &BTreeSet<String>,
+    ) -> Result<()> {
+        let state = self.state(context, meta)?;
+        let logical = self.logical(&state, query).await?;
+        let Planned { select, inputs, kind } =
+            lower::plan(&state, logical.clone(), &name, true).await.map_err(of_df)?;
+        unique_names(&crate::plan::Operator::schema(&select))?;
+        self.take_name(context, "view", &name)?;
+        let node = context.declare.named_node(name.clone(), inputs, select);
+        self.mixed.extend(node.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
+        // A view with state is run once and read by all; one without is put into what reads it.
+        let table: Arc<dyn TableProvider> = match kind {
+            Shape::Stateless => Arc::new(ViewTable::new(logical, None)),
+            Shape::Whole | Shape::Windowed => Arc::new(NodeTable {
+                node: Arc::clone(&node),
+                whole: kind == Shape::Whole,
+                partitions: self.partitions,
+            }),
+        };
+        self.register(&name, table)?;
+        // A whole result that became empty is shown empty; the others show their last rows.
+        let sticky = kind != Shape::Whole;
+        context.declare.output(Output { name, node, kind: OutputKind::View { sticky } });
+        Ok(())
+    }
+
+    async fn insert(
+        &mut self,
+        context: &StreamingContext,
+        target: &str,
+        query: Box<Query>,
+        meta: &BTreeSet<String>,
+    ) -> Result<()> {
+        let Some(entry) = self.sinks.get(target) else {
+            let names: Vec<&str> = self.sinks.keys().map(String::as_str).collect();
+            let hint = match (self.known.get(target), nearest(target, &names)) {
+                (Some(what), _) => format!("`{target}` is a {what}, and rows go into sinks only"),
+                (None, Some(near)) => format!("there is no sink `{target}`; did you mean `{near}`?"),
+                (None, None) => format!("there is no sink `{target}`; CREATE SINK {target} WITH (connector = …) first"),
+            };
+            return Err(Error::user(hint));
+        };
+        if entry.used {
+            return Err(Error::user(format!(
+                "sink `{target}` has an INSERT already: put both into one with UNION ALL, or create a second sink"
+            )));
+        }
+        let sink = Arc::clone(&entry.sink);
+        let name = format!("insert-{target}");
+        let state = self.state(context, meta)?;
+        let logical = self.logical(&state, query).await?;
+        let Planned { select, inputs, .. } = lower::plan(&state, logical, &name, false).await.map_err(of_df)?;
+        unique_names(&crate::plan::Operator::schema(&select))?;
+        context.declare.claim("output", &name)?;
+        let node = context.declare.named_node(name.clone(), inputs, select);
+        context.declare.output(Output { name, node, kind: OutputKind::Sink(sink) });
+        if let Some(entry) = self.sinks.get_mut(target) {
+            entry.used = true;
+        }
+        Ok(())
+    }
+}
+
+/// The column that a name means: as it is, or in another case when it stood without quotes.
+fn real_name(schema: &SchemaRef, name: &str) -> Result<String> {
+    let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
+    match names.iter().find(|n| **n == name).or_else(|| names.iter().find(|n| n.to_lowercase() == name)) {
+        Some(found) => Ok((*found).to_string()),
+        None => {
+            let hint = nearest(name, &names)
+                .map_or_else(|| format!("; it has {}", names.join(", ")), |n| format!("; did you mean `{n}`?"));
+            Err(Error::user(format!("WATERMARK FOR `{name}`: the stream has no such column{hint}")))
+        }
+    }
+}
+
+fn unique_names(schema: &SchemaRef) -> Result<()> {
+    let mut seen = BTreeSet::new();
+    match schema.fields().iter().find(|f| !seen.insert(f.name())) {
+        Some(twice) => {
+            Err(Error::user(format!("two columns are called `{}`: give one another name with AS", twice.name())))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Reads a static table into memory.
+async fn read_table(
+    session: &SessionContext,
+    name: &str,
+    columns: Option<SchemaRef>,
+    options: &[(String, String)],
+) -> Result<Arc<dyn TableProvider>> {
+    let options = Options::new(format!("table \"{name}\""), options.iter().cloned());
+    let format =
+        options.require("connector", "it says how the table is stored: 'csv', 'parquet' or 'json'")?.to_lowercase();
+    let path = options.require("path", "it says where the table's file or directory is")?.to_string();
+    let header = options.parse("header", true)?;
+    options.finish()?;
+    if path.contains("://") {
+        return Err(Error::user(format!(
+            "table \"{name}\": `{path}` is not a local path; tables are read from local files"
+        )));
+    }
+    let fail = |e| Error::user(format!("table \"{name}\": can't read {format} from `{path}`")).because(of_df(e));
+    // An empty listing would be an empty table: a slip in the path must not be.
+    if !std::path::Path::new(&path).exists() {
+        return Err(Error::user(format!("table \"{name}\": there is no file or directory `{path}`")));
+    }
+    let frame = match format.as_str() {
+        "csv" => {
+            let mut read = CsvReadOptions::new().has_header(header).file_extension("");
+            read.schema = columns.as_deref();
+            session.read_csv(&path, read).await
+        }
+        "parquet" => {
+            let mut read = ParquetReadOptions::default();
+            read.file_extension = "";
+            session.read_parquet(&path, read).await
+        }
+        "json" => {
+            let mut read = JsonReadOptions::default();
+            read.file_extension = "";
+            read.schema = columns.as_deref();
+            session.read_json(&path, read).await
+        }
+        other => {
+            let known = ["csv", "parquet", "json"];
+            let hint = nearest(other, &known)
+                .map_or_else(|| format!("known are {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
+            return Err(Error::user(format!("table \"{name}\": a table can't be stored as `{other}`; {hint}")));
+        }
+    };
+    let frame = frame.map_err(fail)?;
+    let schema = Arc::clone(frame.schema().inner());
+    let rows = frame.collect().await.map_err(fail)?;
+    let table = MemTable::try_new(schema, vec![rows]).map_err(fail)?;
+    Ok(Arc::new(table))
+}
+
+impl Kind {
+    fn title(&self) -> String {
+        match self {
+            Self::Stream { name, .. } => format!("CREATE STREAM {name}"),
+            Self::Table { name, .. } => format!("CREATE TABLE {name}"),
+            Self::Sink { name, .. } => format!("CREATE SINK {name}"),
+            Self::View { name, .. } => format!("CREATE VIEW {name}"),
+            Self::Insert { target, .. } => format!("INSERT INTO {target}"),
+            Self::Query(_) => "SELECT".to_string(),
+        }
+    }
+}

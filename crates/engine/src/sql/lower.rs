@@ -1,0 +1,419 @@
+//! From a query to a node of the lineage.
+//!
+//! A query is planned once, where it is declared: analyzed, arranged
+//! ([`super::shape`]), optimized, made physical. If it has an aggregate over a
+//! stream, the physical plan is cut there:
+//!
+//! ```text
+//! source ─ panes ─ filter ─ projection ─ Partial ─┤ state ├─ Final ─ projection ─ top n
+//!          all partitions, once a batch           │       │   once a result
+//! ```
+//!
+//! Lowering then puts the plans of other nodes where their [`Leaf`]s stand and
+//! registers the state. Invariant: the kept plan has no repartitioning that was
+//! not asked for, since a batch is small.
+
+use super::{
+    shape::{StateNode, arrange},
+    state::{AggregateKernel, AggregateState, FedLeaf, Layout, Role},
+    tables::{Leaf, kernel_of},
+    window::{PANE, WindowNode, pane_column},
+};
+use crate::plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, SourceExec};
+use arrow_schema::{Schema, SchemaRef};
+use async_trait::async_trait;
+use datafusion::{
+    catalog::Session,
+    common::{
+        ExprSchema, Result as DfResult, internal_datafusion_err, internal_err,
+        tree_node::{Transformed, TreeNode, TreeNodeRecursion},
+    },
+    execution::SessionState,
+    logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
+    physical_expr::{aggregate::LoweredAggregateBuilder, expressions::Column},
+    physical_plan::{
+        ExecutionPlan, ExecutionPlanProperties, PhysicalExpr,
+        aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy},
+    },
+    physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
+};
+use parking_lot::Mutex;
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, OnceLock},
+};
+use tidemill_core::{Error, Result};
+
+/// A planned query.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) select: Select,
+    /// Nodes whose rows it reads.
+    pub(super) inputs: Vec<Arc<Lineage>>,
+    pub(super) kind: Shape,
+}
+
+/// What the rows of a batch are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Made of this batch's records alone.
+    Stateless,
+    /// The whole result so far.
+    Whole,
+    /// Results of windows that closed.
+    Windowed,
+}
+
+/// Plans a query whose state will be kept under `name`.
+///
+/// # Errors
+/// When it has no meaning over streams, or columns do not fit.
+pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, repeats: bool) -> DfResult<Planned> {
+    let analyzed = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+    let arranged = arrange(analyzed)?;
+    let optimized = state.optimize(&arranged)?;
+    let planner = Arc::new(Planner { name: name.to_string(), made: Mutex::default() });
+    let physical = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::clone(&planner) as _])
+        .create_physical_plan(&optimized, state)
+        .await?;
+    let made = planner.made.lock().take();
+    let schema = plain(&physical.schema());
+    let (body, inputs, kind) = match made {
+        None => {
+            let inputs = leaves(&physical)?;
+            (Body::Rows(physical), inputs, Shape::Stateless)
+        }
+        Some(made) => {
+            let mut partial = None;
+            let above = physical
+                .transform_down(|node| {
+                    if kernel_of::<Mark>(&node).is_none() {
+                        return Ok(Transformed::no(node));
+                    }
+                    partial = node.children().first().map(|child| Arc::clone(child));
+                    Ok(Transformed::new(Arc::clone(&made.last), true, TreeNodeRecursion::Jump))
+                })?
+                .data;
+            let Some(partial) = partial else { return internal_err!("the optimizer dropped the state of `{name}`") };
+            let inputs = leaves(&partial)?;
+            if !leaves(&above)?.is_empty() || !sources(&above)?.is_empty() {
+                return datafusion::common::plan_err!(
+                    "an aggregate over a stream together with another stream: make each part a view of its own"
+                );
+            }
+            let streams = inputs.is_empty().then(|| sources(&partial)).transpose()?;
+            let kind = if made.layout.window.is_some() { Shape::Windowed } else { Shape::Whole };
+            let body = Body::Aggregate {
+                partial,
+                above,
+                merge: made.merge,
+                layout: made.layout,
+                streams,
+                repeats,
+                state: OnceLock::new(),
+            };
+            (body, inputs, kind)
+        }
+    };
+    Ok(Planned { select: Select { schema, body }, inputs, kind })
+}
+
+/// The schema without the marks of panes.
+fn plain(schema: &SchemaRef) -> SchemaRef {
+    let fields: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let mut metadata = field.metadata().clone();
+            metadata.remove(PANE);
+            Arc::new(field.as_ref().clone().with_metadata(metadata))
+        })
+        .collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// The lineage nodes that a plan reads, each once.
+fn leaves(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<Arc<Lineage>>> {
+    let mut found: BTreeMap<usize, Arc<Lineage>> = BTreeMap::new();
+    plan.apply(|node| {
+        if let Some(leaf) = kernel_of::<Leaf>(node) {
+            found.insert(leaf.node.id, Arc::clone(&leaf.node));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found.into_values().collect())
+}
+
+/// The streams that a plan reads itself.
+fn sources(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<String>> {
+    let mut found = BTreeSet::new();
+    plan.apply(|node| {
+        if let Some(source) = kernel_of::<SourceExec>(node) {
+            found.insert(source.stream().to_string());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+/// A query as an operator.
+#[derive(Debug)]
+pub(super) struct Select {
+    schema: SchemaRef,
+    body: Body,
+}
+
+#[derive(Debug)]
+enum Body {
+    Rows(Arc<dyn ExecutionPlan>),
+    Aggregate {
+        partial: Arc<dyn ExecutionPlan>,
+        above: Arc<dyn ExecutionPlan>,
+        merge: Arc<dyn ExecutionPlan>,
+        layout: Layout,
+        streams: Option<Vec<String>>,
+        repeats: bool,
+        state: OnceLock<Arc<AggregateState>>,
+    },
+}
+
+impl Operator for Select {
+    fn kind(&self) -> &'static str {
+        match self.body {
+            Body::Rows(_) => "select",
+            Body::Aggregate { .. } => "aggregate",
+        }
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn is_stateful(&self) -> bool {
+        matches!(self.body, Body::Aggregate { .. })
+    }
+
+    fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let of = |e| Error::internal(format!("planning `{}`", cx.name)).because(e);
+        match &self.body {
+            Body::Rows(plan) => {
+                let plan = put_in(plan, &inputs).map_err(of)?;
+                if plan.schema() == self.schema {
+                    return Ok(plan);
+                }
+                let partitions = plan.output_partitioning().partition_count();
+                Ok(cx.node("columns", Relabel(self.schema()), vec![plan], self.schema(), partitions))
+            }
+            Body::Aggregate { partial, above, merge, layout, streams, repeats, state } => {
+                let state = state.get_or_init(|| Arc::new(AggregateState::new(cx.name.clone(), layout.clone())));
+                cx.states.register(Arc::clone(state) as _);
+                let kernel = AggregateKernel {
+                    state: Arc::clone(state),
+                    merge: Arc::clone(merge),
+                    streams: streams.clone(),
+                    repeats: *repeats,
+                    schema: self.schema(),
+                };
+                let inputs = vec![put_in(partial, &inputs).map_err(of)?, Arc::clone(above)];
+                Ok(cx.node("state", kernel, inputs, self.schema(), 1))
+            }
+        }
+    }
+}
+
+/// Puts the inputs' plans where their leaves stand.
+fn put_in(plan: &Arc<dyn ExecutionPlan>, inputs: &[Arc<dyn ExecutionPlan>]) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let places: BTreeMap<usize, usize> = leaves(plan)?.iter().enumerate().map(|(at, node)| (node.id, at)).collect();
+    let put = Arc::clone(plan).transform_up(|node| {
+        let Some(leaf) = kernel_of::<Leaf>(&node) else { return Ok(Transformed::no(node)) };
+        let input = places
+            .get(&leaf.node.id)
+            .and_then(|at| inputs.get(*at))
+            .ok_or_else(|| internal_datafusion_err!("no plan for `{}`", leaf.node.name))?;
+        Ok(Transformed::yes(Arc::clone(input)))
+    })?;
+    Ok(put.data)
+}
+
+/// The same rows under a schema that differs in metadata.
+#[derive(Debug)]
+struct Relabel(SchemaRef);
+
+impl Kernel for Relabel {
+    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
+        use futures::StreamExt;
+        let schema = Arc::clone(&self.0);
+        let rows = inputs.open(0, partition)?.map(move |rows| {
+            let rows = rows?;
+            let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+            Ok(arrow_array::RecordBatch::try_new_with_options(Arc::clone(&schema), rows.columns().to_vec(), &options)?)
+        });
+        Ok(crate::plan::rows_from(Arc::clone(&self.0), rows))
+    }
+}
+
+/// Marks the place of the state while the plan is made.
+#[derive(Debug)]
+struct Mark;
+
+impl Kernel for Mark {
+    fn run(&self, _partition: usize, _inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
+        internal_err!("a plan was run before it was cut")
+    }
+}
+
+/// The plans around a state.
+struct Made {
+    /// `Final` over the rows that the state gives.
+    last: Arc<dyn ExecutionPlan>,
+    merge: Arc<dyn ExecutionPlan>,
+    layout: Layout,
+}
+
+/// Plans our two logical nodes.
+struct Planner {
+    name: String,
+    made: Mutex<Option<Made>>,
+}
+
+#[async_trait]
+impl ExtensionPlanner for Planner {
+    async fn plan_extension(
+        &self,
+        planner: &dyn PhysicalPlanner,
+        node: &dyn UserDefinedLogicalNode,
+        logical_inputs: &[&LogicalPlan],
+        physical_inputs: &[Arc<dyn ExecutionPlan>],
+        session: &dyn Session,
+        planning_ctx: &PhysicalPlanningContext,
+    ) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
+        let node: &dyn Any = node.as_any();
+        let Some(input) = physical_inputs.first() else { return Ok(None) };
+        if let Some(window) = node.downcast_ref::<WindowNode>() {
+            return window.plan(&self.name, Arc::clone(input)).map(Some);
+        }
+        let Some(state) = node.downcast_ref::<StateNode>() else { return Ok(None) };
+        let below = logical_inputs[0].schema();
+        let expr = |e: &Expr| planner.create_physical_expr(e, below, session, planning_ctx);
+        let (partial, made) = self.aggregate(state, below, Arc::clone(input), &expr, session, planning_ctx)?;
+        let schema = made.last.schema();
+        *self.made.lock() = Some(made);
+        Ok(Some(NodeExec::new(format!("{}: state", self.name), Mark, vec![partial], schema, 1)))
+    }
+}
+
+impl Planner {
+    fn aggregate(
+        &self,
+        node: &StateNode,
+        below: &datafusion::common::DFSchema,
+        input: Arc<dyn ExecutionPlan>,
+        physical: &dyn Fn(&Expr) -> DfResult<Arc<dyn PhysicalExpr>>,
+        session: &dyn Session,
+        planning_ctx: &PhysicalPlanningContext,
+    ) -> DfResult<(Arc<dyn ExecutionPlan>, Made)> {
+        let input_schema = input.schema();
+        let (mut all, mut kept, mut roles, mut pane) = (Vec::new(), Vec::new(), Vec::new(), None);
+        for (at, expr) in node.aggregate.group_expr.iter().enumerate() {
+            let name = node.aggregate.schema.field(at).name().clone();
+            let group = (physical(expr)?, name);
+            all.push(group.clone());
+            let role = match &expr.clone().unalias_nested().data {
+                Expr::Column(column) => pane_column(below.field_from_column(column)?),
+                _ => None,
+            };
+            match (role, node.window) {
+                (Some(role), Some(_)) => {
+                    roles.push(if role == "start" { Role::Start } else { Role::End });
+                    // Both columns are the pane: it is kept once.
+                    if pane.is_none() {
+                        pane = Some(kept.len());
+                        kept.push(group);
+                    }
+                }
+                _ => {
+                    roles.push(Role::Kept(kept.len()));
+                    kept.push(group);
+                }
+            }
+        }
+        let mut aggregates = Vec::new();
+        let mut filters = Vec::new();
+        for expr in &node.aggregate.aggr_expr {
+            let props = session.execution_props();
+            let lowered = LoweredAggregateBuilder::new(expr, below, &input_schema, props, planning_ctx).build()?;
+            aggregates.push(lowered.aggregate);
+            filters.push(lowered.filter);
+        }
+        let count = kept.len();
+        let partial = AggregateExec::try_new(
+            AggregateMode::Partial,
+            group_by(kept.clone()),
+            aggregates,
+            filters,
+            input,
+            Arc::clone(&input_schema),
+        )?;
+        let aggregates = partial.aggr_expr().to_vec();
+        let nones = vec![None; aggregates.len()];
+        // Metadata of the input's schema would be carried along in every state file.
+        let kept_schema = plain(&partial.schema());
+        let states = kept_schema.fields()[count..].to_vec();
+        roles.extend((count..count + states.len()).map(Role::Kept));
+        let mut fields: Vec<_> = group_by(all.clone()).group_schema(&input_schema)?.fields().to_vec();
+        fields.extend(states);
+        let full = plain(&Arc::new(Schema::new(fields)));
+        let last = AggregateExec::try_new(
+            AggregateMode::Final,
+            by_place(&all),
+            aggregates.clone(),
+            nones.clone(),
+            fed(&full),
+            Arc::clone(&input_schema),
+        )?;
+        let merge = AggregateExec::try_new(
+            AggregateMode::PartialReduce,
+            by_place(&kept),
+            aggregates,
+            nones,
+            fed(&kept_schema),
+            input_schema,
+        )?;
+        let layout = Layout { kept: kept_schema, full, roles, window: node.window, pane: pane.unwrap_or(0) };
+        Ok((Arc::new(partial), Made { last: Arc::new(last), merge: Arc::new(merge), layout }))
+    }
+}
+
+fn fed(schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
+    NodeExec::new("rows of the state", FedLeaf(Arc::clone(schema)), vec![], Arc::clone(schema), 1)
+}
+
+fn group_by(exprs: Vec<(Arc<dyn PhysicalExpr>, String)>) -> PhysicalGroupBy {
+    if exprs.is_empty() { PhysicalGroupBy::default() } else { PhysicalGroupBy::new_single(exprs) }
+}
+
+/// Groups by the columns that a partial aggregate gave.
+fn by_place(exprs: &[(Arc<dyn PhysicalExpr>, String)]) -> PhysicalGroupBy {
+    group_by(
+        exprs
+            .iter()
+            .enumerate()
+            .map(|(at, (_, name))| (Arc::new(Column::new(name, at)) as Arc<dyn PhysicalExpr>, name.clone()))
+            .collect(),
+    )
+}
+
+/// A DataFusion error as ours, without its wrapping.
+pub(super) fn of_df(error: datafusion::common::DataFusionError) -> Error {
+    use datafusion::common::DataFusionError as Df;
+    match error {
+        Df::External(inner) => match inner.downcast::<Error>() {
+            Ok(ours) => *ours,
+            Err(other) => Error::user(other.to_string()),
+        },
+        Df::Context(_, inner) | Df::Diagnostic(_, inner) => of_df(*inner),
+        Df::Plan(text) | Df::NotImplemented(text) | Df::Execution(text) => Error::user(text),
+        other => Error::user(other.strip_backtrace()),
+    }
+}

@@ -1,0 +1,44 @@
+//! SQL over streams.
+//!
+//! ```sql
+//! CREATE STREAM posts (id BIGINT, text TEXT, lang TEXT, created TIMESTAMP,
+//!                      WATERMARK FOR created AS created - INTERVAL '5' SECOND)
+//!   WITH (connector = 'tcp', address = '127.0.0.1:9999', format = 'json');
+//! CREATE VIEW top AS
+//!   SELECT window_end, tag, count(*) AS n
+//!   FROM (SELECT window_start, window_end, unnest(hashtags(lower(text))) AS tag
+//!         FROM HOP(TABLE posts, DESCRIPTOR(created), INTERVAL '10' SECOND, INTERVAL '60' SECOND))
+//!   GROUP BY window_start, window_end, tag ORDER BY n DESC LIMIT 10;
+//! CREATE SINK tops WITH (connector = 'files', path = 'out', format = 'json');
+//! INSERT INTO tops SELECT * FROM top;
+//! ```
+//!
+//! What a query gives in a batch:
+//!
+//! | Query | Rows of a batch |
+//! |---|---|
+//! | without an aggregate | of the batch's records; ORDER BY and LIMIT work within the batch |
+//! | GROUP BY | the whole result so far |
+//! | GROUP BY a window | of each window that closed, the oldest first; ORDER BY, LIMIT, HAVING work within each window |
+//!
+//! A window closes when the watermark (the largest time seen, less the declared
+//! bound) passes its end; its result is given once and is final. A row all of
+//! whose windows have closed is late: it is counted and left out.
+//!
+//! Where things are: [`parse`] reads statements, [`catalog`] declares what they
+//! name, [`shape`] says which queries mean something, [`lower`] plans them,
+//! [`window`] assigns panes, [`state`] keeps aggregates, [`functions`] has the
+//! functions for social text.
+
+mod catalog;
+mod functions;
+mod lower;
+mod parse;
+mod shape;
+mod state;
+mod tables;
+#[cfg(test)]
+mod tests;
+mod window;
+
+pub(crate) use catalog::Sql;

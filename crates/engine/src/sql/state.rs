@@ -1,0 +1,393 @@
+//! Partial aggregates kept from batch to batch.
+//!
+//! ```text
+//! partial rows of the batch ─► panes ──(window closes)──► above: Final, projection, top n
+//!                                │                          run once a window, the oldest first
+//!                                └─ delta of the batch = the same partial rows
+//! ```
+//!
+//! The state of a group is one row or several: rows are appended as they come,
+//! and merged by the plan `merge` when a pane holds twice what it held after its last
+//! merge; `Final` adds up what is left. So a batch costs what the batch brings.
+//! Without a window there is one pane, and `above` runs over all of it in each
+//! batch that brought something; a batch that brought nothing gives the rows of
+//! the batch before again.
+//!
+//! Invariant: the watermark is read only when all input partitions have ended,
+//! so a window closes by what the whole batch has seen, once. Panes that no open
+//! window needs are dropped by the watermark alone, which the ledger keeps: a
+//! restored state drops them again, so deltas name no removed rows.
+
+use crate::{
+    plan::{BatchRun, Kernel, NodeInputs, Rows, rows_from},
+    state::{StateOperator, Version},
+};
+use arrow_array::{
+    ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray, types::TimestampMicrosecondType,
+};
+use arrow_schema::{DataType, SchemaRef};
+use datafusion::{
+    common::{Result as DfResult, internal_datafusion_err},
+    execution::TaskContext,
+    physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states},
+};
+use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+use tidemill_core::{BatchId, Error, Interval, Result, Timestamp, WindowSpec};
+use tokio::task::JoinSet;
+
+/// A pane is not merged below this many rows.
+const MERGE_ROWS: usize = 16 * 1024;
+/// Batches appended to a pane before it is merged however few rows they have.
+const MERGE_BATCHES: usize = 64;
+
+/// What a column of the rows above is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// A column of the state.
+    Kept(usize),
+    /// The window's start.
+    Start,
+    /// The window's end.
+    End,
+}
+
+/// How partial rows become a result.
+#[derive(Debug, Clone)]
+pub(super) struct Layout {
+    /// Columns of the state.
+    pub(super) kept: SchemaRef,
+    /// Columns that `Final` reads.
+    pub(super) full: SchemaRef,
+    pub(super) roles: Vec<Role>,
+    pub(super) window: Option<WindowSpec>,
+    /// Place of the pane column in the state.
+    pub(super) pane: usize,
+}
+
+/// The rows that a nested plan reads, as an extension of its task.
+#[derive(Debug)]
+pub(super) struct Fed(Vec<RecordBatch>);
+
+/// Leaf of the nested plans.
+#[derive(Debug)]
+pub(super) struct FedLeaf(pub(super) SchemaRef);
+
+impl Kernel for FedLeaf {
+    fn run(&self, _partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
+        let fed = inputs
+            .task()
+            .session_config()
+            .get_extension::<Fed>()
+            .ok_or_else(|| internal_datafusion_err!("a nested plan was run without rows"))?;
+        let rows = fed.0.clone().into_iter().map(Ok);
+        Ok(rows_from(Arc::clone(&self.0), futures::stream::iter(rows)))
+    }
+}
+
+/// Runs a nested plan over `rows`.
+async fn feed(
+    plan: &Arc<dyn ExecutionPlan>,
+    task: &Arc<TaskContext>,
+    rows: Vec<RecordBatch>,
+) -> DfResult<Vec<RecordBatch>> {
+    let session = task.session_config().clone().with_extension(Arc::new(Fed(rows)));
+    let task = TaskContext::new(
+        task.task_id(),
+        task.session_id(),
+        session,
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        HashMap::new(),
+        task.runtime_env(),
+    );
+    // Also drops the metrics of the run before.
+    let plan = reset_plan_states(Arc::clone(plan))?;
+    collect(plan, Arc::new(task)).await
+}
+
+/// Partial rows of one pane.
+#[derive(Debug, Default, Clone)]
+struct Pane {
+    rows: Vec<RecordBatch>,
+    count: usize,
+    /// Rows after the last merge.
+    merged: usize,
+    /// Batches appended since.
+    appended: usize,
+}
+
+impl Pane {
+    fn push(&mut self, rows: RecordBatch) {
+        self.count += rows.num_rows();
+        self.appended += 1;
+        self.rows.push(rows);
+    }
+
+    fn wants_merge(&self) -> bool {
+        self.count > self.merged * 2 + MERGE_ROWS || self.appended > MERGE_BATCHES
+    }
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    panes: BTreeMap<i64, Pane>,
+    delta: Option<(BatchId, Vec<RecordBatch>)>,
+    /// What the last batch gave, when there is no window.
+    shown: Option<Vec<RecordBatch>>,
+}
+
+/// The state of one aggregate.
+#[derive(Debug)]
+pub(super) struct AggregateState {
+    name: String,
+    layout: Layout,
+    inner: Mutex<Inner>,
+}
+
+impl AggregateState {
+    pub(super) fn new(name: String, layout: Layout) -> Self {
+        Self { name, layout, inner: Mutex::default() }
+    }
+
+    fn pane_of_rows<'a>(&self, rows: &'a RecordBatch) -> Result<&'a TimestampMicrosecondArray> {
+        rows.column(self.layout.pane)
+            .as_primitive_opt::<TimestampMicrosecondType>()
+            .ok_or_else(|| Error::internal("a pane column of another type"))
+    }
+
+    /// Adds partial rows to their panes.
+    fn append(&self, inner: &mut Inner, rows: &RecordBatch) -> Result<()> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        if self.layout.window.is_none() {
+            inner.panes.entry(0).or_default().push(rows.clone());
+            return Ok(());
+        }
+        let panes = self.pane_of_rows(rows)?.values();
+        let first = panes[0];
+        if panes.iter().all(|pane| *pane == first) {
+            inner.panes.entry(first).or_default().push(rows.clone());
+            return Ok(());
+        }
+        let mut by_pane: BTreeMap<i64, Vec<u32>> = BTreeMap::new();
+        for (row, pane) in (0_u32..).zip(panes.iter()) {
+            by_pane.entry(*pane).or_default().push(row);
+        }
+        for (pane, places) in by_pane {
+            let rows = arrow_select::take::take_record_batch(rows, &UInt32Array::from(places))
+                .map_err(|e| Error::internal("rows of a pane").because(e))?;
+            inner.panes.entry(pane).or_default().push(rows);
+        }
+        Ok(())
+    }
+
+    /// The windows with rows that close when the watermark moves from `before` to `now`, the oldest first.
+    fn closing(&self, spec: WindowSpec, before: Timestamp, now: Timestamp) -> Vec<Interval> {
+        let mut windows = BTreeSet::new();
+        for pane in self.inner.lock().panes.keys() {
+            // Windows that hold the pane end in (pane, pane + size].
+            let (from, to) = (before.0.max(*pane), now.0.min(pane.saturating_add(spec.size())));
+            if from < to {
+                windows.extend(spec.closing(Timestamp(from), Timestamp(to)).map(|w| (w.end, w.start)));
+            }
+        }
+        windows.into_iter().map(|(end, start)| Interval { start, end }).collect()
+    }
+
+    /// Drops the panes all of whose windows ended by `at`.
+    fn drop_closed(&self, spec: WindowSpec, at: Timestamp) {
+        self.inner
+            .lock()
+            .panes
+            .retain(|pane, _| Timestamp(*pane).floor(spec.slide()).0.saturating_add(spec.size()) > at.0);
+    }
+
+    /// The rows of the panes in `[start, end)` as `Final` reads them.
+    fn window_rows(&self, window: Interval) -> DfResult<Vec<RecordBatch>> {
+        let inner = self.inner.lock();
+        inner
+            .panes
+            .range(window.start.0..window.end.0)
+            .flat_map(|(_, pane)| &pane.rows)
+            .map(|rows| self.full(rows, window))
+            .collect()
+    }
+
+    fn full(&self, rows: &RecordBatch, window: Interval) -> DfResult<RecordBatch> {
+        let constant = |at: Timestamp, kind: &DataType| -> ArrayRef {
+            Arc::new(TimestampMicrosecondArray::from_value(at.0, rows.num_rows()).with_data_type(kind.clone()))
+        };
+        let columns = self
+            .layout
+            .roles
+            .iter()
+            .zip(self.layout.full.fields())
+            .map(|(role, field)| match role {
+                Role::Kept(at) => Arc::clone(rows.column(*at)),
+                Role::Start => constant(window.start, field.data_type()),
+                Role::End => constant(window.end, field.data_type()),
+            })
+            .collect();
+        Ok(RecordBatch::try_new(Arc::clone(&self.layout.full), columns)?)
+    }
+}
+
+impl StateOperator for AggregateState {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        "aggregate"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.layout.kept)
+    }
+
+    fn restore(&self, versions: &[Version]) -> Result<()> {
+        let mut inner = Inner::default();
+        for version in versions {
+            if version.whole {
+                inner.panes.clear();
+            }
+            for rows in &version.rows {
+                let rows = RecordBatch::try_new(self.schema(), rows.columns().to_vec())
+                    .map_err(|e| Error::user(format!("the state of `{}` has other columns", self.name)).because(e))?;
+                self.append(&mut inner, &rows)?;
+            }
+        }
+        *self.inner.lock() = inner;
+        Ok(())
+    }
+
+    fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
+        Ok(self.inner.lock().delta.take_if(|(of, _)| *of == batch).map(|(_, rows)| rows).unwrap_or_default())
+    }
+
+    fn snapshot(&self) -> Result<Vec<RecordBatch>> {
+        Ok(self.inner.lock().panes.values().flat_map(|pane| pane.rows.iter().cloned()).collect())
+    }
+
+    fn rows(&self) -> usize {
+        self.inner.lock().panes.values().map(|pane| pane.count).sum()
+    }
+}
+
+/// Runs the aggregate's plans: its only input gives partial rows.
+#[derive(Debug)]
+pub(super) struct AggregateKernel {
+    pub(super) state: Arc<AggregateState>,
+    /// Merges partial rows to partial rows; reads a [`FedLeaf`].
+    pub(super) merge: Arc<dyn ExecutionPlan>,
+    /// Streams that the input reads, when it reads nothing else: without new records in them it is not run.
+    pub(super) streams: Option<Vec<String>>,
+    /// Whether a batch that brings nothing gives the rows of the batch before again.
+    pub(super) repeats: bool,
+    pub(super) schema: SchemaRef,
+}
+
+/// Place of the plan above among the node's inputs, behind the one that gives partial rows.
+const ABOVE: usize = 1;
+
+impl Kernel for AggregateKernel {
+    fn run(&self, _partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
+        let idle = self.streams.as_ref().is_some_and(|streams| {
+            streams.iter().all(|s| run.batch.ranges.get(s).is_none_or(|ranges| ranges.iter().all(|r| r.is_empty())))
+        });
+        let mut parts = JoinSet::new();
+        if !idle {
+            for partition in 0..inputs.partitions(0) {
+                let rows = inputs.open(0, partition)?;
+                parts.spawn(async move { rows.try_collect::<Vec<_>>().await.map(|rows| (partition, rows)) });
+            }
+        }
+        let (above, task) = (Arc::clone(inputs.plan(ABOVE)), Arc::clone(inputs.task()));
+        let (state, merge, repeats, schema) =
+            (Arc::clone(&self.state), Arc::clone(&self.merge), self.repeats, Arc::clone(&self.schema));
+        let rows = async move {
+            let mut came = Vec::new();
+            while let Some(part) = parts.join_next().await {
+                came.push(part.map_err(|e| datafusion::common::DataFusionError::ExecutionJoin(Box::new(e)))??);
+            }
+            came.sort_by_key(|(partition, _)| *partition);
+            let came: Vec<RecordBatch> =
+                came.into_iter().flat_map(|(_, rows)| rows).filter(|rows| rows.num_rows() > 0).collect();
+            let rows = state.step(came, &run, &above, &merge, &task, repeats).await?;
+            // The nested plan's own schema may differ in metadata.
+            rows.into_iter()
+                .map(|rows| Ok(RecordBatch::try_new(Arc::clone(&schema), rows.columns().to_vec())?))
+                .collect::<DfResult<Vec<_>>>()
+        };
+        let rows = futures::stream::once(rows)
+            .map(|rows| match rows {
+                Ok(rows) => futures::stream::iter(rows.into_iter().map(Ok).collect::<Vec<_>>()),
+                Err(error) => futures::stream::iter(vec![Err(error)]),
+            })
+            .flatten();
+        Ok(rows_from(Arc::clone(&self.schema), rows))
+    }
+}
+
+impl AggregateState {
+    /// One batch: takes partial rows, gives results.
+    async fn step(
+        &self,
+        came: Vec<RecordBatch>,
+        run: &BatchRun,
+        above: &Arc<dyn ExecutionPlan>,
+        merge: &Arc<dyn ExecutionPlan>,
+        task: &Arc<TaskContext>,
+        repeats: bool,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let nothing = came.is_empty();
+        let wanting = {
+            let mut inner = self.inner.lock();
+            for rows in &came {
+                self.append(&mut inner, rows).map_err(crate::plan::external)?;
+            }
+            inner.delta = Some((run.batch.id, came));
+            let wanting: Vec<(i64, Vec<RecordBatch>)> = inner
+                .panes
+                .iter()
+                .filter(|(_, pane)| pane.wants_merge())
+                .map(|(at, pane)| (*at, pane.rows.clone()))
+                .collect();
+            wanting
+        };
+        for (at, rows) in wanting {
+            let rows: Vec<RecordBatch> = feed(merge, task, rows).await?;
+            let count = rows.iter().map(RecordBatch::num_rows).sum();
+            self.inner.lock().panes.insert(at, Pane { rows, count, merged: count, appended: 0 });
+        }
+        let Some(spec) = self.layout.window else {
+            let (rows, shown) = {
+                let inner = self.inner.lock();
+                (inner.panes.get(&0).map(|pane| pane.rows.clone()).unwrap_or_default(), inner.shown.clone())
+            };
+            if let (true, Some(shown)) = (nothing, shown) {
+                return Ok(if repeats { shown } else { Vec::new() });
+            }
+            let shown = feed(above, task, rows).await?;
+            self.inner.lock().shown = Some(shown.clone());
+            return Ok(shown);
+        };
+        let (before, now) = (run.watermark_before(&self.name), run.watermark_now(&self.name));
+        // Panes that came back with a restored state and were closed before it was kept.
+        self.drop_closed(spec, before);
+        let mut results = Vec::new();
+        for window in self.closing(spec, before, now) {
+            let rows = self.window_rows(window)?;
+            results.extend(feed(above, task, rows).await?.into_iter().filter(|rows| rows.num_rows() > 0));
+        }
+        self.drop_closed(spec, now);
+        Ok(results)
+    }
+}
