@@ -24,11 +24,14 @@ use crate::terminal::{self, Chart, Facts, Screen, Stats, frame, may_colour, stat
 use arrow_array::RecordBatch;
 use std::{
     collections::{HashMap, VecDeque},
+    fmt,
     io::{self, IsTerminal, Write},
     net::SocketAddr,
     sync::Arc,
 };
-use tidemill_core::{BatchId, Board, Clock, Duration, Error, Event, Phase, Result, StopHandle, Timestamp, ViewSnapshot};
+use tidemill_core::{
+    BatchId, Board, Clock, Duration, Error, Event, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
+};
 use tidemill_engine::{StreamingContext, SystemClock};
 use tidemill_web::Server;
 use tokio::{
@@ -61,14 +64,16 @@ pub enum Show {
     Nothing,
 }
 
+/// Finds on the board why a run should end.
+type Check = Box<dyn Fn(&Board) -> Option<Error> + Send>;
+
 /// A context and what stands around it while it runs.
-#[derive(Debug)]
 pub struct Assembly {
     context: StreamingContext,
     page: Option<SocketAddr>,
     show: Show,
     run_for: Option<Duration>,
-    failing: Option<fn(&Board) -> Option<Error>>,
+    failing: Option<Check>,
 }
 
 /// How a run ended.
@@ -92,6 +97,12 @@ pub struct Ended {
     pub delay_p99: Duration,
     /// Whether a signal ended it.
     pub interrupted: bool,
+}
+
+impl fmt::Debug for Assembly {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Assembly").field("context", &self.context).field("page", &self.page).finish_non_exhaustive()
+    }
 }
 
 impl Assembly {
@@ -123,8 +134,8 @@ impl Assembly {
 
     /// Looks at the board now and then, and ends the run with the error that `check` finds.
     #[must_use]
-    pub fn fail_when(mut self, check: fn(&Board) -> Option<Error>) -> Self {
-        self.failing = Some(check);
+    pub fn fail_when(mut self, check: impl Fn(&Board) -> Option<Error> + Send + 'static) -> Self {
+        self.failing = Some(Box::new(check));
         self
     }
 
@@ -232,7 +243,10 @@ impl Watch {
         let screen = assembly.show == Show::Auto && terminal && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
         let lines = assembly.show != Show::Nothing && !screen;
         let screen = if screen {
-            Some(Screen::open(may_colour(terminal)).map_err(|e| Error::external("can't draw on the terminal").because(e))?)
+            Some(
+                Screen::open(may_colour(terminal))
+                    .map_err(|e| Error::external("can't draw on the terminal").because(e))?,
+            )
         } else {
             None
         };
@@ -308,7 +322,7 @@ impl Watch {
                     assembly.context.request_stop();
                 }
                 _ = redraw.tick() => {
-                    if let Some(error) = assembly.failing.and_then(|check| check(&self.board)) {
+                    if let Some(error) = assembly.failing.as_ref().and_then(|check| check(&self.board)) {
                         return Err(error);
                     }
                     self.draw()?;
@@ -438,5 +452,7 @@ fn say(line: &str) -> Result<()> {
 }
 
 fn gone(error: io::Error) -> Error {
-    Error::external("standard output is closed, so the program was stopped; what it read is kept").because(error).fatal()
+    Error::external("standard output is closed, so the program was stopped; what it read is kept")
+        .because(error)
+        .fatal()
 }

@@ -57,6 +57,9 @@ pub use tidemill_engine::{
 };
 pub use tidemill_store::log::Sync;
 
+#[doc(hidden)]
+pub use tidemill_engine::record_support;
+
 /// Begins a context for the program `name` that knows all connectors and formats.
 ///
 /// ```

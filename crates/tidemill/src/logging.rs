@@ -32,7 +32,9 @@ pub fn init(verbosity: u8) {
     let default = match verbosity {
         0 => "warn",
         1 => "warn,tidemill=info,tidemill_engine=info,tidemill_store=info,tidemill_connectors=info,tidemill_web=info",
-        2 => "info,tidemill=debug,tidemill_engine=debug,tidemill_store=debug,tidemill_connectors=debug,tidemill_web=debug",
+        2 => {
+            "info,tidemill=debug,tidemill_engine=debug,tidemill_store=debug,tidemill_connectors=debug,tidemill_web=debug"
+        }
         _ => "trace",
     };
     let filter = EnvFilter::try_from_env("TIDEMILL_LOG").unwrap_or_else(|_| EnvFilter::new(default));
@@ -109,7 +111,7 @@ mod tests {
     fn lines_are_held_up_to_the_bound_while_a_screen_is_up() {
         hold();
         for line in 0..HELD + 5 {
-            writeln!(ToStderr, "line {line}").unwrap();
+            ToStderr.write_all(format!("line {line}\n").as_bytes()).unwrap();
         }
         assert_eq!(newest(), Some(format!("line {}", HELD + 4)));
         {

@@ -3,12 +3,21 @@
 //! Invariant: a command only reads arguments, puts parts together through
 //! [`tidemill::assemble`] or the store, and prints. Called by `main`.
 
+mod check;
+mod consume;
+mod data;
 mod demo;
+mod produce;
+mod program;
+mod replay;
+mod run;
+mod status;
+mod topic;
 mod values;
 
 use clap::{Parser, Subcommand};
-use std::path::PathBuf;
-use tidemill::Result;
+use tidemill::{Result, assemble::Ended};
+use unicode_width::UnicodeWidthStr;
 
 /// Where commands keep their data unless they are told.
 const DATA: &str = "tidemill-data/default";
@@ -18,7 +27,11 @@ const DATA: &str = "tidemill-data/default";
 /// Tidemill cuts live input into batches, runs each as one columnar plan and
 /// keeps what it read in a log that SQL can ask.
 #[derive(Debug, Parser)]
-#[command(name = "tidemill", version, max_term_width = 100, after_help = "\
+#[command(
+    name = "tidemill",
+    version,
+    max_term_width = 100,
+    after_help = "\
 Examples:
   tidemill demo                       a live chart from real posts, here and in the browser
   tidemill demo --for 20s --headless  the same as plain lines, for 20 seconds
@@ -26,7 +39,8 @@ Examples:
   tidemill run program.sql            run it; Ctrl-C stops and keeps
   tidemill sql                        ask the history
 
-`tidemill COMMAND --help` explains a command and shows examples.")]
+`tidemill COMMAND --help` explains a command and shows examples."
+)]
 pub(crate) struct Cli {
     /// Log more: -v what happens, -vv details, -vvv everything.
     #[arg(short, long, action = clap::ArgAction::Count, global = true)]
@@ -41,6 +55,13 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Demo(demo::Demo),
+    Run(run::Run),
+    Check(check::Check),
+    Topic(topic::TopicCommand),
+    Produce(produce::Produce),
+    Consume(consume::Consume),
+    Replay(replay::ReplayCommand),
+    Status(status::Status),
 }
 
 impl Command {
@@ -48,28 +69,51 @@ impl Command {
     pub(crate) fn run(self) -> Result<()> {
         match self {
             Self::Demo(command) => command.run(),
+            Self::Run(command) => command.run(),
+            Self::Check(command) => command.run(),
+            Self::Topic(command) => command.run(),
+            Self::Produce(command) => command.run(),
+            Self::Consume(command) => command.run(),
+            Self::Replay(command) => command.run(),
+            Self::Status(command) => command.run(),
         }
     }
 }
 
-/// The data directory of a command.
-#[derive(Debug, clap::Args)]
-pub(crate) struct DataArg {
-    /// Data directory: log, ledger and state; one process at a time.
-    #[arg(long = "data", value_name = "DIR", env = "TIDEMILL_DATA", default_value = DATA)]
-    pub(crate) path: PathBuf,
-}
-
 /// What a run did, in two lines.
-fn print_summary(ended: &tidemill::assemble::Ended) {
+fn print_summary(ended: &Ended) {
     let last = ended.last.map_or_else(|| "before the first batch".to_string(), |b| format!("after batch {b}"));
+    println!("Stopped {last}: {} records in {} batches,", ended.records, ended.batches);
     println!(
-        "Stopped {last}: {} records in {} batches, {} refused, {} late; delay p50 {:.1} ms, p99 {:.1} ms.",
-        ended.records,
-        ended.batches,
+        "{} refused, {} late; delay p50 {:.1} ms, p99 {:.1} ms.",
         ended.refused,
         ended.late,
         ended.delay_p50.as_secs_f64() * 1e3,
         ended.delay_p99.as_secs_f64() * 1e3,
     );
+}
+
+/// Rows under headings, in columns as wide as needed; the columns `right` are aligned to the right.
+fn print_columns(headings: &[&str], right: &[usize], rows: Vec<Vec<String>>) {
+    let mut table = vec![headings.iter().map(ToString::to_string).collect::<Vec<_>>()];
+    table.extend(rows);
+    let widths: Vec<usize> =
+        (0..headings.len()).map(|c| table.iter().map(|row| row[c].width()).max().unwrap_or(0)).collect();
+    for row in table {
+        let mut line = String::new();
+        for (c, text) in row.iter().enumerate() {
+            let pad = " ".repeat(widths[c] - text.width());
+            if c > 0 {
+                line.push_str("  ");
+            }
+            if right.contains(&c) {
+                line.push_str(&pad);
+            }
+            line.push_str(text);
+            if !right.contains(&c) {
+                line.push_str(&pad);
+            }
+        }
+        println!("{}", line.trim_end());
+    }
 }

@@ -37,10 +37,8 @@ impl Chart {
         let rows = view.rows.slice(0, view.rows.num_rows().min(limit));
         let schema = rows.schema();
         let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-        let value = schema
-            .fields()
-            .iter()
-            .rposition(|f| f.data_type().is_numeric() && !META.contains(&f.name().as_str()));
+        let value =
+            schema.fields().iter().rposition(|f| f.data_type().is_numeric() && !META.contains(&f.name().as_str()));
         let labels: Vec<usize> =
             (0..names.len()).filter(|i| Some(*i) != value && !WINDOW.contains(&names[*i])).collect();
         // A lone number is its own label.
@@ -108,7 +106,12 @@ pub(crate) fn bar(value: f64, max: f64, cells: usize) -> String {
     if value.is_nan() || value <= 0.0 || max <= 0.0 {
         return String::new();
     }
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "few cells")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "few cells"
+    )]
     let eighths = ((value / max).min(1.0) * (cells * 8) as f64).round() as usize;
     // What there is can be seen, however little.
     let eighths = eighths.max(usize::from(cells > 0));

@@ -116,7 +116,19 @@ pub(crate) fn frame(facts: &Facts, columns: usize, rows: usize) -> Vec<Line> {
     lines.truncate(rows.saturating_sub(foot.len()));
     lines.extend(foot);
     lines.truncate(rows);
-    lines
+    lines.into_iter().map(|line| clip(line, columns)).collect()
+}
+
+/// The line in at most `columns` cells.
+fn clip(line: Line, columns: usize) -> Line {
+    let mut left = columns;
+    line.into_iter()
+        .map(|(text, style)| {
+            let text = cut(&text, left);
+            left -= width(&text);
+            (text, style)
+        })
+        .collect()
 }
 
 fn head(facts: &Facts, columns: usize) -> Vec<Line> {
@@ -189,7 +201,11 @@ fn input_line(input: &InputReport, columns: usize) -> Line {
     let room = columns.saturating_sub(2 + width(&counts) + 2);
     let what = cut(&what, room);
     // Servers repeat their address in the state; once is enough.
-    let state = if what.is_empty() { state } else { state.replace(what.rsplit(' ').next().unwrap_or(""), "").replace(" to ", " ") };
+    let state = if what.is_empty() {
+        state
+    } else {
+        state.replace(what.rsplit(' ').next().unwrap_or(""), "").replace(" to ", " ")
+    };
     let state = cut(state.trim(), room.saturating_sub(width(&what) + 2));
     vec![
         ("● ".to_string(), style),
@@ -204,7 +220,11 @@ fn input_line(input: &InputReport, columns: usize) -> Line {
 /// A chart with its heading, in lines of at most `cells` cells.
 fn panel(chart: &Chart, cells: usize) -> Vec<Line> {
     let name = cut(&chart.name, cells);
-    let what = if chart.unit.is_empty() { format!("until {}", chart.when()) } else { format!("{} until {}", chart.unit, chart.when()) };
+    let what = if chart.unit.is_empty() {
+        format!("until {}", chart.when())
+    } else {
+        format!("{} until {}", chart.unit, chart.when())
+    };
     let what = cut(&what, cells.saturating_sub(width(&name) + 2));
     let mut lines = vec![vec![(name, Style::Strong), ("  ".to_string(), Style::Plain), (what, Style::Dim)]];
     let values = chart.value_width().min(cells / 3);
@@ -276,7 +296,7 @@ mod tests {
                 let lines = text(&frame(&facts, columns, rows));
                 assert!(lines.len() <= rows, "{columns}x{rows}: {} lines", lines.len());
                 for line in lines {
-                    assert!(width(&line) <= columns.max(12), "{columns}x{rows}: {line:?} takes {}", width(&line));
+                    assert!(width(&line) <= columns, "{columns}x{rows}: {line:?} takes {}", width(&line));
                 }
             }
         }
@@ -290,7 +310,11 @@ mod tests {
         assert!(lines[4].starts_with("hashtags  posts until 00:00:05"), "{lines:#?}");
         assert!(lines[4].contains("words  posts until 00:00:05"), "{lines:#?}");
         assert_eq!(lines.iter().filter(|l| l.contains("█")).count(), 10, "{lines:#?}");
-        assert_eq!(lines.iter().filter(|l| l.starts_with("● tcp 127.0.0.1:40123  connected  14,032")).count(), 3, "{lines:#?}");
+        assert_eq!(
+            lines.iter().filter(|l| l.starts_with("● tcp 127.0.0.1:40123  connected  14,032")).count(),
+            3,
+            "{lines:#?}"
+        );
         assert_eq!(lines.last().unwrap(), "Ctrl-C stops and keeps");
     }
 

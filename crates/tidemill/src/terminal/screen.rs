@@ -5,7 +5,10 @@
 //! showed before and its cursor again. Input stays in the terminal's own mode,
 //! so Ctrl-C is a signal as ever.
 
-use super::frame::{Line, Style};
+use super::{
+    frame::{Line, Style},
+    text::width,
+};
 use crate::logging;
 use crossterm::{
     cursor::{Hide, MoveTo, Show},
@@ -72,12 +75,16 @@ impl Screen {
     pub(crate) fn draw(&mut self, lines: &[Line]) -> io::Result<()> {
         let mut out = BufWriter::with_capacity(32 << 10, io::stdout().lock());
         queue!(out, BeginSynchronizedUpdate)?;
+        let (columns, _) = Self::size();
         for (row, line) in (0_u16..).zip(lines) {
             queue!(out, MoveTo(0, row))?;
             for (text, style) in line {
                 self.piece(&mut out, text, *style)?;
             }
-            queue!(out, Clear(ClearType::UntilNewLine))?;
+            // Behind a full line the cursor still stands on its last cell.
+            if line.iter().map(|(text, _)| width(text)).sum::<usize>() < columns {
+                queue!(out, Clear(ClearType::UntilNewLine))?;
+            }
         }
         if lines.len() < self.drawn {
             queue!(out, MoveTo(0, u16::try_from(lines.len()).unwrap_or(u16::MAX)), Clear(ClearType::FromCursorDown))?;

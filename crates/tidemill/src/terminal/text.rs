@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn fit_takes_exactly_the_cells_whatever_the_script() {
-        for text in ["", "abc", "潮汐發電", "ひなまつり #fb", "👩‍👩‍👧‍👦 family", "e\u{301}e\u{301}e\u{301}", "мельница"] {
+        for text in ["", "abc", "潮汐發電", "ひなまつり #fb", "👩‍👩‍👧‍👦 family", "e\u{301}e\u{301}e\u{301}", "мельница"]
+        {
             for cells in 0..14 {
                 assert_eq!(width(&fit(text, cells)), cells, "{text} in {cells}");
             }
@@ -127,9 +128,10 @@ mod tests {
     #[test]
     fn numbers_are_for_people() {
         assert_eq!(["0", "999", "1,000", "12,345,678"], [0, 999, 1000, 12_345_678].map(grouped)[..]);
-        assert_eq!([0, 999, 1_000, 999_949, 1_250_000, 3_000_000_000].map(bytes)[..], [
-            "0 B", "999 B", "1.0 kB", "999.9 kB", "1.2 MB", "3.0 GB"
-        ]);
+        assert_eq!(
+            [0, 999, 1_000, 999_949, 1_250_000, 3_000_000_000].map(bytes)[..],
+            ["0 B", "999 B", "1.0 kB", "999.9 kB", "1.2 MB", "3.0 GB"]
+        );
         let spans = [7, 4_200, 42_000, 1_250_000, 600_000_000].map(|us| duration(Duration::from_micros(us)));
         assert_eq!(spans[..], ["7 µs", "4.2 ms", "42 ms", "1.2 s", "10 min"]);
         assert_eq!(clock(Timestamp::from_millis(951_782_405_999)), "00:00:05");

@@ -4,25 +4,37 @@
 //! sample ─► replay server ═ sockets ═► receivers ─► log ─► batches ─► views ─► screen, page
 //! ```
 //!
-//! Invariant: everything on the way is what a user's own program would have;
-//! only the sample's server is the demo's own.
+//! Invariant: everything on the way is what a user's own program would have,
+//! and the program is plain SQL (`data/*.sql`); only the sample's server is the
+//! demo's own.
 
 mod sample;
-mod trending;
 
-use super::values;
-use clap::Args;
+use super::{program, values};
+use clap::{Args, ValueEnum};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Instant,
 };
 use tidemill::{
-    Duration, Error, Result,
-    assemble::{Assembly, Ended, Show},
+    Board, Duration, Error, Result,
+    assemble::{Assembly, Show},
     connectors::replay::{Pace, Replay, ReplayServer, Share},
     core::StopHandle,
 };
 use tokio::runtime::{Builder, Runtime};
+
+/// The stream of the sample; `{address}` and `{receivers}` are put in.
+const POSTS: &str = include_str!("../../../data/posts.sql");
+/// The stream of Bluesky; `{url}` is put in.
+const BLUESKY: &str = include_str!("../../../data/bluesky.sql");
+/// The views.
+const TRENDING: &str = include_str!("../../../data/demo.sql");
+/// Time between two batches: half of the views' slide, so that a slide is shown soon after its end.
+const INTERVAL: Duration = Duration::from_millis(500);
+/// How long a live source may be out of reach before anything came.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A live chart of trending hashtags and words from real posts.
 ///
@@ -34,6 +46,12 @@ use tokio::runtime::{Builder, Runtime};
 Examples:
   tidemill demo                        a screen here, a page at http://127.0.0.1:4040
   tidemill demo --for 20s --headless   plain lines, ends by itself
+  tidemill demo --live bluesky         the public stream of Bluesky instead of the sample
+  tidemill demo --program mine.sql     your own views on the same stream `posts`
+
+The sample's stream has the columns id, text and created_at; that of Bluesky did, text, langs and
+created_at. A program for --program creates views on `posts`, such as
+  CREATE VIEW longest AS SELECT text, char_length(text) AS n FROM posts ORDER BY n DESC LIMIT 3;
 
 Ctrl-C finishes the batch and keeps everything; the same command continues there.")]
 pub(crate) struct Demo {
@@ -45,7 +63,19 @@ pub(crate) struct Demo {
     #[arg(long)]
     headless: bool,
 
-    /// Data directory; what an earlier run left there is continued.
+    /// Take posts from a public service instead of the sample.
+    #[arg(long, value_name = "SERVICE")]
+    live: Option<Live>,
+
+    /// A server that speaks the service's protocol, instead of the public ones.
+    #[arg(long, value_name = "URL", hide = true, requires = "live")]
+    live_endpoint: Option<String>,
+
+    /// Run the views of this SQL program on the stream `posts`.
+    #[arg(long, value_name = "FILE.sql")]
+    program: Option<PathBuf>,
+
+    /// Data directory; what an earlier run left there is continued [default: tidemill-data/demo].
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
@@ -53,30 +83,86 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4040", value_parser = values::address)]
     web: SocketAddr,
 
-    /// Posts per second.
-    #[arg(long, value_name = "N", default_value = "2000", value_parser = values::rate)]
+    /// Posts of the sample per second.
+    #[arg(long, value_name = "N", default_value = "2000", value_parser = values::rate, conflicts_with = "live")]
     rate: f64,
 
-    /// Connections that receive the stream.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..=64))]
+    /// Connections that receive the sample.
+    #[arg(long, value_name = "N", default_value_t = 3, conflicts_with = "live",
+          value_parser = clap::value_parser!(u16).range(1..=64))]
     receivers: u16,
 }
 
-/// Time between two batches.
-const INTERVAL: Duration = Duration::from_millis(500);
+/// A public service with posts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Live {
+    /// The public Jetstream; no credentials are needed.
+    Bluesky,
+}
 
 impl Demo {
     pub(crate) fn run(self) -> Result<()> {
-        let data = self.data.clone().unwrap_or_else(|| PathBuf::from("tidemill-data/demo"));
-        let stream = Stream::begin(self.rate, self.receivers)?;
-        let context = tidemill::context("demo").interval(INTERVAL).data_dir(&data).build();
-        trending::declare(&context, &stream.address.to_string(), self.receivers)?;
+        let views = match &self.program {
+            Some(path) => program::read(path)?,
+            None => TRENDING.to_string(),
+        };
+        let name = self.name()?;
+        let data = self.data.clone().unwrap_or_else(|| Path::new("tidemill-data").join(&name));
+        // Kept until the program has ended.
+        let mut stream = None;
+        let posts = match self.live {
+            Some(Live::Bluesky) => {
+                let url = self.live_endpoint.as_deref().map(|url| format!("url = '{}',", url.replace('\'', "''")));
+                BLUESKY.replace("{url}", &url.unwrap_or_default())
+            }
+            None => {
+                let serving = Stream::begin(self.rate, self.receivers)?;
+                let address = serving.address.to_string();
+                stream = Some(serving);
+                POSTS.replace("{address}", &address).replace("{receivers}", &self.receivers.to_string())
+            }
+        };
+        let context = tidemill::context(&name).interval(INTERVAL).data_dir(&data).build();
+        context.declare_sql(&posts)?;
+        program::declare(&context, self.program.as_deref(), &views)?;
         let show = if self.headless { Show::Lines } else { Show::Auto };
-        let ended = Assembly::new(context).page(Some(self.web)).show(show).run_for(self.run_for).run()?;
+        let mut assembly = Assembly::new(context).page(Some(self.web)).show(show).run_for(self.run_for);
+        if self.live.is_some() {
+            let since = Instant::now();
+            assembly = assembly.fail_when(move |board| out_of_reach(board, since.elapsed()));
+        }
+        let ended = assembly.run()?;
         drop(stream);
-        print_end(&ended, &data);
+        super::print_summary(&ended);
+        println!("Kept in {}: posts, batches and state.", data.display());
+        println!("The same command continues there; to begin anew, delete that directory.");
         Ok(())
     }
+
+    /// The program's name, and of its directory: other streams and views are other programs.
+    fn name(&self) -> Result<String> {
+        let mut name = "demo".to_string();
+        if self.live == Some(Live::Bluesky) {
+            name.push_str("-bluesky");
+        }
+        if let Some(path) = &self.program {
+            name.push('-');
+            name.push_str(&program::name_of(path)?);
+        }
+        Ok(name)
+    }
+}
+
+/// A live source that nothing ever came from.
+fn out_of_reach(board: &Board, waited: Duration) -> Option<Error> {
+    let inputs = board.inputs();
+    let lost = inputs.iter().find(|input| input.records == 0 && input.state.starts_with("reconnecting"))?;
+    (waited >= PATIENCE && inputs.iter().all(|input| input.records == 0)).then(|| {
+        Error::external(format!(
+            "{} can't be reached ({}): is this machine on the network? Without --live the demo needs none",
+            lost.describe, lost.state
+        ))
+    })
 }
 
 /// The sample's server on threads of its own, until it is dropped.
@@ -118,8 +204,33 @@ impl Drop for Stream {
     }
 }
 
-fn print_end(ended: &Ended, data: &Path) {
-    super::print_summary(ended);
-    println!("Kept in {}: the posts, the ledger of batches and the state of the views.", data.display());
-    println!("The same command continues there; to begin anew, delete that directory.");
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemill::core::InputReport;
+
+    #[test]
+    fn a_live_source_is_given_up_only_when_nothing_ever_came() {
+        let board = Board::default();
+        assert!(out_of_reach(&board, PATIENCE).is_none());
+        board.update_input("posts", 0, |input| {
+            *input = InputReport { state: "reconnecting in 2.0 s: no route".into(), ..input.clone() };
+        });
+        assert!(out_of_reach(&board, PATIENCE / 2).is_none());
+        let error = out_of_reach(&board, PATIENCE).unwrap();
+        assert!(error.to_string().contains("no route"), "{error}");
+        board.update_input("posts", 0, |input| input.records = 1);
+        assert!(out_of_reach(&board, PATIENCE).is_none());
+    }
+
+    #[test]
+    fn the_shipped_programs_are_right() {
+        let posts = POSTS.replace("{address}", "127.0.0.1:1").replace("{receivers}", "3");
+        for stream in [posts, BLUESKY.replace("{url}", "")] {
+            let dir = tempfile::tempdir().unwrap();
+            let context = tidemill::context("demo").data_dir(dir.path()).build();
+            context.declare_sql(&stream).unwrap();
+            context.declare_sql(TRENDING).unwrap();
+        }
+    }
 }

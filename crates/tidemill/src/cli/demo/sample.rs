@@ -6,11 +6,7 @@
 
 use bytes::Bytes;
 use std::sync::Arc;
-use tidemill::{
-    connectors::replay::Recording,
-    core::Clock,
-    engine::SystemClock,
-};
+use tidemill::{connectors::replay::Recording, core::Clock, engine::SystemClock};
 
 /// Tweets of the ground truth of VADER (MIT, © 2014 C.J. Hutto): id, mean sentiment, text.
 const TWEETS: &str = include_str!("../../../data/vader-tweets-groundtruth.tsv");

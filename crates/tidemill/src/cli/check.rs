@@ -1,0 +1,27 @@
+//! `tidemill check`: is this program right?
+//!
+//! Invariant: nothing is started, connected to or written.
+
+use super::program::ProgramArgs;
+use clap::Args;
+use tidemill::Result;
+
+/// Check a SQL program without starting it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidemill check top.sql
+
+Prints `ok`, or the first error with its line and column, and exits with 1.")]
+pub(crate) struct Check {
+    #[command(flatten)]
+    program: ProgramArgs,
+}
+
+impl Check {
+    pub(crate) fn run(self) -> Result<()> {
+        self.program.context()?;
+        println!("ok");
+        Ok(())
+    }
+}

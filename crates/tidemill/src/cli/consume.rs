@@ -1,0 +1,153 @@
+//! `tidemill consume`: records of a topic on standard output.
+//!
+//! Invariant: raw records come out byte for byte with a line end each (on a
+//! terminal without control characters); rows of other topics come out as JSON
+//! lines. A closed pipe ends the command quietly.
+
+use super::data::{DataArg, is_raw};
+use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray};
+use arrow_cast::cast;
+use arrow_schema::{DataType, Field, Schema};
+use clap::Args;
+use std::{
+    io::{self, BufWriter, IsTerminal, Write},
+    sync::Arc,
+};
+use tidemill::{
+    Error, Result,
+    core::Offset,
+    store::{Topic, log::LogRows},
+};
+
+/// Records shown when neither the beginning nor a number was asked for.
+const NEWEST: u64 = 10;
+
+/// Print records of a topic: the newest ten, or from the beginning.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidemill consume words                          the newest 10
+  tidemill consume words --from-beginning         all
+  tidemill consume words --from-beginning --max 5 the oldest 5
+  tidemill consume demo.dead --data tidemill-data/demo   refused records, as JSON")]
+pub(crate) struct Consume {
+    /// The topic.
+    topic: String,
+
+    /// Begin with the oldest record.
+    #[arg(long)]
+    from_beginning: bool,
+
+    /// Print so many records at most; without --from-beginning the newest.
+    #[arg(long, value_name = "N")]
+    max: Option<u64>,
+
+    /// Only this partition.
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
+
+    /// Begin each line with its partition and offset.
+    #[arg(long)]
+    offsets: bool,
+
+    #[command(flatten)]
+    data: DataArg,
+}
+
+impl Consume {
+    pub(crate) fn run(self) -> Result<()> {
+        let open = self.data.open_existing()?;
+        let topic = open.topic(&self.topic)?;
+        let mut out = BufWriter::new(io::stdout().lock());
+        match self.print(&topic, &mut out).and_then(|()| out.flush().map_err(unprintable)) {
+            Err(error) if closed(&error) => Ok(()),
+            done => done,
+        }
+    }
+
+    fn print(&self, topic: &Topic, out: &mut dyn Write) -> Result<()> {
+        let partitions = match self.partition {
+            Some(p) if p < topic.config().partitions => p..p + 1,
+            Some(p) => {
+                let count = topic.config().partitions;
+                return Err(Error::user(format!(
+                    "topic `{}` has {count} partitions, counted from 0: there is no {p}",
+                    self.topic
+                )));
+            }
+            None => 0..topic.config().partitions,
+        };
+        let mut left = self.max.unwrap_or(if self.from_beginning { u64::MAX } else { NEWEST });
+        let safe = io::stdout().is_terminal();
+        let total: u64 = partitions.clone().map(|p| topic.end(p).0 - topic.start(p).0).sum();
+        // The newest of several partitions: what is too much is left out at the front.
+        let mut skip = if self.from_beginning { 0 } else { total.saturating_sub(left) };
+        for p in partitions {
+            let (start, end) = (topic.start(p).0, topic.end(p).0);
+            let from = end.min(start + skip);
+            skip -= from - start;
+            let to = end.min(from.saturating_add(left));
+            left -= to - from;
+            for rows in topic.read(p, Offset(from), Offset(to)) {
+                self.rows(topic, p, &rows?, safe, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn rows(&self, topic: &Topic, partition: u32, rows: &LogRows, safe: bool, out: &mut dyn Write) -> Result<()> {
+        let lines: Vec<Vec<u8>> = if is_raw(topic) {
+            rows.rows.column(0).as_binary::<i32>().iter().map(|v| v.unwrap_or_default().to_vec()).collect()
+        } else {
+            json_lines(&rows.rows)?
+        };
+        for (offset, line) in (rows.base.0..).zip(lines) {
+            if self.offsets {
+                write!(out, "{partition}:{offset}\t").map_err(unprintable)?;
+            }
+            if safe {
+                let text = String::from_utf8_lossy(&line);
+                let shown: String =
+                    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
+                out.write_all(shown.as_bytes()).map_err(unprintable)?;
+            } else {
+                out.write_all(&line).map_err(unprintable)?;
+            }
+            out.write_all(b"\n").map_err(unprintable)?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows as JSON objects; bytes as text where they are text, else in hexadecimal.
+fn json_lines(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
+    let failed = |e: arrow_schema::ArrowError| Error::user("these columns can't be printed as JSON").because(e);
+    let mut fields = Vec::new();
+    let mut columns: Vec<ArrayRef> = Vec::new();
+    for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
+        let text = match field.data_type() {
+            DataType::Binary => {
+                cast(column, &DataType::Utf8).ok().filter(|text| text.null_count() == column.null_count())
+            }
+            _ => None,
+        };
+        let column = text.unwrap_or_else(|| Arc::clone(column));
+        fields.push(Field::new(field.name(), column.data_type().clone(), true));
+        columns.push(column);
+    }
+    let rows = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(failed)?;
+    let mut writer = arrow_json::LineDelimitedWriter::new(Vec::new());
+    writer.write(&rows).and_then(|()| writer.finish()).map_err(failed)?;
+    let text = writer.into_inner();
+    Ok(text.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+fn unprintable(error: io::Error) -> Error {
+    Error::external("can't write to standard output").because(error)
+}
+
+fn closed(error: &Error) -> bool {
+    use std::error::Error as _;
+    let cause = error.source().and_then(|e| e.downcast_ref::<io::Error>());
+    cause.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}

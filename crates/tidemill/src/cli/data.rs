@@ -1,0 +1,89 @@
+//! A data directory opened by a command that runs no program.
+//!
+//! Invariant: the directory is owned while its log is open, and a directory
+//! that is not there is not made by a command that only reads. Called by
+//! `topic`, `produce`, `consume` and `replay`.
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tidemill::{
+    Error, Result,
+    core::nearest,
+    engine::SystemClock,
+    store::{DataDir, Log, Topic},
+};
+
+/// The data directory of a command.
+#[derive(Debug, clap::Args)]
+pub(crate) struct DataArg {
+    /// Data directory: log, ledger and state; one process at a time.
+    #[arg(long = "data", value_name = "DIR", env = "TIDEMILL_DATA", default_value = super::DATA)]
+    pub(crate) path: PathBuf,
+}
+
+/// An open log and the directory that it is in.
+#[derive(Debug)]
+pub(crate) struct OpenLog {
+    // Dropped in this order: the log writes its marks while the directory is still owned.
+    log: Log,
+    dir: DataDir,
+}
+
+impl DataArg {
+    /// Opens the log; makes the directory when it is not there.
+    pub(crate) fn open(&self) -> Result<OpenLog> {
+        let dir = DataDir::open(&self.path)?;
+        let log = Log::open(dir.disk(), &dir.join("log"), Arc::new(SystemClock))?;
+        Ok(OpenLog { log, dir })
+    }
+
+    /// Opens the log of a directory that must be there.
+    pub(crate) fn open_existing(&self) -> Result<OpenLog> {
+        if self.path.join("log").is_dir() {
+            return self.open();
+        }
+        Err(Error::user(format!(
+            "{} is no data directory: name one with --data DIR, or begin one with `tidemill topic create`",
+            self.path.display()
+        )))
+    }
+}
+
+impl OpenLog {
+    pub(crate) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The topic of that name.
+    pub(crate) fn topic(&self, name: &str) -> Result<Arc<Topic>> {
+        self.log.topic(name).ok_or_else(|| {
+            let topics = self.log.topics();
+            let names: Vec<&str> = topics.iter().map(|t| t.name()).collect();
+            let hint = match nearest(name, &names) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if names.is_empty() => format!("there is none yet; make it with `tidemill topic create {name}`"),
+                None => {
+                    format!("there are {}; a new one is made with `tidemill topic create {name}`", names.join(", "))
+                }
+            };
+            Error::user(format!("there is no topic `{name}` in {}: {hint}", self.path().display()))
+        })
+    }
+}
+
+/// Columns of a topic of raw records, the same as a receiver's.
+pub(crate) fn raw_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("value", DataType::Binary, false)]))
+}
+
+/// Whether a topic holds raw records.
+pub(crate) fn is_raw(topic: &Topic) -> bool {
+    topic.config().schema == raw_schema()
+}

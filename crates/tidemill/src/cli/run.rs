@@ -1,0 +1,59 @@
+//! `tidemill run`: a SQL program until it is stopped.
+//!
+//! Invariant: as [`tidemill::assemble`] has it: what was finished is kept, and
+//! the same command continues there.
+
+use super::{program::ProgramArgs, values};
+use clap::Args;
+use std::net::SocketAddr;
+use tidemill::{
+    Duration, Result,
+    assemble::{Assembly, Show},
+};
+
+/// Run a SQL program until it is stopped.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidemill run top.sql                         a batch each second, a page at http://127.0.0.1:4040
+  tidemill run top.sql --interval 100ms        a batch each tenth of a second
+  tidemill run load.sql --trigger drain        until the input is exhausted, then end
+  tidemill run top.sql --headless --for 1m     plain lines, for a minute
+
+A program, say top.sql:
+  CREATE STREAM words (word TEXT) WITH (connector = 'tcp', address = '127.0.0.1:9999');
+  CREATE VIEW top AS SELECT word, count(*) AS n FROM words GROUP BY word ORDER BY n DESC LIMIT 10;
+
+Ctrl-C finishes the batch and keeps everything; the same command continues there.")]
+pub(crate) struct Run {
+    #[command(flatten)]
+    program: ProgramArgs,
+
+    /// Address of the page on this machine; port 0 takes any free port.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4040", value_parser = values::address)]
+    web: SocketAddr,
+
+    /// Serve no page.
+    #[arg(long)]
+    no_web: bool,
+
+    /// End by itself after this time, such as 20s.
+    #[arg(long = "for", value_name = "TIME", value_parser = values::duration)]
+    run_for: Option<Duration>,
+
+    /// Print plain lines, also on a terminal.
+    #[arg(long)]
+    headless: bool,
+}
+
+impl Run {
+    pub(crate) fn run(self) -> Result<()> {
+        let context = self.program.context()?;
+        let show = if self.headless { Show::Lines } else { Show::Auto };
+        let page = (!self.no_web).then_some(self.web);
+        let ended = Assembly::new(context).page(page).show(show).run_for(self.run_for).run()?;
+        super::print_summary(&ended);
+        println!("Kept in {}; the same command continues there.", self.program.data.path.display());
+        Ok(())
+    }
+}

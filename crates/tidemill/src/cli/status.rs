@@ -1,0 +1,138 @@
+//! `tidemill status`: asks a running program's page how it fares.
+//!
+//! Invariant: the answer is bounded, the wait is bounded, and only loopback is
+//! asked, as only loopback is served.
+
+use super::values;
+use clap::Args;
+use serde_json::Value;
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+};
+use tidemill::{Duration, Error, Result};
+
+/// Bytes of an answer at most.
+const ANSWER: u64 = 16 << 20;
+/// How long to wait for it.
+const WAIT: Duration = Duration::from_secs(5);
+
+/// Ask a running program how it fares.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidemill status
+  tidemill status --web 127.0.0.1:4041
+  tidemill status --json")]
+pub(crate) struct Status {
+    /// Address of the program's page.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4040", value_parser = values::address)]
+    web: SocketAddr,
+
+    /// Print what the page says as one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Status {
+    pub(crate) fn run(self) -> Result<()> {
+        let [program, inputs, batches] =
+            ["/api/program", "/api/inputs", "/api/batches"].map(|path| get(self.web, path));
+        let (program, inputs, batches) = (program?, inputs?, batches?);
+        if self.json {
+            println!("{}", serde_json::json!({ "program": program, "inputs": inputs, "batches": batches }));
+            return Ok(());
+        }
+        print!("{}", text(&program, &inputs, &batches));
+        Ok(())
+    }
+}
+
+fn text(program: &Value, inputs: &Value, batches: &Value) -> String {
+    let number = |value: &Value, key: &str| value[key].as_u64().unwrap_or(0);
+    let word = |value: &Value, key: &str| {
+        value[key].as_str().unwrap_or("?").chars().filter(|c| !c.is_control()).collect::<String>()
+    };
+    let mut lines = vec![format!("program {}: {}", word(program, "name"), word(program, "phase"))];
+    if let Some(error) = program["error"].as_str() {
+        lines.push(format!("  error: {error}"));
+    }
+    lines.push(format!(
+        "  {} records in {} batches, {} refused, {} late",
+        number(program, "records_in"),
+        number(program, "batches"),
+        number(program, "refused"),
+        number(program, "late")
+    ));
+    for input in inputs.as_array().into_iter().flatten() {
+        lines.push(format!(
+            "  {} {}: {}, {} records",
+            word(input, "stream"),
+            word(input, "describe"),
+            word(input, "state"),
+            number(input, "records")
+        ));
+    }
+    let batches = batches.as_array().map_or(&[][..], Vec::as_slice);
+    for batch in &batches[batches.len().saturating_sub(5)..] {
+        let delay = number(batch, "scheduling_delay_us") + number(batch, "processing_us");
+        lines.push(format!(
+            "  batch {}: {} records, {} rows out, delay {}.{} ms",
+            number(batch, "batch"),
+            number(batch, "records_in"),
+            number(batch, "rows_out"),
+            delay / 1000,
+            delay % 1000 / 100
+        ));
+    }
+    lines.join("\n") + "\n"
+}
+
+/// A plain GET of a JSON answer.
+fn get(address: SocketAddr, path: &str) -> Result<Value> {
+    let nobody = |e: std::io::Error| {
+        Error::external(format!(
+            "no program answers at {address}: start one, or name its page with --web ADDR (a running program prints it)"
+        ))
+        .because(e)
+    };
+    let mut stream = TcpStream::connect_timeout(&address, WAIT).map_err(nobody)?;
+    stream.set_read_timeout(Some(WAIT)).map_err(nobody)?;
+    stream.set_write_timeout(Some(WAIT)).map_err(nobody)?;
+    let request =
+        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: application/json\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).map_err(nobody)?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER).read_to_end(&mut answer).map_err(nobody)?;
+    let strange = || Error::external(format!("what answers at http://{address}{path} is no Tidemill page"));
+    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(strange)?;
+    let head = String::from_utf8_lossy(&answer[..end]);
+    if !head.lines().next().is_some_and(|line| line.contains(" 200")) {
+        return Err(strange());
+    }
+    serde_json::from_slice(&answer[end + 4..]).map_err(|e| strange().because(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn the_last_batches_are_told_in_order() {
+        let batches: Vec<Value> =
+            (1..=9).map(|i| json!({"batch": i, "records_in": 10 * i, "processing_us": 1234})).collect();
+        let text = text(
+            &json!({"name": "demo", "phase": "running", "records_in": 450, "batches": 9, "refused": 1}),
+            &json!([{"stream": "posts", "describe": "tcp 127.0.0.1:1", "state": "connected", "records": 450}]),
+            &Value::from(batches),
+        );
+        let want = "program demo: running
+  450 records in 9 batches, 1 refused, 0 late
+  posts tcp 127.0.0.1:1: connected, 450 records
+  batch 5: 50 records, 0 rows out, delay 1.2 ms
+";
+        assert!(text.starts_with(want), "{text}");
+        assert!(text.ends_with("batch 9: 90 records, 0 rows out, delay 1.2 ms\n"), "{text}");
+    }
+}

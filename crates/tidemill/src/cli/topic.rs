@@ -1,0 +1,160 @@
+//! `tidemill topic`: makes, lists, describes and deletes topics.
+//!
+//! Invariant: a topic that is made here has the columns of a receiver's, one
+//! binary column `value`, so that programs and `produce` can share it.
+
+use super::{
+    data::{DataArg, raw_schema},
+    values,
+};
+use clap::{Args, Subcommand};
+use tidemill::{
+    Duration, Result, Sync,
+    core::{parse_bytes, parse_duration},
+    store::{Topic, TopicConfig, log::Retention},
+};
+
+/// Make, list, describe and delete topics of the log.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  tidemill topic create events --partitions 4 --keep-bytes 10GiB
+  tidemill topic list
+  tidemill topic describe events
+  tidemill topic delete events")]
+pub(crate) struct TopicCommand {
+    #[command(flatten)]
+    data: DataArg,
+
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Make a topic of raw records.
+    Create {
+        /// Its name: letters, digits, `.`, `_` and `-`.
+        name: String,
+        /// Partitions; records keep their order within one.
+        #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=4096))]
+        partitions: u32,
+        /// When records are made durable: always, never, or at most a time after they came, such as 10ms.
+        #[arg(long, value_name = "WHEN", default_value = "10ms", value_parser = sync)]
+        sync: Sync,
+        /// Remove records older than this, such as 7d, unless a program still needs them.
+        #[arg(long, value_name = "TIME", value_parser = age)]
+        keep_for: Option<Duration>,
+        /// Remove the oldest records beyond this size of a partition, such as 10GiB.
+        #[arg(long, value_name = "SIZE", value_parser = size)]
+        keep_bytes: Option<u64>,
+    },
+    /// List all topics.
+    List,
+    /// Show a topic's columns, partitions and settings.
+    Describe {
+        /// Its name.
+        name: String,
+    },
+    /// Delete a topic and all its records.
+    Delete {
+        /// Its name.
+        name: String,
+    },
+}
+
+fn sync(text: &str) -> Result<Sync, String> {
+    match text {
+        "always" => Ok(Sync::Always),
+        "never" => Ok(Sync::Never),
+        other => {
+            values::duration(other).map(Sync::Every).map_err(|_| "write always, never, or a time such as 10ms".into())
+        }
+    }
+}
+
+fn age(text: &str) -> Result<Duration, String> {
+    parse_duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "write a time such as 7d, 12h or 30m".into())
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).filter(|b| *b > 0).ok_or_else(|| "write a size such as 10GiB or 500MB".into())
+}
+
+impl TopicCommand {
+    pub(crate) fn run(self) -> Result<()> {
+        match self.action {
+            Action::Create { name, partitions, sync, keep_for, keep_bytes } => {
+                let open = self.data.open()?;
+                let retention = Retention { max_age: keep_for, max_bytes: keep_bytes };
+                let config = TopicConfig { partitions, sync, retention, ..TopicConfig::new(raw_schema()) };
+                open.log().create_topic(&name, &config)?;
+                println!("made topic {name} in {}", open.path().display());
+            }
+            Action::List => {
+                let open = self.data.open_existing()?;
+                let topics = open.log().topics();
+                let rows = topics.iter().map(|topic| {
+                    let columns: Vec<&str> = topic.config().schema.fields().iter().map(|f| f.name().as_str()).collect();
+                    let partitions = topic.config().partitions;
+                    vec![
+                        topic.name().to_string(),
+                        partitions.to_string(),
+                        records(topic).to_string(),
+                        columns.join(", "),
+                    ]
+                });
+                super::print_columns(&["topic", "partitions", "records", "columns"], &[1, 2], rows.collect());
+            }
+            Action::Describe { name } => {
+                let open = self.data.open_existing()?;
+                describe(&*open.topic(&name)?);
+            }
+            Action::Delete { name } => {
+                let open = self.data.open_existing()?;
+                let count = records(&*open.topic(&name)?);
+                open.log().delete_topic(&name)?;
+                println!("deleted topic {name} and its {count} records");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn records(topic: &Topic) -> u64 {
+    (0..topic.config().partitions).map(|p| topic.end(p).0 - topic.start(p).0).sum()
+}
+
+fn describe(topic: &Topic) {
+    let config = topic.config();
+    println!("topic {}", topic.name());
+    for field in config.schema.fields() {
+        let null = if field.is_nullable() { "" } else { " NOT NULL" };
+        println!("  column {} {}{null}", field.name(), field.data_type());
+    }
+    let sync = match config.sync {
+        Sync::Always => "at once".to_string(),
+        Sync::Every(span) => format!("within {} ms", span.as_secs_f64() * 1e3),
+        Sync::Never => "when the system likes".to_string(),
+    };
+    println!("  records become durable {sync}");
+    match (config.retention.max_age, config.retention.max_bytes) {
+        (None, None) => println!("  everything is kept"),
+        (age, bytes) => {
+            if let Some(age) = age {
+                println!("  records older than {} s are removed", age.as_secs());
+            }
+            if let Some(bytes) = bytes {
+                println!("  a partition keeps at most {bytes} bytes");
+            }
+        }
+    }
+    let rows = (0..config.partitions)
+        .map(|p| vec![p.to_string(), topic.start(p).to_string(), topic.end(p).to_string()])
+        .collect();
+    super::print_columns(&["partition", "first offset", "next offset"], &[0, 1, 2], rows);
+    for (owner, positions) in topic.pins() {
+        let at: Vec<String> = positions.iter().map(|(p, offset)| format!("{p} from {offset}")).collect();
+        println!("  needed by {owner}: partition {}", at.join(", "));
+    }
+}
