@@ -19,7 +19,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 use tidemill_core::{
     Board, Clock, Duration, Error, Format, Input, Options, Phase, Receiver, Registry, Result, Sink, Source, StopHandle,
@@ -39,6 +39,8 @@ pub(crate) struct Config {
     pub(crate) batch_records: u64,
     pub(crate) sync: tidemill_store::log::Sync,
     pub(crate) max_lag_bytes: u64,
+    /// Whether the program is only looked at, never started.
+    pub(crate) check: bool,
 }
 
 /// Builds a [`StreamingContext`].
@@ -126,6 +128,14 @@ impl ContextBuilder {
         self
     }
 
+    /// The program is only declared, checked and explained: it needs no data
+    /// directory, and can't be started.
+    #[must_use]
+    pub fn check_only(mut self) -> Self {
+        self.config.check = true;
+        self
+    }
+
     /// The context, ready for declarations.
     pub fn build(self) -> StreamingContext {
         StreamingContext {
@@ -133,6 +143,7 @@ impl ContextBuilder {
             config: self.config,
             board: Arc::default(),
             sql: crate::sql::Sql::default(),
+            log: Mutex::default(),
             running: Mutex::default(),
         }
     }
@@ -283,6 +294,18 @@ impl Declare {
         self.declared.lock().inputs.clone()
     }
 
+    /// The outputs so far, left where they are.
+    ///
+    /// # Errors
+    /// The last error of a method that could not return it.
+    fn outputs(&self) -> Result<Vec<Output>> {
+        let mut declared = self.declared.lock();
+        match declared.errors.pop() {
+            Some(error) => Err(error),
+            None => Ok(declared.outputs.clone()),
+        }
+    }
+
     /// Everything, for the pipeline. Leaves the declarations empty.
     pub(crate) fn take(&self) -> Result<(Vec<Arc<StreamInput>>, Vec<Ingest>, Vec<Output>)> {
         let mut declared = self.declared.lock();
@@ -332,6 +355,8 @@ pub struct StreamingContext {
     pub(crate) declare: Declare,
     board: Arc<Board>,
     pub(crate) sql: crate::sql::Sql,
+    /// The log while the program runs, for queries.
+    log: Mutex<Weak<tidemill_store::log::Log>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -361,6 +386,7 @@ impl StreamingContext {
                 batch_records: u64::MAX,
                 sync: tidemill_store::log::Sync::Every(Duration::from_millis(10)),
                 max_lag_bytes: 256 << 20,
+                check: false,
             },
         }
     }
@@ -368,6 +394,40 @@ impl StreamingContext {
     /// The program's name.
     pub fn name(&self) -> &str {
         &self.config.name
+    }
+
+    /// The log, while the program runs on one.
+    pub(crate) fn log(&self) -> Option<Arc<tidemill_store::log::Log>> {
+        self.log.lock().upgrade()
+    }
+
+    /// For each output its name, what it promises, and its physical plan as
+    /// indented text. Nothing is started; what was declared stays declared.
+    ///
+    /// # Errors
+    /// When a declaration failed, or an operator can't be planned.
+    pub fn explain(&self) -> Result<String> {
+        use datafusion::physical_plan::displayable;
+        use std::fmt::Write as _;
+        let outputs = self.declare.outputs()?;
+        let states = crate::state::StateRegistry::default();
+        let mut text = String::new();
+        for output in crate::batch::lower(&self.config, &states, outputs)? {
+            let promise = match &output.kind {
+                crate::emit::OutputKind::Sink(sink) => match sink.guarantee() {
+                    tidemill_core::Guarantee::ExactlyOnce => format!("exactly once into {}", sink.describe()),
+                    tidemill_core::Guarantee::AtLeastOnce => format!("at least once into {}", sink.describe()),
+                },
+                crate::emit::OutputKind::View { .. } | crate::emit::OutputKind::Kept(_) => {
+                    "a view, shown after the commit".to_string()
+                }
+                crate::emit::OutputKind::Call(_) => "a callback, at least once".to_string(),
+            };
+            // Writing to a string can't fail.
+            let _infallible =
+                write!(text, "{}: {promise}\n{}\n", output.name, displayable(output.plan.as_ref()).indent(false));
+        }
+        Ok(text)
     }
 
     /// What people watch: views, reports, inputs.
@@ -412,7 +472,7 @@ impl StreamingContext {
         receivers: Vec<Arc<dyn Receiver>>,
         format: Arc<dyn Format>,
     ) -> Result<Arc<Lineage>> {
-        if self.config.data_dir.is_none() {
+        if self.config.data_dir.is_none() && !self.config.check {
             return Err(Error::user(format!(
                 "stream `{name}` comes from a receiver, whose records must be kept in a log: give the context a data directory"
             )));
@@ -502,6 +562,9 @@ impl StreamingContext {
         if running.is_some() {
             return Err(Error::user("the context was started already; a context is started once"));
         }
+        if self.config.check {
+            return Err(Error::user("the context was built to check a program, not to run it"));
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(self.config.partitions.max(2))
             .thread_name("tidemill")
@@ -515,6 +578,9 @@ impl StreamingContext {
             let _in_runtime = runtime.enter();
             Pipeline::open(&self.config, &self.declare, Arc::clone(&self.board))?
         };
+        if let Some(keep) = &pipeline.keep {
+            *self.log.lock() = Arc::downgrade(keep.log());
+        }
         let board = Arc::clone(&self.board);
         runtime.spawn(async move {
             let task = tokio::spawn(pipeline.run(stopping, killed));

@@ -203,7 +203,6 @@ pub struct SqlProgram {
     context: StreamingContext,
     runtime: tokio::runtime::Runtime,
     pipeline: Option<Arc<Pipeline>>,
-    batches: i64,
 }
 
 impl SqlProgram {
@@ -221,7 +220,7 @@ impl SqlProgram {
     /// When threads can't be started.
     pub fn over(context: StreamingContext) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("threads");
-        Self { context, runtime, pipeline: None, batches: 0 }
+        Self { context, runtime, pipeline: None }
     }
 
     /// The context, for what SQL does not say.
@@ -254,21 +253,15 @@ impl SqlProgram {
     ///
     /// # Errors
     /// When it fails, or nothing was started.
-    pub fn step(&mut self) -> Result<()> {
+    pub fn step(&self) -> Result<()> {
         let pipeline = self.pipeline.as_ref().ok_or_else(|| tidemill_core::Error::user("start the program first"))?;
-        self.batches += 1;
-        self.runtime.block_on(pipeline.step(Timestamp(self.batches * 1_000_000)))
+        let last = pipeline.previous_time().unwrap_or_default();
+        self.runtime.block_on(pipeline.step(Timestamp(last.0 + 1_000_000)))
     }
 
     /// What a view shows now.
     pub fn view(&self, name: &str) -> Option<RecordBatch> {
         self.context.board().view(name).map(|shown| shown.rows.clone())
-    }
-
-    /// The pipeline, once started.
-    #[cfg(test)]
-    pub(crate) fn pipeline(&self) -> &Pipeline {
-        self.pipeline.as_ref().expect("a started program")
     }
 }
 

@@ -12,5 +12,5 @@ mod run;
 
 pub use clock::Trigger;
 pub(crate) use keep::Keep;
-pub(crate) use pipeline::Pipeline;
+pub(crate) use pipeline::{Pipeline, lower};
 pub use rate::{Pid, RateControl};

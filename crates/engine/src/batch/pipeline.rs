@@ -476,9 +476,8 @@ pub(crate) fn lower(config: &Config, states: &StateRegistry, outputs: Vec<Output
         .collect()
 }
 
-/// Our nodes keep nothing between runs; of DataFusion's only these are known to keep nothing.
+/// Our nodes keep nothing between runs; DataFusion's keep at least the metrics of
+/// each run, which would pile up.
 fn needs_reset(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    const KEEP_NOTHING: [&str; 6] =
-        ["NodeExec", "UnionExec", "CoalescePartitionsExec", "ProjectionExec", "FilterExec", "UnnestExec"];
-    !KEEP_NOTHING.contains(&plan.name()) || plan.children().into_iter().any(needs_reset)
+    plan.name() != "NodeExec" || plan.children().into_iter().any(needs_reset)
 }

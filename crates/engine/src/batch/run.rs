@@ -76,7 +76,10 @@ impl Pipeline {
                 staged.insert(self.outputs[*index].name.clone(), parts.clone());
             }
         }
-        let dead = std::mem::take(&mut *run.dead.lock());
+        let mut dead = std::mem::take(&mut *run.dead.lock());
+        // Each output that reads a stream refuses the same records.
+        dead.sort_by(|a, b| (&a.stream, &a.partition, a.offset).cmp(&(&b.stream, &b.partition, b.offset)));
+        dead.dedup_by(|a, b| (&a.stream, &a.partition, a.offset) == (&b.stream, &b.partition, b.offset));
         report.refused = dead.len() as u64;
         if let Some(keep) = &self.keep {
             self.persist(|| async { keep.commit(batch, &kept, &run.watermarks_after(), &staged, &dead) }).await?;

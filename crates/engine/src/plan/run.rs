@@ -26,6 +26,8 @@ pub(crate) struct BatchRun {
     pub(crate) previous: Option<Timestamp>,
     /// Records read.
     pub(crate) records_in: AtomicU64,
+    /// Records read by stream and part, by the reader that is ahead.
+    read: Mutex<BTreeMap<String, BTreeMap<usize, u64>>>,
     /// Late records.
     pub(crate) late: AtomicU64,
     /// Refused records, gathered until the commit. Bounded by the batch.
@@ -53,6 +55,7 @@ impl BatchRun {
             batch,
             previous,
             records_in: AtomicU64::new(0),
+            read: Mutex::default(),
             late: AtomicU64::new(0),
             dead: Mutex::default(),
             before,
@@ -87,8 +90,19 @@ impl BatchRun {
             .ok_or_else(|| datafusion::common::internal_datafusion_err!("a streaming node was run outside of a batch"))
     }
 
-    pub(crate) fn count_in(&self, records: usize) {
-        self.records_in.fetch_add(records as u64, Relaxed);
+    /// A reader of part `part` of `stream` has read `total` records so far. Several
+    /// outputs may read the same records, which are counted once.
+    pub(crate) fn count_in(&self, stream: &str, part: usize, total: u64) {
+        let mut read = self.read.lock();
+        let parts = match read.get_mut(stream) {
+            Some(parts) => parts,
+            None => read.entry(stream.to_string()).or_default(),
+        };
+        let seen = parts.entry(part).or_default();
+        if total > *seen {
+            self.records_in.fetch_add(total - *seen, Relaxed);
+            *seen = total;
+        }
     }
 
     pub(crate) fn refuse(&self, letter: DeadLetter) {

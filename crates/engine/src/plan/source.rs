@@ -125,6 +125,8 @@ impl Kernel for SourceExec {
             schema: Arc::clone(&self.schema),
             run,
             refused: Vec::new(),
+            part: partition,
+            total: 0,
         };
         let input = Arc::clone(&self.input);
         let rows = stream::iter(ranges)
@@ -146,13 +148,21 @@ struct Reader {
     schema: SchemaRef,
     run: Arc<BatchRun>,
     refused: Vec<Refusal>,
+    /// Which part of the batch it reads, and how many records so far.
+    part: usize,
+    total: u64,
 }
 
 impl Reader {
+    fn count(&mut self, records: usize) {
+        self.total += records as u64;
+        self.run.count_in(&self.input.name, self.part, self.total);
+    }
+
     fn rows(&mut self, range: &OffsetRange, chunk: &Chunk) -> Result<RecordBatch> {
         match chunk {
             Chunk::Columns { rows, base } => {
-                self.run.count_in(rows.num_rows());
+                self.count(rows.num_rows());
                 let meta = |column: usize| self.meta(column, range, rows.num_rows(), |row| base.0 + row as u64, None);
                 let columns = self
                     .projection
@@ -163,7 +173,7 @@ impl Reader {
             }
             Chunk::Raw(block) => self.decode(range, block),
             Chunk::Refused { offset, reason, raw } => {
-                self.run.count_in(1);
+                self.count(1);
                 self.run.refuse(DeadLetter {
                     stream: self.input.name.clone(),
                     partition: range.partition.clone(),
@@ -178,7 +188,7 @@ impl Reader {
     }
 
     fn decode(&mut self, range: &OffsetRange, block: &Block) -> Result<RecordBatch> {
-        self.run.count_in(block.len());
+        self.count(block.len());
         let decoder = self.decoder.as_mut().ok_or_else(|| Error::internal("raw records without a decoder"))?;
         self.refused.clear();
         let rows = decoder.decode(block, &mut self.refused)?;

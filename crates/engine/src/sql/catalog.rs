@@ -16,11 +16,12 @@ use crate::{
     emit::{Output, OutputKind},
     plan::StreamInput,
 };
+use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::{
     catalog::{TableProvider, view::ViewTable},
     datasource::MemTable,
-    execution::{SessionState, SessionStateBuilder},
+    execution::{SessionState, SessionStateBuilder, runtime_env::RuntimeEnv},
     logical_expr::LogicalPlan,
     prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext},
     sql::{
@@ -52,11 +53,20 @@ impl fmt::Debug for Sql {
     }
 }
 
+impl Sql {
+    /// The static tables, and the views without rows, for queries beside the program.
+    pub(super) fn tables(&self) -> BTreeMap<String, Arc<dyn TableProvider>> {
+        self.catalog.lock().as_ref().map(|catalog| catalog.queryable.clone()).unwrap_or_default()
+    }
+}
+
 struct Catalog {
     session: SessionContext,
     streams: BTreeMap<String, Arc<StreamInput>>,
     watermarks: Watermarks,
     tables: Tables,
+    /// Static tables, and views as they are before their first rows.
+    queryable: BTreeMap<String, Arc<dyn TableProvider>>,
     /// All names and what they are, for errors.
     known: BTreeMap<String, &'static str>,
     sinks: BTreeMap<String, SinkEntry>,
@@ -89,8 +99,12 @@ pub(super) fn config(partitions: usize) -> SessionConfig {
 }
 
 /// A session with the functions for social text.
-pub(super) fn session(config: SessionConfig) -> SessionContext {
-    let state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+pub(super) fn session(config: SessionConfig, runtime: Option<Arc<RuntimeEnv>>) -> SessionContext {
+    let mut builder = SessionStateBuilder::new().with_config(config).with_default_features();
+    if let Some(runtime) = runtime {
+        builder = builder.with_runtime_env(runtime);
+    }
+    let state = builder.build();
     let session = SessionContext::new_with_state(state);
     for function in super::functions::all() {
         session.register_udf(function);
@@ -141,7 +155,7 @@ impl StreamingContext {
 impl Catalog {
     fn new(partitions: usize) -> Self {
         let watermarks = Watermarks::default();
-        let session = session(config(partitions));
+        let session = session(config(partitions), None);
         let tables = Tables::default();
         let planner = Arc::new(WindowPlanner { watermarks: Arc::clone(&watermarks), tables: Arc::clone(&tables) });
         session.register_relation_planner(planner).expect("a session takes relation planners");
@@ -150,6 +164,7 @@ impl Catalog {
             streams: BTreeMap::new(),
             watermarks,
             tables,
+            queryable: BTreeMap::new(),
             known: BTreeMap::new(),
             sinks: BTreeMap::new(),
             mixed: BTreeSet::new(),
@@ -196,6 +211,7 @@ impl Catalog {
                 let table = read_table(&self.session, &name, columns, &options).await?;
                 self.mixed
                     .extend(table.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
+                self.queryable.insert(name.clone(), Arc::clone(&table));
                 self.register(&name, table)
             }
             Kind::Sink { name, options } => {
@@ -312,6 +328,7 @@ impl Catalog {
             }),
         };
         self.register(&name, table)?;
+        self.queryable.insert(name.clone(), super::query::rows_table(&RecordBatch::new_empty(node.schema()))?);
         // A whole result that became empty is shown empty; the others show their last rows.
         let sticky = kind != Shape::Whole;
         context.declare.output(Output { name, node, kind: OutputKind::View { sticky } });
@@ -408,14 +425,11 @@ async fn read_table(
             session.read_csv(&path, read).await
         }
         "parquet" => {
-            let mut read = ParquetReadOptions::default();
-            read.file_extension = "";
+            let read = ParquetReadOptions { file_extension: "", ..ParquetReadOptions::default() };
             session.read_parquet(&path, read).await
         }
         "json" => {
-            let mut read = JsonReadOptions::default();
-            read.file_extension = "";
-            read.schema = columns.as_deref();
+            let read = JsonReadOptions { file_extension: "", schema: columns.as_deref(), ..JsonReadOptions::default() };
             session.read_json(&path, read).await
         }
         other => {

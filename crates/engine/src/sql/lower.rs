@@ -14,7 +14,7 @@
 //! not asked for, since a batch is small.
 
 use super::{
-    shape::{StateNode, arrange},
+    shape::{StateNode, arrange, check_depth},
     state::{AggregateKernel, AggregateState, FedLeaf, Layout, Role},
     tables::{Leaf, kernel_of},
     window::{PANE, WindowNode, pane_column},
@@ -70,6 +70,8 @@ pub(super) enum Shape {
 /// # Errors
 /// When it has no meaning over streams, or columns do not fit.
 pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, repeats: bool) -> DfResult<Planned> {
+    // Before anything that takes time by the depth.
+    check_depth(&plan)?;
     let analyzed = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
     let arranged = arrange(analyzed)?;
     let optimized = state.optimize(&arranged)?;
@@ -414,6 +416,10 @@ pub(super) fn of_df(error: datafusion::common::DataFusionError) -> Error {
         },
         Df::Context(_, inner) | Df::Diagnostic(_, inner) => of_df(*inner),
         Df::Plan(text) | Df::NotImplemented(text) | Df::Execution(text) => Error::user(text),
+        Df::SchemaError(error, _) if error.to_string().contains("ambiguous") => Error::user(format!(
+            "{}: two columns have one name; write `table.column`, or give one another name with AS",
+            error.to_string().trim_end_matches('.')
+        )),
         other => Error::user(other.strip_backtrace()),
     }
 }

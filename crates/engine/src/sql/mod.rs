@@ -28,17 +28,20 @@
 //! Where things are: [`parse`] reads statements, [`catalog`] declares what they
 //! name, [`shape`] says which queries mean something, [`lower`] plans them,
 //! [`window`] assigns panes, [`state`] keeps aggregates, [`functions`] has the
-//! functions for social text.
+//! functions for social text, [`query`] answers questions beside the program.
 
 mod catalog;
 mod functions;
 mod lower;
 mod parse;
+mod query;
 mod shape;
 mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod window;
 
 pub(crate) use catalog::Sql;
+pub use query::Shell;

@@ -128,6 +128,11 @@ pub(super) fn arrange(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     Ok(plan)
 }
 
+/// Refuses expressions too deep to be evaluated.
+pub(super) fn check_depth(plan: &LogicalPlan) -> DfResult<()> {
+    plan.apply_with_subqueries(|node| check_expressions(node).map(|()| TreeNodeRecursion::Continue)).map(drop)
+}
+
 fn arrange_node(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
     let inputs = node.inputs().into_iter().map(reads).collect::<DfResult<Vec<_>>>()?;
     let streams = inputs.iter().filter(|r| r.stream).count();

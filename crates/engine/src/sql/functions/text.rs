@@ -60,9 +60,9 @@ impl ScalarUDFImpl for Pieces {
         let texts =
             texts[0].as_string_opt::<i32>().ok_or_else(|| exec_datafusion_err!("{} takes a text", self.name()))?;
         let lists = match self.piece {
-            Piece::Hashtags => lists(texts, |text, out| text::hashtags(text).for_each(|tag| out(tag))),
-            Piece::Mentions => lists(texts, |text, out| text::mentions(text).for_each(|name| out(name))),
-            Piece::Urls => lists(texts, |text, out| text::urls(text).for_each(|url| out(url))),
+            Piece::Hashtags => lists(texts, |text, out| text::hashtags(text).for_each(out)),
+            Piece::Mentions => lists(texts, |text, out| text::mentions(text).for_each(out)),
+            Piece::Urls => lists(texts, |text, out| text::urls(text).for_each(out)),
             Piece::Words => {
                 let mut lower = String::new();
                 lists(texts, |text, out| {

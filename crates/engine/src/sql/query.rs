@@ -1,0 +1,206 @@
+//! Queries beside a running program, and over a data directory that none runs on.
+//!
+//! A query sees the views as they are shown now, the static tables, and the
+//! topics of the log with `_offset`, `_partition` and `_timestamp`. It can only
+//! SELECT, has a bounded share of memory, and writes nothing to disk.
+//!
+//! Invariant: a query takes no lock that a batch needs for longer than a copy of
+//! references; topics are read up to where they ended when the query was planned.
+
+use super::{
+    catalog::{config, session},
+    lower::of_df,
+    parse::{self, Kind},
+    topics::TopicTable,
+};
+use crate::StreamingContext;
+use arrow_array::RecordBatch;
+use datafusion::{
+    catalog::TableProvider,
+    common::TableReference,
+    datasource::MemTable,
+    execution::{
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        runtime_env::RuntimeEnvBuilder,
+    },
+    prelude::{DataFrame, SQLOptions},
+    sql::{parser::Statement as DfStatement, sqlparser::ast::Statement as AstStatement},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+use tidemill_core::{Error, Result, nearest};
+use tidemill_store::{
+    DataDir,
+    log::{Log, Topic},
+};
+
+/// Memory that one query may use.
+const MEMORY: usize = 256 << 20;
+
+/// Tables that a query may name.
+type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
+
+impl StreamingContext {
+    /// Rows of a SELECT over the views as they are shown now, the static tables
+    /// and the topics of the log.
+    ///
+    /// # Errors
+    /// When it is no SELECT, names what is not there, or needs more than its share of memory.
+    pub fn sql(&self, query: &str) -> Result<Vec<RecordBatch>> {
+        let tables = self.queryable()?;
+        let query = query.to_string();
+        wait(start(move || run(query, tables))?)
+    }
+
+    /// As [`StreamingContext::sql`], without blocking the caller's thread.
+    ///
+    /// # Errors
+    /// As [`StreamingContext::sql`].
+    pub async fn sql_async(&self, query: &str) -> Result<Vec<RecordBatch>> {
+        let tables = self.queryable()?;
+        let query = query.to_string();
+        start(move || run(query, tables))?.await.map_err(gone)?
+    }
+
+    fn queryable(&self) -> Result<Tables> {
+        let mut tables = topic_tables(self.log().iter().flat_map(|log| log.topics()))?;
+        tables.extend(self.sql.tables());
+        let board = self.board();
+        for view in board.view_names().iter().filter_map(|name| board.view(name)) {
+            tables.insert(view.name.clone(), rows_table(&view.rows)?);
+        }
+        Ok(tables)
+    }
+}
+
+/// The query engine over a data directory that no program runs on.
+#[derive(Debug)]
+pub struct Shell {
+    log: Log,
+    _dir: DataDir,
+}
+
+impl Shell {
+    /// Takes the directory until it is dropped.
+    ///
+    /// # Errors
+    /// When it is not there, or a program runs on it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        if !path.is_dir() {
+            return Err(Error::user(format!("there is no data directory `{}`", path.display())));
+        }
+        let dir = DataDir::open(path)?;
+        let log = Log::open(dir.disk(), &dir.join("log"), Arc::new(crate::SystemClock))?;
+        Ok(Self { log, _dir: dir })
+    }
+
+    /// The topics, by name.
+    pub fn topics(&self) -> Vec<Arc<Topic>> {
+        self.log.topics()
+    }
+
+    /// Rows of a SELECT over the topics.
+    ///
+    /// # Errors
+    /// As [`StreamingContext::sql`].
+    pub fn query(&self, query: &str) -> Result<Vec<RecordBatch>> {
+        let tables = topic_tables(self.log.topics())?;
+        let query = query.to_string();
+        wait(start(move || run(query, tables))?)
+    }
+}
+
+fn topic_tables(topics: impl IntoIterator<Item = Arc<Topic>>) -> Result<Tables> {
+    topics
+        .into_iter()
+        .map(|topic| {
+            let name = topic.name().to_string();
+            Ok((name, Arc::new(TopicTable::new(topic)?) as Arc<dyn TableProvider>))
+        })
+        .collect()
+}
+
+pub(super) fn rows_table(rows: &RecordBatch) -> Result<Arc<dyn TableProvider>> {
+    let table = MemTable::try_new(rows.schema(), vec![vec![rows.clone()]]).map_err(of_df)?;
+    Ok(Arc::new(table))
+}
+
+type Answer = tokio::sync::oneshot::Receiver<Result<Vec<RecordBatch>>>;
+
+/// Runs a query on a thread of its own with room to recurse.
+fn start<F: Future<Output = Result<Vec<RecordBatch>>>>(query: impl FnOnce() -> F + Send + 'static) -> Result<Answer> {
+    let (tell, answer) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new()
+        .name("tidemill-query".into())
+        .spawn(move || drop(tell.send(super::catalog::with_room(query))))
+        .map_err(|e| Error::external("can't start a thread for the query").because(e))?;
+    Ok(answer)
+}
+
+fn wait(answer: Answer) -> Result<Vec<RecordBatch>> {
+    futures::executor::block_on(answer).map_err(gone)?
+}
+
+fn gone(error: tokio::sync::oneshot::error::RecvError) -> Error {
+    Error::internal("a query ended without an answer").because(error)
+}
+
+async fn run(query: String, tables: Tables) -> Result<Vec<RecordBatch>> {
+    let mut mixed: BTreeSet<String> = tables
+        .values()
+        .flat_map(|table| table.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>())
+        .filter(|name| parse::is_mixed(name))
+        .collect();
+    let mut statements = parse::program(&query, &mut mixed)?;
+    let (Some(statement), true) = (statements.pop(), statements.is_empty()) else {
+        return Err(Error::user("a query is one SELECT"));
+    };
+    let at = statement.at;
+    let Kind::Query(select) = statement.kind else {
+        return Err(Error::user(format!(
+            "{at}: only SELECT works here: declare streams, views and sinks in a program"
+        )));
+    };
+    let runtime = RuntimeEnvBuilder::new()
+        .with_memory_limit(MEMORY, 1.0)
+        .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
+        .build_arc()
+        .map_err(of_df)?;
+    let session = session(config(1), Some(runtime));
+    for (name, table) in &tables {
+        session.register_table(TableReference::bare(name.as_str()), Arc::clone(table)).map_err(of_df)?;
+    }
+    let state = session.state();
+    let statement = DfStatement::Statement(Box::new(AstStatement::Query(select)));
+    for reference in state.resolve_table_references(&statement).map_err(of_df)? {
+        if !session.table_exist(reference.clone()).map_err(of_df)? {
+            let names: Vec<&str> = tables.keys().map(String::as_str).collect();
+            let hint = match nearest(reference.table(), &names) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None if names.is_empty() => "there is nothing to select from yet".to_string(),
+                None => format!("there are {}", names.join(", ")),
+            };
+            return Err(Error::user(format!("{at}: there is no view, table or topic `{reference}`; {hint}")));
+        }
+    }
+    let fail = |e| {
+        let error = of_df(e);
+        Error::user(format!("{at}: {}", error.chain()))
+    };
+    let plan = state.statement_to_plan(statement).await.map_err(fail)?;
+    let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+    only_reads.verify_plan(&plan).map_err(fail)?;
+    super::shape::check_depth(&plan).map_err(fail)?;
+    let frame = DataFrame::new(state, plan);
+    let schema = Arc::clone(frame.schema().inner());
+    let mut rows = frame.collect().await.map_err(fail)?;
+    if rows.is_empty() {
+        // The columns are an answer, too.
+        rows.push(RecordBatch::new_empty(schema));
+    }
+    Ok(rows)
+}

@@ -1,0 +1,195 @@
+//! Topics of the log as tables.
+//!
+//! The columns of a topic are as they are stored, followed by `_offset`,
+//! `_partition` and `_timestamp`; the raw records of a receiver are shown as
+//! text, with a sign in place of bytes that are none. Comparisons with the three
+//! are used to read only the offsets in question: the log is never read from
+//! its beginning to find its end.
+
+use crate::plan::{META, external};
+use arrow_array::{
+    ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array, cast::AsArray,
+};
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use async_trait::async_trait;
+use datafusion::{
+    catalog::{Session, TableProvider},
+    common::{Result as DfResult, exec_datafusion_err},
+    datasource::TableType,
+    execution::TaskContext,
+    logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown},
+    physical_plan::{
+        ExecutionPlan, SendableRecordBatchStream,
+        stream::RecordBatchStreamAdapter,
+        streaming::{PartitionStream, StreamingTableExec},
+    },
+    scalar::ScalarValue,
+};
+use std::sync::Arc;
+use tidemill_core::{Offset, Result, Timestamp};
+use tidemill_store::log::{LogRows, Topic};
+
+/// A topic as a table.
+#[derive(Debug)]
+pub(super) struct TopicTable {
+    topic: Arc<Topic>,
+    schema: SchemaRef,
+    /// Whether its only column is the raw record of a receiver.
+    raw: bool,
+}
+
+impl TopicTable {
+    pub(super) fn new(topic: Arc<Topic>) -> Result<Self> {
+        let own = Arc::clone(&topic.config().schema);
+        let raw = own.fields().len() == 1 && *own.field(0).data_type() == DataType::Binary;
+        let mut fields: Vec<_> = own.fields().iter().cloned().collect();
+        if raw {
+            fields = vec![Arc::new(Field::new(own.field(0).name(), DataType::Utf8, true))];
+        }
+        fields.push(Arc::new(Field::new(META[0], DataType::UInt64, false)));
+        fields.push(Arc::new(Field::new(META[1], DataType::UInt32, false)));
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        fields.push(Arc::new(Field::new(META[2], time, false)));
+        Ok(Self { topic, schema: Arc::new(Schema::new(fields)), raw })
+    }
+
+    /// The offsets of each partition that may hold what the filters ask for.
+    fn ranges(&self, filters: &[Expr]) -> Result<Vec<(u32, Offset, Offset)>> {
+        let mut ranges = Vec::new();
+        for partition in 0..self.topic.config().partitions {
+            let (mut from, mut to) = (self.topic.start(partition), self.topic.end(partition));
+            for bound in filters.iter().filter_map(bound) {
+                match bound {
+                    Bound::Offset(Operator::Eq, at) => (from, to) = (from.max(at), to.min(next(at))),
+                    Bound::Offset(Operator::Gt, at) => from = from.max(next(at)),
+                    Bound::Offset(Operator::GtEq, at) => from = from.max(at),
+                    Bound::Offset(Operator::Lt, at) => to = to.min(at),
+                    Bound::Offset(Operator::LtEq, at) => to = to.min(next(at)),
+                    Bound::Partition(at) if at != u64::from(partition) => to = from,
+                    Bound::Time(op, at) => {
+                        // Times never fall within a partition.
+                        let after = Timestamp(at.0.saturating_add(1));
+                        if matches!(op, Operator::Eq | Operator::GtEq | Operator::Gt) {
+                            from =
+                                from.max(self.topic.read_time(partition, if op == Operator::Gt { after } else { at })?);
+                        }
+                        if matches!(op, Operator::Eq | Operator::LtEq | Operator::Lt) {
+                            to = to.min(self.topic.read_time(partition, if op == Operator::Lt { at } else { after })?);
+                        }
+                    }
+                    Bound::Offset(..) | Bound::Partition(_) => {}
+                }
+            }
+            if from < to {
+                ranges.push((partition, from, to));
+            }
+        }
+        Ok(ranges)
+    }
+}
+
+fn next(offset: Offset) -> Offset {
+    Offset(offset.0.saturating_add(1))
+}
+
+/// A comparison that names a place.
+enum Bound {
+    Offset(Operator, Offset),
+    Partition(u64),
+    Time(Operator, Timestamp),
+}
+
+fn bound(filter: &Expr) -> Option<Bound> {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = filter else { return None };
+    let (column, op, value) = match (left.as_ref(), right.as_ref()) {
+        (Expr::Column(column), Expr::Literal(value, _)) => (column, *op, value),
+        (Expr::Literal(value, _), Expr::Column(column)) => (column, op.swap()?, value),
+        _ => return None,
+    };
+    if !matches!(op, Operator::Eq | Operator::Lt | Operator::LtEq | Operator::Gt | Operator::GtEq) {
+        return None;
+    }
+    match (column.name.as_str(), value) {
+        ("_offset", ScalarValue::UInt64(Some(at))) => Some(Bound::Offset(op, Offset(*at))),
+        ("_partition", ScalarValue::UInt32(Some(at))) if op == Operator::Eq => Some(Bound::Partition(u64::from(*at))),
+        ("_timestamp", ScalarValue::TimestampMicrosecond(Some(at), _)) => Some(Bound::Time(op, Timestamp(*at))),
+        _ => None,
+    }
+}
+
+#[async_trait]
+impl TableProvider for TopicTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
+        let supports = |filter: &&Expr| match bound(filter) {
+            Some(_) => TableProviderFilterPushDown::Inexact,
+            None => TableProviderFilterPushDown::Unsupported,
+        };
+        Ok(filters.iter().map(supports).collect())
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        let mut parts: Vec<Arc<dyn PartitionStream>> = Vec::new();
+        for (partition, from, to) in self.ranges(filters).map_err(external)? {
+            let (topic, schema) = (Arc::clone(&self.topic), Arc::clone(&self.schema));
+            parts.push(Arc::new(Part { topic, schema, raw: self.raw, partition, from, to }));
+        }
+        let exec = StreamingTableExec::try_new(Arc::clone(&self.schema), parts, projection, None, false, limit)?;
+        Ok(Arc::new(exec))
+    }
+}
+
+/// Offsets `[from, to)` of one partition.
+#[derive(Debug)]
+struct Part {
+    topic: Arc<Topic>,
+    schema: SchemaRef,
+    raw: bool,
+    partition: u32,
+    from: Offset,
+    to: Offset,
+}
+
+impl Part {
+    fn rows(&self, rows: &LogRows) -> DfResult<RecordBatch> {
+        let count = rows.rows.num_rows();
+        let mut columns = rows.rows.columns().to_vec();
+        if self.raw {
+            let values =
+                columns[0].as_binary_opt::<i32>().ok_or_else(|| exec_datafusion_err!("raw records of another type"))?;
+            let text = values.iter().map(|value| value.map(String::from_utf8_lossy)).collect::<StringArray>();
+            columns[0] = Arc::new(text) as ArrayRef;
+        }
+        columns.push(Arc::new(UInt64Array::from_iter_values((0..count as u64).map(|row| rows.base.0 + row))));
+        columns.push(Arc::new(UInt32Array::from_value(self.partition, count)));
+        let times = rows.times.iter().flat_map(|(rows, time)| std::iter::repeat_n(time.0, *rows as usize));
+        columns.push(Arc::new(TimestampMicrosecondArray::from_iter_values(times).with_timezone("UTC")));
+        Ok(RecordBatch::try_new(Arc::clone(&self.schema), columns)?)
+    }
+}
+
+impl PartitionStream for Part {
+    fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    fn execute(&self, _task: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let reader = self.topic.read(self.partition, self.from, self.to);
+        let part = Part { topic: Arc::clone(&self.topic), schema: Arc::clone(&self.schema), ..*self };
+        let rows = reader.map(move |rows| part.rows(&rows.map_err(external)?));
+        Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), futures::stream::iter(rows)))
+    }
+}
