@@ -19,6 +19,12 @@ impl<K: Ord + Debug, V: PartialEq + Debug> Rows<K, V> {
         Self(rows)
     }
 
+    /// Only the rows whose key passes.
+    pub(crate) fn keep(mut self, pass: impl Fn(&K) -> bool) -> Self {
+        self.0.retain(|(key, _)| pass(key));
+        self
+    }
+
     /// The rows in order.
     pub(crate) fn rows(&self) -> &[(K, V)] {
         &self.0

@@ -99,7 +99,7 @@ fn run(options: &Options) -> Result<()> {
         Job::W2 => serde_json::to_string(&w2(options)?)?,
         Job::W3 => serde_json::to_string(&w3(options)?)?,
         Job::Kills => {
-            let killed = kills::kills(options.seed, options.items.unwrap_or(4_000_000), options.count)?;
+            let killed = kills::kills(options.seed, options.items.unwrap_or(60_000_000), options.count)?;
             serde_json::to_string(&killed)?
         }
         Job::KillsChild => {
@@ -140,7 +140,7 @@ fn w2(options: &Options) -> Result<Outcome> {
     let tweets = Tweets::new(seed);
     let files = Files::find_or_write(&options.dir, "w2", seed, items, threads, |i, into| tweets.tweet(i, into))?;
     eprintln!("w2: {:.0} bytes a tweet", files.bytes as f64 / items as f64);
-    let by_hand = Box::new(|| timed(|| w2::run(&files, threads), Ok));
+    let by_hand = Box::new(|| timed(|| w2::run(&files, threads), |trends| Ok(w2::closed(trends, items))));
     interleave("w2", items, options.runs.get(), by_hand, jobs::w2(&files, threads))
 }
 

@@ -45,7 +45,7 @@ pub use clock::SystemClock;
 pub use context::{ContextBuilder, StreamingContext};
 pub use emit::{BatchInfo, Remembered};
 pub use ingest::QueueSource;
-pub use ops::{Filter, FlatMap, Map, Records, StateStream};
+pub use ops::{Filter, FlatMap, Map, Records, Split, StateStream};
 pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};
 pub use sql::Shell;
 pub use stream::{Chain, DStream, Emit, Read};

@@ -40,7 +40,6 @@ struct Manifest {
 #[derive(Debug, Clone)]
 pub(crate) struct Files {
     /// Where the parts are, and nothing else but `_manifest.json`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the engine's side, which is pointed at a directory"))]
     pub(crate) dir: PathBuf,
     /// The parts, in order.
     pub(crate) parts: Vec<PathBuf>,

@@ -7,15 +7,10 @@
 
 mod latency;
 mod states;
+mod trends;
 mod words;
 
 pub(crate) use latency::w4;
 pub(crate) use states::{killed_program, w3};
+pub(crate) use trends::w2;
 pub(crate) use words::{w1_file, w1_tcp};
-
-use crate::{input::files::Files, measure::Side};
-
-/// W2: the ten most frequent tags of each window, as [`crate::loops::w2::Trends`] has them.
-pub(crate) fn w2(_files: &Files, _threads: usize) -> Option<Side<'_, i64, Vec<(String, u64)>>> {
-    None
-}

@@ -32,7 +32,7 @@ pub(crate) fn w3<'a>(seed: u64, items: u64, threads: usize) -> Option<Side<'a, u
             || {
                 let data = tempfile::tempdir()?;
                 let (context, counts) = program(data.path(), seed, items, threads, (Trigger::Drain, BATCH, events::KEYS))?;
-                counts.changes().count().foreach_batch(|_, _| Ok(()));
+                counts.changes().count().view("changed", &["keys"]);
                 context.start()?;
                 context.await_termination()?;
                 Ok(data)

@@ -4,7 +4,6 @@
 //! job's answer is the count over all lines.
 
 use crate::{
-    Result,
     check::Rows,
     input::{files::Files, serve},
     measure::{Side, timed},
@@ -86,9 +85,8 @@ fn count(lines: &DStream<String>) -> Counts {
     let counts = Counts::default();
     let sum = Arc::clone(&counts);
     lines
-        .flat_map::<Str, _>(|line, out| out.extend(line.split(' ')))
-        .map(|word| (Str::from(word), 1_i64))
-        .reduce_by_key(|a, b| a + b)
+        .split(b' ')
+        .count_by_value()
         .foreach_batch(move |_, counts| {
             let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
             for (word, n) in counts {

@@ -10,7 +10,10 @@ use super::{lines::pieces, share_files, table::ByteTable};
 use crate::{
     Result,
     check::Rows,
-    input::{files::Files, tweets::KEYWORD},
+    input::{
+        files::Files,
+        tweets::{KEYWORD, PER_SECOND, START_MS},
+    },
 };
 use memchr::memmem::Finder;
 use std::collections::BTreeMap;
@@ -26,6 +29,13 @@ pub(crate) const TOP: usize = 10;
 /// By window end (milliseconds since 1970): its most frequent tags, the most frequent first,
 /// those of the same count by the alphabet. Windows without a tag are left out.
 pub(crate) type Trends = Rows<i64, Vec<(String, u64)>>;
+
+/// The windows that a watermark one second behind has closed when all `items` tweets are read:
+/// a stream's last minute has no end to wait for. Jitter is half a second, so two seconds are safe.
+pub(crate) fn closed(trends: Trends, items: u64) -> Trends {
+    let last = i64::try_from(START_MS + items * 1_000 / PER_SECOND).unwrap_or(i64::MAX);
+    trends.keep(|end| *end <= last - 2_000)
+}
 
 /// A string of a line, as it stands there.
 #[derive(Clone, Copy)]

@@ -10,6 +10,7 @@ mod map;
 mod partitions;
 mod reduce;
 mod rows;
+mod split;
 mod transform;
 mod union;
 mod update_state;
@@ -19,4 +20,5 @@ pub(crate) use rows::renamed;
 
 pub use map::{Filter, FlatMap, Map};
 pub use partitions::Records;
+pub use split::Split;
 pub use update_state::StateStream;

@@ -1,13 +1,14 @@
 //! (key, state) rows in a mutable hash table, sharded by partition.
 //!
 //! ```text
-//! index: hash ─► slot number      slots: key, state, group mark
+//! hash ─► bucket: key, state, number of the key's group in this batch
 //! ```
 //!
-//! A batch probes the index once a record, marks the slot with the number of
-//! its group, and then visits each touched slot once: the cost follows the
-//! records of the batch, not the keys of the state. What was touched is the
-//! batch's delta.
+//! A batch probes the table once a record, marks the bucket with the number of
+//! its group, and then visits each touched bucket once by its index: the cost
+//! follows the records of the batch, not the keys of the state. What was
+//! touched is the batch's delta. Key, state and mark lie together, since each
+//! place of memory that a record needs is a wait for the memory.
 
 use super::{StateOperator, Version};
 use crate::{
@@ -17,7 +18,7 @@ use crate::{
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::common::Result as DfResult;
-use hashbrown::HashTable;
+use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::Mutex;
 use std::fmt;
 use tidemill_core::{BatchId, Error, Result};
@@ -31,11 +32,18 @@ struct Slot<K, S> {
     group: u32,
 }
 
+/// The keys that a batch touches, in the order in which they first appear.
+#[derive(Default)]
+struct Touched {
+    /// Bucket of each group's key.
+    buckets: Vec<usize>,
+    /// Rows of each group; then, added up, where each group ends.
+    ends: Vec<u32>,
+}
+
 /// One shard.
 pub(crate) struct Part<K, S> {
-    index: HashTable<u32>,
-    slots: Vec<Slot<K, S>>,
-    free: Vec<u32>,
+    slots: HashTable<Slot<K, S>>,
     /// Rows that the last batch changed, until they are taken. A batch that
     /// nobody asked for (there is no data directory) is replaced by the next.
     delta: Option<(BatchId, RecordBatch)>,
@@ -43,43 +51,45 @@ pub(crate) struct Part<K, S> {
 
 impl<K: Key, S: Record> Part<K, S> {
     fn new() -> Self {
-        Self { index: HashTable::new(), slots: Vec::new(), free: Vec::new(), delta: None }
+        Self { slots: HashTable::new(), delta: None }
     }
 
+    /// The group of a key in this batch; a key's first row begins its group.
     #[inline]
-    fn slot(&mut self, key: K::Ref<'_>) -> DfResult<u32> {
+    fn group(&mut self, key: K::Ref<'_>, touched: &mut Touched) -> DfResult<u32> {
         let hash = hash_key::<K>(key);
-        let slots = &self.slots;
-        if let Some(at) = self.index.find(hash, |i| K::same(slots[*i as usize].key.borrow(), key)) {
-            return Ok(*at);
+        let bucket = match self.slots.find_bucket_index(hash, |slot| K::same(slot.key.borrow(), key)) {
+            Some(bucket) => bucket,
+            None => self.insert(hash, key, touched),
+        };
+        let slot = self.slots.get_bucket_mut(bucket).ok_or_else(|| external(Error::internal("a bucket of a state")))?;
+        if slot.group == NONE {
+            slot.group = u32::try_from(touched.buckets.len())
+                .ok()
+                .filter(|group| *group != NONE)
+                .ok_or_else(|| external(Error::user("over 4 billion keys in one batch")))?;
+            touched.buckets.push(bucket);
+            touched.ends.push(0);
+        }
+        touched.ends[slot.group as usize] += 1;
+        Ok(slot.group)
+    }
+
+    /// A new key's bucket. Growing moves all buckets, so those of the batch are looked up again.
+    #[cold]
+    fn insert(&mut self, hash: u64, key: K::Ref<'_>, touched: &mut Touched) -> usize {
+        if self.slots.len() == self.slots.capacity() {
+            self.slots.reserve(self.slots.len().max(16), |slot| hash_key::<K>(slot.key.borrow()));
+            for bucket in 0..self.slots.num_buckets() {
+                if let Some(slot) = self.slots.get_bucket(bucket)
+                    && slot.group != NONE
+                {
+                    touched.buckets[slot.group as usize] = bucket;
+                }
+            }
         }
         let slot = Slot { key: K::own(key), state: None, group: NONE };
-        let at = match self.free.pop() {
-            Some(at) => {
-                self.slots[at as usize] = slot;
-                at
-            }
-            None => {
-                let at = u32::try_from(self.slots.len())
-                    .ok()
-                    .filter(|at| *at != NONE)
-                    .ok_or_else(|| external(Error::user("over 4 billion keys in one partition of a state")))?;
-                self.slots.push(slot);
-                at
-            }
-        };
-        let slots = &self.slots;
-        self.index.insert_unique(hash, at, |i| hash_key::<K>(slots[*i as usize].key.borrow()));
-        Ok(at)
-    }
-
-    fn remove(&mut self, at: u32) {
-        let hash = hash_key::<K>(self.slots[at as usize].key.borrow());
-        if let Ok(entry) = self.index.find_entry(hash, |i| *i == at) {
-            entry.remove();
-            self.slots[at as usize].state = None;
-            self.free.push(at);
-        }
+        self.slots.insert_unique(hash, slot, |slot| hash_key::<K>(slot.key.borrow())).bucket_index()
     }
 
     /// Groups the rows by key and applies `update` to each group, in the order
@@ -91,23 +101,15 @@ impl<K: Key, S: Record> Part<K, S> {
         rows: &[RecordBatch],
         update: &impl Fn(&[V], Option<S>) -> Option<S>,
     ) -> DfResult<RecordBatch> {
-        let columns = rows.iter().map(read_batch::<(K, V)>).collect::<Result<Vec<_>>>().map_err(external)?;
-        let total: usize = rows.iter().map(RecordBatch::num_rows).sum();
-        let (mut touched, mut ends, mut groups) = (Vec::<u32>::new(), Vec::<u32>::new(), Vec::with_capacity(total));
-        for (column, batch) in columns.iter().zip(rows) {
-            for row in 0..batch.num_rows() {
-                let at = self.slot(<(K, V)>::get(column, row).0)?;
-                let slot = &mut self.slots[at as usize];
-                if slot.group == NONE {
-                    slot.group =
-                        u32::try_from(touched.len()).map_err(|_| external(Error::internal("groups of a batch")))?;
-                    touched.push(at);
-                    ends.push(0);
-                }
-                groups.push(slot.group);
-                ends[slot.group as usize] += 1;
-            }
+        // One run of rows, so that a row is one number.
+        let rows = arrow_select::concat::concat_batches(&schema_of::<(K, V)>(), rows)?;
+        let column = read_batch::<(K, V)>(&rows).map_err(external)?;
+        let mut touched = Touched::default();
+        let mut groups = Vec::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            groups.push(self.group(<(K, V)>::get(&column, row).0, &mut touched)?);
         }
+        let Touched { buckets, mut ends } = touched;
         // Rows by group: a counting sort, stable within a group.
         let mut sum = 0;
         for end in &mut ends {
@@ -115,34 +117,29 @@ impl<K: Key, S: Record> Part<K, S> {
             sum += *end;
             *end = start;
         }
-        let mut order = vec![(0_u32, 0_u32); total];
-        let mut next = groups.iter();
-        for (b, batch) in (0_u32..).zip(rows) {
-            for row in 0..batch.num_rows() {
-                let Some(group) = next.next() else { break };
-                let place = &mut ends[*group as usize];
-                order[*place as usize] =
-                    (b, u32::try_from(row).map_err(|_| external(Error::internal("rows of a batch")))?);
-                *place += 1;
-            }
+        let mut order = vec![0_u32; rows.num_rows()];
+        for (row, group) in (0_u32..).zip(&groups) {
+            let place = &mut ends[*group as usize];
+            order[*place as usize] = row;
+            *place += 1;
         }
         // Now `ends[g]` is the end of group g.
-        let mut delta = <(K, Option<S>)>::builder(touched.len());
+        let mut delta = <(K, Option<S>)>::builder(buckets.len());
         let (mut values, mut start) = (Vec::new(), 0_usize);
-        for (at, end) in touched.iter().zip(&ends) {
+        for (bucket, end) in buckets.iter().zip(&ends) {
             values.clear();
-            values.extend(
-                order[start..*end as usize]
-                    .iter()
-                    .map(|(b, row)| V::own(<(K, V)>::get(&columns[*b as usize], *row as usize).1)),
-            );
+            let of_group = &order[start..*end as usize];
+            values.extend(of_group.iter().map(|row| V::own(<(K, V)>::get(&column, *row as usize).1)));
             start = *end as usize;
-            let slot = &mut self.slots[*at as usize];
+            let slot =
+                self.slots.get_bucket_mut(*bucket).ok_or_else(|| external(Error::internal("a bucket of a state")))?;
             slot.group = NONE;
             slot.state = update(&values, slot.state.take());
             <(K, Option<S>)>::append(&mut delta, (slot.key.borrow(), slot.state.as_ref().map(Record::borrow)));
-            if slot.state.is_none() {
-                self.remove(*at);
+            if slot.state.is_none()
+                && let Ok(entry) = self.slots.get_bucket_entry(*bucket)
+            {
+                entry.remove();
             }
         }
         let delta = finish_batch::<(K, Option<S>)>(&mut delta, &schema_of::<(K, Option<S>)>()).map_err(external)?;
@@ -154,7 +151,7 @@ impl<K: Key, S: Record> Part<K, S> {
     pub(crate) fn all(&self, limit: usize) -> Result<Vec<RecordBatch>> {
         let schema = schema_of::<(K, Option<S>)>();
         let mut out = Vec::new();
-        let mut builder = <(K, Option<S>)>::builder(limit.min(self.index.len()));
+        let mut builder = <(K, Option<S>)>::builder(limit.min(self.slots.len()));
         let mut pending = 0;
         for slot in self.slots.iter().filter(|slot| slot.state.is_some()) {
             <(K, Option<S>)>::append(&mut builder, (slot.key.borrow(), slot.state.as_ref().map(Record::borrow)));
@@ -170,13 +167,18 @@ impl<K: Key, S: Record> Part<K, S> {
         Ok(out)
     }
 
-    fn take(&mut self, key: K::Ref<'_>, state: Option<S::Ref<'_>>) -> Result<()> {
-        let at = self.slot(key).map_err(|e| Error::internal("restoring state").because(e))?;
-        match state {
-            Some(state) => self.slots[at as usize].state = Some(S::own(state)),
-            None => self.remove(at),
+    /// Takes a row from disk: a null state removes the key.
+    fn take(&mut self, key: K::Ref<'_>, state: Option<S::Ref<'_>>) {
+        let hash = hash_key::<K>(key);
+        let entry = self.slots.entry(hash, |s| K::same(s.key.borrow(), key), |s| hash_key::<K>(s.key.borrow()));
+        match (entry, state) {
+            (Entry::Occupied(mut slot), Some(state)) => slot.get_mut().state = Some(S::own(state)),
+            (Entry::Occupied(slot), None) => drop(slot.remove()),
+            (Entry::Vacant(place), Some(state)) => {
+                place.insert(Slot { key: K::own(key), state: Some(S::own(state)), group: NONE });
+            }
+            (Entry::Vacant(_), None) => {}
         }
-        Ok(())
     }
 }
 
@@ -233,7 +235,7 @@ impl<K: Key, S: Record> StateOperator for KeyedState<K, S> {
                 let column = read_batch::<(K, Option<S>)>(rows)?;
                 for row in 0..rows.num_rows() {
                     let (key, state) = <(K, Option<S>)>::get(&column, row);
-                    parts[partition_of(hash_key::<K>(key), count)].take(key, state)?;
+                    parts[partition_of(hash_key::<K>(key), count)].take(key, state);
                 }
             }
         }
@@ -259,6 +261,6 @@ impl<K: Key, S: Record> StateOperator for KeyedState<K, S> {
     }
 
     fn rows(&self) -> usize {
-        self.parts.iter().map(|part| part.lock().index.len()).sum()
+        self.parts.iter().map(|part| part.lock().slots.len()).sum()
     }
 }
