@@ -69,7 +69,7 @@ pub(super) enum Shape {
 ///
 /// # Errors
 /// When it has no meaning over streams, or columns do not fit.
-pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, repeats: bool) -> DfResult<Planned> {
+pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, view: bool) -> DfResult<Planned> {
     // Before anything that takes time by the depth.
     check_depth(&plan)?;
     let analyzed = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
@@ -112,13 +112,13 @@ pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, re
                 merge: made.merge,
                 layout: made.layout,
                 streams,
-                repeats,
+                repeats: view,
                 state: OnceLock::new(),
             };
             (body, inputs, kind)
         }
     };
-    Ok(Planned { select: Select { schema, body }, inputs, kind })
+    Ok(Planned { select: Select { schema, body, view }, inputs, kind })
 }
 
 /// The schema without the marks of panes.
@@ -164,6 +164,8 @@ fn sources(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<String>> {
 pub(super) struct Select {
     schema: SchemaRef,
     body: Body,
+    /// Whether its rows are shown, not stored.
+    view: bool,
 }
 
 #[derive(Debug)]
@@ -200,12 +202,16 @@ impl Operator for Select {
         let of = |e| Error::internal(format!("planning `{}`", cx.name)).because(e);
         match &self.body {
             Body::Rows(plan) => {
-                let plan = put_in(plan, &inputs).map_err(of)?;
-                if plan.schema() == self.schema {
-                    return Ok(plan);
-                }
+                let mut plan = put_in(plan, &inputs).map_err(of)?;
                 let partitions = plan.output_partitioning().partition_count();
-                Ok(cx.node("columns", Relabel(self.schema()), vec![plan], self.schema(), partitions))
+                if plan.schema() != self.schema {
+                    plan = cx.node("columns", Relabel(self.schema()), vec![plan], self.schema(), partitions);
+                }
+                if self.view {
+                    let step = format!("the first {SHOWN} rows of each partition");
+                    plan = cx.node(&step, Head(self.schema()), vec![plan], self.schema(), partitions);
+                }
+                Ok(plan)
             }
             Body::Aggregate { partial, above, merge, layout, streams, repeats, state } => {
                 let state = state.get_or_init(|| Arc::new(AggregateState::new(cx.name.clone(), layout.clone())));
@@ -236,6 +242,29 @@ fn put_in(plan: &Arc<dyn ExecutionPlan>, inputs: &[Arc<dyn ExecutionPlan>]) -> D
         Ok(Transformed::yes(Arc::clone(input)))
     })?;
     Ok(put.data)
+}
+
+/// Rows of a view without state that are shown of each partition of a batch: it
+/// may have as many as the batch has records.
+const SHOWN: usize = 10_000;
+
+/// The first rows of each partition; the rest is run all the same, so that all
+/// records are read and counted.
+#[derive(Debug)]
+struct Head(SchemaRef);
+
+impl Kernel for Head {
+    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
+        use futures::StreamExt;
+        let mut left = SHOWN;
+        let rows = inputs.open(0, partition)?.map(move |rows| {
+            let rows = rows?;
+            let rows = rows.slice(0, rows.num_rows().min(left));
+            left -= rows.num_rows();
+            Ok(rows)
+        });
+        Ok(crate::plan::rows_from(Arc::clone(&self.0), rows))
+    }
 }
 
 /// The same rows under a schema that differs in metadata.

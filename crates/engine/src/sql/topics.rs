@@ -54,7 +54,7 @@ impl TopicTable {
     }
 
     /// The offsets of each partition that may hold what the filters ask for.
-    fn ranges(&self, filters: &[Expr]) -> Result<Vec<(u32, Offset, Offset)>> {
+    pub(super) fn ranges(&self, filters: &[Expr]) -> Result<Vec<(u32, Offset, Offset)>> {
         let mut ranges = Vec::new();
         for partition in 0..self.topic.config().partitions {
             let (mut from, mut to) = (self.topic.start(partition), self.topic.end(partition));

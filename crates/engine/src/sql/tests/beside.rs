@@ -1,0 +1,165 @@
+//! Sinks, and queries over the log.
+
+use super::{POSTS, rows, sorted};
+use crate::{Shell, testing::SqlProgram};
+use arrow_array::{Int64Array, RecordBatch};
+use async_trait::async_trait;
+use futures::{TryStreamExt, stream::BoxStream};
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tidemill_core::{BatchId, Guarantee, ManualClock, Registry, Result, Sink, StagedPart, Timestamp};
+use tidemill_store::{
+    DataDir,
+    log::{Log, TopicConfig},
+};
+
+static STORED: Mutex<Vec<(u64, RecordBatch)>> = Mutex::new(Vec::new());
+
+#[derive(Debug)]
+struct Memory;
+
+#[async_trait]
+impl Sink for Memory {
+    fn describe(&self) -> String {
+        "memory".into()
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    async fn stage(
+        &self,
+        batch: BatchId,
+        _time: Timestamp,
+        _part: usize,
+        rows: BoxStream<'_, Result<RecordBatch>>,
+    ) -> Result<Option<StagedPart>> {
+        let rows: Vec<RecordBatch> = rows.try_collect().await?;
+        STORED.lock().extend(rows.into_iter().filter(|r| r.num_rows() > 0).map(|r| (batch.0, r)));
+        Ok(None)
+    }
+
+    async fn commit(&self, _batch: BatchId, _parts: &[StagedPart]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn rows_go_into_sinks_when_there_are_any() {
+    let mut registry = Registry::default();
+    registry.add_sink("memory", |_| Ok(Arc::new(Memory)));
+    let context = crate::StreamingContext::builder("test").partitions(2).registry(registry).build();
+    let mut program = SqlProgram::over(context);
+    program.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])], vec![rows(&[(30, "b", Some(2))])]]);
+    program
+        .start(&format!(
+            "{POSTS}CREATE SINK out WITH (connector = 'memory');
+             CREATE VIEW closed AS SELECT tag, sum(n) AS s FROM TUMBLE(posts, t, INTERVAL '10' SECOND)
+                 GROUP BY window_start, tag;
+             INSERT INTO out SELECT tag, s * 2 AS s FROM closed"
+        ))
+        .unwrap();
+    let again = program.context().declare_sql("INSERT INTO out SELECT * FROM closed").unwrap_err().to_string();
+    assert_eq!(
+        again,
+        "line 1, column 1: INSERT INTO out: sink `out` has an INSERT already: put both into one with UNION ALL, or create a second sink"
+    );
+    for _ in 0..4 {
+        program.step().unwrap();
+    }
+    let stored = std::mem::take(&mut *STORED.lock());
+    assert_eq!(stored.len(), 1, "one window closed");
+    assert_eq!((stored[0].0, sorted(&[stored[0].1.clone()])), (2, vec!["|a|2|".to_string()]));
+}
+
+#[test]
+fn topics_are_tables_that_are_read_in_part() {
+    let dir = tempfile::tempdir().unwrap();
+    let numbers = |from: i64| {
+        RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from_iter_values(from..from + 10)) as _)]).unwrap()
+    };
+    {
+        let owned = DataDir::open(dir.path()).unwrap();
+        let clock = Arc::new(ManualClock::default());
+        let log = Log::open(owned.disk(), &dir.path().join("log"), Arc::clone(&clock) as _).unwrap();
+        let config = TopicConfig { partitions: 2, ..TopicConfig::new(numbers(0).schema()) };
+        let topic = log.create_topic("numbers", &config).unwrap();
+        for batch in 0..10 {
+            clock.set(Timestamp(batch * 1_000_000));
+            topic.append(u32::try_from(batch % 2).unwrap(), &numbers(batch * 10), None).unwrap();
+        }
+        topic.sync_to(0, topic.end(0)).unwrap();
+        topic.sync_to(1, topic.end(1)).unwrap();
+    }
+    let shell = Shell::open(dir.path()).unwrap();
+    assert_eq!(shell.topics().len(), 1);
+    assert!(Shell::open(dir.path()).is_err(), "the directory has an owner");
+    let one = |query: &str| sorted(&shell.query(query).unwrap());
+    assert_eq!(one("SELECT count(*) AS c, sum(n) AS s FROM numbers"), ["|100|4950|"]);
+    assert_eq!(one("SELECT n FROM numbers WHERE _offset = 12 AND _partition = 1"), ["|32|"]);
+    assert_eq!(one("SELECT min(n) AS a, max(n) AS b FROM numbers WHERE _offset >= 45"), ["|85|99|"]);
+    assert_eq!(
+        one(
+            "SELECT min(n) AS a, max(n) AS b FROM numbers WHERE _timestamp BETWEEN '1970-01-01T00:00:03Z' AND '1970-01-01T00:00:04Z'"
+        ),
+        ["|30|49|"]
+    );
+    assert_eq!(one("SELECT count(*) AS c FROM numbers WHERE _timestamp > '1970-01-01T00:00:08Z' OR n = 1"), ["|11|"]);
+}
+
+#[test]
+fn topics_are_pruned_by_their_own_columns() {
+    use crate::sql::topics::TopicTable;
+    use datafusion::logical_expr::{col, lit};
+    use datafusion::scalar::ScalarValue;
+    let dir = tempfile::tempdir().unwrap();
+    let owned = DataDir::open(dir.path()).unwrap();
+    let clock = Arc::new(ManualClock::default());
+    let log = Log::open(owned.disk(), &dir.path().join("log"), Arc::clone(&clock) as _).unwrap();
+    let one = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1, 2])) as _)]).unwrap();
+    let topic = log.create_topic("t", &TopicConfig { partitions: 2, ..TopicConfig::new(one.schema()) }).unwrap();
+    for second in 0..5 {
+        clock.set(Timestamp(second * 1_000_000));
+        topic.append(0, &one, None).unwrap();
+        topic.append(1, &one, None).unwrap();
+    }
+    let table = TopicTable::new(topic).unwrap();
+    let time = |s: i64| lit(ScalarValue::TimestampMicrosecond(Some(s * 1_000_000), Some("UTC".into())));
+    let ranges = |filters: &[datafusion::logical_expr::Expr]| {
+        let ranges = table.ranges(filters).unwrap();
+        ranges.into_iter().map(|(p, from, to)| (p, from.0, to.0)).collect::<Vec<_>>()
+    };
+    assert_eq!(ranges(&[]), [(0, 0, 10), (1, 0, 10)]);
+    assert_eq!(ranges(&[col("_partition").eq(lit(1_u32)), col("_offset").gt(lit(3_u64))]), [(1, 4, 10)]);
+    assert_eq!(ranges(&[lit(3_u64).gt_eq(col("_offset"))]), [(0, 0, 4), (1, 0, 4)]);
+    assert_eq!(ranges(&[col("_timestamp").gt(time(1)), col("_timestamp").lt_eq(time(3))]), [(0, 4, 8), (1, 4, 8)]);
+    assert_eq!(ranges(&[col("_timestamp").gt_eq(time(1)), col("_timestamp").lt(time(3))]), [(0, 2, 6), (1, 2, 6)]);
+    assert_eq!(ranges(&[col("_offset").eq(lit(99_u64))]), []);
+    assert_eq!(ranges(&[col("n").eq(lit(1_i64))]), [(0, 0, 10), (1, 0, 10)], "not its affair");
+}
+
+#[test]
+fn typed_streams_are_tables_and_mixed_names_need_no_quotes() {
+    let context = crate::StreamingContext::builder("test").partitions(2).build();
+    let pairs = context.queue_stream([vec![("a".to_string(), 1_i64), ("b".to_string(), 5)]]).unwrap();
+    pairs.filter(|(_, n)| n > 1).to_table("pairs", &["userName", "n"]);
+    let mut program = SqlProgram::over(context);
+    // Streams without options are known before the first statement that names them.
+    program.start("CREATE VIEW v AS SELECT \"userName\" AS who, sum(n) AS s FROM pairs GROUP BY \"userName\"").unwrap();
+    program.step().unwrap();
+    assert_eq!(sorted(&[program.view("v").unwrap()]), ["|b|5|"]);
+    let mut program = SqlProgram::new(1);
+    program.queue(
+        "s",
+        vec![vec![RecordBatch::try_from_iter([("createdAt", Arc::new(Int64Array::from(vec![7])) as _)]).unwrap()]],
+    );
+    program
+        .start(
+            "CREATE STREAM s (createdAt BIGINT) WITH (connector = 'program');
+             CREATE VIEW v AS SELECT createdAt FROM s WHERE s.createdAt > 1",
+        )
+        .unwrap();
+    program.step().unwrap();
+    assert_eq!(sorted(&[program.view("v").unwrap()]), ["|7|"]);
+}
