@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let view = board.view("by_key").ok_or_else(|| Error::internal("the view has no rows"))?;
     println!(
         "{}",
-        arrow_cast::pretty::pretty_format_batches(&[view.rows.clone()])
+        arrow_cast::pretty::pretty_format_batches(std::slice::from_ref(&view.rows))
             .map_err(|e| Error::internal("table").because(e))?
     );
     Ok(())

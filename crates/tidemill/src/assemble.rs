@@ -23,7 +23,7 @@
 use crate::terminal::{self, Chart, Facts, Screen, Stats, frame, may_colour, status_line, view_line};
 use arrow_array::RecordBatch;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     fmt,
     io::{self, IsTerminal, Write},
     net::SocketAddr,
@@ -170,6 +170,9 @@ impl Assembly {
             Err(_) => self.context.stop(true),
         };
         watch.count();
+        if watched.is_ok() {
+            watch.say_views()?;
+        }
         let summary = watch.ended();
         drop(watch);
         finish_page(runtime, &stop_page, serving);
@@ -231,6 +234,8 @@ struct Watch {
     note: Option<String>,
     seen: Ended,
     delays: VecDeque<u64>,
+    /// Views that came and whose batch has not been reported yet; one a name.
+    pending: BTreeMap<String, Arc<ViewSnapshot>>,
     /// Rows that were printed last, by view: what has not changed is not printed again.
     printed: HashMap<String, RecordBatch>,
     last_line: Timestamp,
@@ -262,6 +267,7 @@ impl Watch {
             note: None,
             seen: Ended::default(),
             delays: VecDeque::new(),
+            pending: BTreeMap::new(),
             printed: HashMap::new(),
             last_line: now,
             started: now,
@@ -286,9 +292,12 @@ impl Watch {
             let Signals { interrupt, terminate, hang_up, resize } = signals;
             tokio::select! {
                 event = events.recv() => match event {
-                    Ok(Event::View(view)) => self.view(&view)?,
+                    Ok(Event::View(view)) => {
+                        self.pending.insert(view.name.clone(), view);
+                    }
                     Ok(Event::Batch(_)) => {
                         self.count();
+                        self.say_views()?;
                         self.draw()?;
                         self.alive()?;
                     }
@@ -369,17 +378,21 @@ impl Watch {
         Stats::of(reports.iter().map(|report| &**report), self.started)
     }
 
-    fn view(&mut self, view: &ViewSnapshot) -> Result<()> {
+    /// Prints the views that have changed.
+    fn say_views(&mut self) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
         if !self.lines {
             return Ok(());
         }
-        if self.printed.get(&view.name) == Some(&view.rows) {
-            return Ok(());
+        for (name, view) in pending {
+            if self.printed.get(&name) == Some(&view.rows) {
+                continue;
+            }
+            self.printed.insert(name, view.rows.clone());
+            self.last_line = self.clock.now();
+            say(&view_line(&Chart::of(&view, LINE_ROWS), &self.stats()))?;
         }
-        self.count();
-        self.printed.insert(view.name.clone(), view.rows.clone());
-        self.last_line = self.clock.now();
-        say(&view_line(&Chart::of(view, LINE_ROWS), &self.stats()))
+        Ok(())
     }
 
     /// A program without news says that it is alive.

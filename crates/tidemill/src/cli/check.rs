@@ -20,7 +20,8 @@ pub(crate) struct Check {
 
 impl Check {
     pub(crate) fn run(self) -> Result<()> {
-        self.program.context()?;
+        // Planning finds what declaring can't.
+        self.program.checked()?.explain()?;
         println!("ok");
         Ok(())
     }

@@ -7,11 +7,14 @@ mod check;
 mod consume;
 mod data;
 mod demo;
+mod plan;
 mod produce;
 mod program;
 mod replay;
 mod run;
+mod sql;
 mod status;
+mod table;
 mod topic;
 mod values;
 
@@ -57,6 +60,8 @@ pub(crate) enum Command {
     Demo(demo::Demo),
     Run(run::Run),
     Check(check::Check),
+    Plan(plan::Plan),
+    Sql(sql::Sql),
     Topic(topic::TopicCommand),
     Produce(produce::Produce),
     Consume(consume::Consume),
@@ -71,6 +76,8 @@ impl Command {
             Self::Demo(command) => command.run(),
             Self::Run(command) => command.run(),
             Self::Check(command) => command.run(),
+            Self::Plan(command) => command.run(),
+            Self::Sql(command) => command.run(),
             Self::Topic(command) => command.run(),
             Self::Produce(command) => command.run(),
             Self::Consume(command) => command.run(),

@@ -4,7 +4,7 @@
 
 use clap::Args;
 use std::path::{Path, PathBuf};
-use tidemill::{Duration, Error, Result, StreamingContext, Trigger, core::Blame};
+use tidemill::{ContextBuilder, Duration, Error, Result, StreamingContext, Trigger, core::Blame};
 
 /// Bytes of a program at most.
 const PROGRAM: u64 = 1 << 20;
@@ -82,8 +82,17 @@ enum When {
 }
 
 impl ProgramArgs {
-    /// A context with the program declared.
+    /// A context with the program declared, ready to start.
     pub(crate) fn context(&self) -> Result<StreamingContext> {
+        self.declared(|builder| builder.data_dir(&self.data.path))
+    }
+
+    /// A context with the program declared, only to be looked at.
+    pub(crate) fn checked(&self) -> Result<StreamingContext> {
+        self.declared(ContextBuilder::check_only)
+    }
+
+    fn declared(&self, build: impl FnOnce(ContextBuilder) -> ContextBuilder) -> Result<StreamingContext> {
         let text = read(&self.path)?;
         let name = self.name.clone().map_or_else(|| name_of(&self.path), Ok)?;
         let trigger = match self.trigger {
@@ -92,7 +101,7 @@ impl ProgramArgs {
             Some(When::Drain) => Trigger::Drain,
             None => Trigger::Every(self.interval.unwrap_or(Duration::from_secs(1))),
         };
-        let context = tidemill::context(name).trigger(trigger).data_dir(&self.data.path).build();
+        let context = build(tidemill::context(name).trigger(trigger)).build();
         declare(&context, Some(&self.path), &text)?;
         Ok(context)
     }

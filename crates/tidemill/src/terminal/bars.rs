@@ -1,7 +1,7 @@
 //! A view's rows as labels with a number, and the bars for them.
 //!
-//! Invariant: a chart keeps the view's order and drops nothing but the bounds
-//! of windows, which its heading tells. A view without a number column is a
+//! Invariant: a chart keeps the view's order and drops nothing but older windows
+//! of the same batch and the bounds of windows, which its heading tells. A view without a number column is a
 //! table, not a chart. Called by the frame and the plain lines.
 
 use super::text::{clean, clock, width};
@@ -34,7 +34,8 @@ pub(crate) struct Chart {
 impl Chart {
     /// The first `limit` rows of a view.
     pub(crate) fn of(view: &ViewSnapshot, limit: usize) -> Self {
-        let rows = view.rows.slice(0, view.rows.num_rows().min(limit));
+        let rows = newest_window(&view.rows);
+        let rows = rows.slice(0, rows.num_rows().min(limit));
         let schema = rows.schema();
         let names: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
         let value =
@@ -93,11 +94,25 @@ impl Chart {
     }
 }
 
-fn window_end(rows: &RecordBatch) -> Option<Timestamp> {
+/// Ends of the rows' windows, if they have any.
+fn window_ends(rows: &RecordBatch) -> Option<Vec<i64>> {
     let column = rows.column_by_name(WINDOW[1])?;
     let micros = cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None)).ok()?;
     let micros = micros.as_any().downcast_ref::<TimestampMicrosecondArray>()?;
-    (0..micros.len()).filter(|row| micros.is_valid(*row)).map(|row| Timestamp(micros.value(row))).max()
+    Some((0..micros.len()).map(|row| if micros.is_valid(row) { micros.value(row) } else { i64::MIN }).collect())
+}
+
+fn window_end(rows: &RecordBatch) -> Option<Timestamp> {
+    window_ends(rows)?.into_iter().max().map(Timestamp)
+}
+
+/// The rows of the newest window: a batch after a pause may close many, the oldest first.
+fn newest_window(rows: &RecordBatch) -> RecordBatch {
+    let Some(ends) = window_ends(rows) else { return rows.clone() };
+    let Some(newest) = ends.iter().max() else { return rows.clone() };
+    let first = ends.iter().rposition(|end| end != newest).map_or(0, |before| before + 1);
+    // In another order than by window, all rows are shown.
+    if ends[..first].contains(newest) { rows.clone() } else { rows.slice(first, ends.len() - first) }
 }
 
 /// A bar of at most `cells` cells for `value` of `max`, in eighths of a cell.
@@ -144,17 +159,17 @@ mod tests {
     fn the_last_number_is_the_bar_and_windows_are_the_heading() {
         let chart = Chart::of(
             &view(vec![
-                ("window_end", Arc::new(TimestampMicrosecondArray::from(vec![5_000_000, 7_000_000]))),
-                ("tag", Arc::new(StringArray::from(vec!["#a\u{1b}", "#b"]))),
-                ("lang", Arc::new(StringArray::from(vec![Some("en"), None]))),
-                ("posts", Arc::new(Int64Array::from(vec![3, 2]))),
+                ("window_end", Arc::new(TimestampMicrosecondArray::from(vec![5_000_000, 7_000_000, 7_000_000]))),
+                ("tag", Arc::new(StringArray::from(vec!["#old", "#a\u{1b}", "#b"]))),
+                ("lang", Arc::new(StringArray::from(vec![Some("de"), Some("en"), None]))),
+                ("posts", Arc::new(Int64Array::from(vec![9, 3, 2]))),
             ]),
             10,
         );
         assert_eq!(chart.until, Timestamp(7_000_000));
         assert_eq!(chart.unit, "posts");
         assert_eq!(chart.rows[0], ("#a · en".into(), Some(3.0), "3".into()));
-        assert_eq!(chart.rows[1], ("#b · ".into(), Some(2.0), "2".into()));
+        assert_eq!(chart.rows[1..], [("#b · ".to_string(), Some(2.0), "2".to_string())]);
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! What must hold of the whole: the house's rules, and the binary as its users run it.
 
+#![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
+
 mod demo;
+mod live;
+mod programs;
 mod run;
 mod tidy;
 mod topics;

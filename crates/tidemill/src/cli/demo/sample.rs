@@ -57,7 +57,7 @@ mod tests {
     fn every_tweet_is_a_line_of_json_with_its_time() {
         let before = SystemClock.now().to_string();
         let lines: Vec<Bytes> = recording()().collect();
-        assert_eq!(lines.len(), 4199);
+        assert_eq!(lines.len(), 4200);
         for line in &lines {
             let value: serde_json::Value = serde_json::from_slice(line).unwrap();
             assert!(value["id"].is_u64() && value["text"].is_string(), "{value}");
