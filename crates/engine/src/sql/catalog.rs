@@ -136,8 +136,30 @@ pub(super) fn with_room<T: Send, F: Future<Output = Result<T>>>(act: impl FnOnce
 impl StreamingContext {
     /// Declares the streams, tables, views and sinks of a SQL program.
     ///
-    /// Nothing is read yet, static tables excepted. See the module `sql` in the
-    /// documentation for what a query means over batches.
+    /// A query without an aggregate gives the rows of each batch; with GROUP BY,
+    /// the whole result so far; grouped by a window of `TUMBLE` or `HOP`, each
+    /// window once, when the watermark passes its end. ORDER BY and LIMIT work
+    /// within the batch, the result or the window. Rows all of whose windows have
+    /// closed are counted as late. Nothing is read yet, static tables excepted.
+    ///
+    /// ```
+    /// use tidemill_engine::{StreamingContext, Trigger};
+    ///
+    /// let context = StreamingContext::builder("tags").trigger(Trigger::Drain).build();
+    /// let posts = context.queue_stream([vec!["#Rust is #fast".to_string()], vec!["more #rust".to_string()]])?;
+    /// posts.to_table("posts", &["text"]);
+    /// context.declare_sql(
+    ///     "CREATE VIEW tags AS
+    ///        SELECT lower(tag) AS tag, count(*) AS n
+    ///        FROM (SELECT unnest(hashtags(text)) AS tag FROM posts)
+    ///        GROUP BY lower(tag) ORDER BY n DESC LIMIT 1",
+    /// )?;
+    /// context.start()?;
+    /// context.await_termination()?;
+    /// let top = context.sql("SELECT tag FROM tags WHERE n = 2")?;
+    /// assert_eq!(top[0].num_rows(), 1);
+    /// # Ok::<(), tidemill_core::Error>(())
+    /// ```
     ///
     /// # Errors
     /// With the line, the column and what to write instead.
@@ -194,9 +216,12 @@ impl Catalog {
             Kind::Stream { name, columns, watermark, options } => {
                 self.take_name(context, "stream", &name)?;
                 let options = Options::new(format!("stream \"{name}\""), options);
-                context.open(&name, &options, columns)?;
+                context.open(&name, &options, columns.clone())?;
                 let input = context.declare.inputs().into_iter().rfind(|input| input.name == name);
                 let input = input.ok_or_else(|| Error::internal("a stream was opened and is not there"))?;
+                if let Some(columns) = columns {
+                    check_columns(&columns, &input)?;
+                }
                 if let Some(mut mark) = watermark {
                     mark.column = real_name(&input.schema, &mark.column)?;
                     self.watermarks.lock().insert(name.clone(), mark);
@@ -370,6 +395,32 @@ impl Catalog {
         }
         Ok(())
     }
+}
+
+/// A source that has columns of its own may not have those that were declared.
+fn check_columns(declared: &SchemaRef, input: &StreamInput) -> Result<()> {
+    for field in declared.fields() {
+        match input.schema.field_with_name(field.name()) {
+            Ok(found) if found.data_type() == field.data_type() => {}
+            Ok(found) => {
+                return Err(Error::user(format!(
+                    "column `{}` is declared as {} and the source gives {}: declare it so, or leave the columns out",
+                    field.name(),
+                    field.data_type(),
+                    found.data_type()
+                )));
+            }
+            Err(_) => {
+                let own = input.own_columns().into_iter().map(|at| input.schema.field(at).name().as_str());
+                return Err(Error::user(format!(
+                    "column `{}` is declared and the source has no such column; it has {}",
+                    field.name(),
+                    own.collect::<Vec<_>>().join(", ")
+                )));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The column that a name means: as it is, or in another case when it stood without quotes.

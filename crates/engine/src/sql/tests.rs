@@ -335,6 +335,19 @@ fn error_of(program: &str) -> String {
 }
 
 #[test]
+fn declared_columns_must_be_those_of_the_source() {
+    for (columns, expected) in [
+        ("(tagg TEXT)", "column `tagg` is declared and the source has no such column; it has t, tag, n, x"),
+        ("(n TEXT)", "column `n` is declared as Utf8 and the source gives Int64"),
+    ] {
+        let mut sql = SqlProgram::new(1);
+        sql.queue("posts", vec![vec![rows(&[(1, "a", None)])]]);
+        let error = sql.start(&format!("CREATE STREAM posts {columns} WITH (connector = 'program')")).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
 fn errors_name_the_place_and_the_way_out() {
     for (program, expected) in [
         (
@@ -357,6 +370,7 @@ fn errors_name_the_place_and_the_way_out() {
         ("CREATE STREAM s (a MONEY) WITH (connector = 'x')", "there is no type MONEY here"),
         ("CREATE STREAM s WITH (connector = 'x', connector = 'y')", "option `connector` is there twice"),
         ("CREATE STREAM s (a TEXT)", "expected WITH"),
+        ("CREATE STREAM s WITH (connector = 'program')", "gave no source of that name"),
         (
             "CREATE TABLE t WITH (connector = 'csv', path = '/nowhere/x.csv')",
             "there is no file or directory `/nowhere/x.csv`",
@@ -431,7 +445,7 @@ fn statements_that_are_too_deep_or_too_long_are_refused() {
     }
     let mut sql = SqlProgram::new(1);
     sql.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])]]);
-    sql.start(&format!("{POSTS}CREATE VIEW v AS SELECT tag FROM posts WHERE n = 0{}", " OR n + 0 = 1".repeat(150)))
+    sql.start(&format!("{POSTS}CREATE VIEW v AS SELECT tag FROM posts WHERE n = 0{}", " OR n + 0 = 1".repeat(380)))
         .unwrap();
     sql.step().unwrap();
     assert_eq!(sql.view("v").unwrap().num_rows(), 1, "what is within the bounds runs");
