@@ -259,6 +259,12 @@ impl SqlProgram {
         self.runtime.block_on(pipeline.step(Timestamp(last.0 + 1_000_000)))
     }
 
+    /// Rows that each state holds.
+    #[cfg(test)]
+    pub(crate) fn states(&self) -> Vec<usize> {
+        self.pipeline.iter().flat_map(|pipeline| pipeline.states.all()).map(|state| state.rows()).collect()
+    }
+
     /// What a view shows now.
     pub fn view(&self, name: &str) -> Option<RecordBatch> {
         self.context.board().view(name).map(|shown| shown.rows.clone())

@@ -244,6 +244,24 @@ proptest! {
 }
 
 #[test]
+fn partial_rows_are_merged_when_they_pile_up() {
+    const TAGS: [&str; 3] = ["a", "b", "c"];
+    let total = "SELECT count(*) AS c, sum(n) AS s, count(DISTINCT n) AS d, avg(x) AS a FROM posts";
+    let entries: Vec<Vec<RecordBatch>> = (0..150_i64)
+        .map(|i| vec![rows(&[(i / 20, TAGS[usize::try_from(i % 3).unwrap()], (i % 7 > 0).then_some(i % 5))])])
+        .collect();
+    let all: Vec<RecordBatch> = entries.iter().flatten().cloned().collect();
+    let program = program(2, entries, &format!("CREATE VIEW v AS {GROUPS}; CREATE VIEW total AS {total}"));
+    for _ in 0..150 {
+        program.step().unwrap();
+    }
+    assert_eq!(sorted(&[program.view("v").unwrap()]), sorted(&oracle(&all, GROUPS)));
+    assert_eq!(sorted(&[program.view("total").unwrap()]), sorted(&oracle(&all, total)));
+    let held: Vec<usize> = program.states();
+    assert!(held.iter().all(|rows| *rows <= 2 * 65 + 3), "rows are merged: {held:?}");
+}
+
+#[test]
 fn the_top_is_taken_within_each_window() {
     let entries = vec![
         vec![rows(&[
