@@ -8,7 +8,7 @@ use datafusion::execution::TaskContext;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{
         Arc,
@@ -36,6 +36,8 @@ pub(crate) struct BatchRun {
     before: BTreeMap<String, Timestamp>,
     /// Watermarks that this batch moved.
     moved: Mutex<BTreeMap<String, Timestamp>>,
+    /// Operators that gave the rows of the batch before again.
+    unchanged: Mutex<BTreeSet<String>>,
     /// Steps that end before the batch does, whoever reads them. One a partition of a shared node.
     steps: Mutex<Vec<Step>>,
 }
@@ -60,6 +62,7 @@ impl BatchRun {
             dead: Mutex::default(),
             before,
             moved: Mutex::default(),
+            unchanged: Mutex::default(),
             steps: Mutex::default(),
         }
     }
@@ -129,6 +132,16 @@ impl BatchRun {
                 moved.insert(operator.to_string(), at);
             }
         }
+    }
+
+    /// `operator` gives the rows of the batch before again. Said before it gives any.
+    pub(crate) fn stays(&self, operator: &str) {
+        self.unchanged.lock().insert(operator.to_string());
+    }
+
+    /// Whether `operator` said so in this batch.
+    pub(crate) fn has_stayed(&self, operator: &str) -> bool {
+        self.unchanged.lock().contains(operator)
     }
 
     /// All watermarks after this batch.

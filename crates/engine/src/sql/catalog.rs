@@ -70,6 +70,8 @@ struct Catalog {
     /// All names and what they are, for errors.
     known: BTreeMap<String, &'static str>,
     sinks: BTreeMap<String, SinkEntry>,
+    /// Views that give their whole result in each batch.
+    whole: BTreeSet<String>,
     /// Column names with upper-case letters.
     mixed: BTreeSet<String>,
     partitions: usize,
@@ -189,6 +191,7 @@ impl Catalog {
             queryable: BTreeMap::new(),
             known: BTreeMap::new(),
             sinks: BTreeMap::new(),
+            whole: BTreeSet::new(),
             mixed: BTreeSet::new(),
             partitions,
         }
@@ -343,6 +346,9 @@ impl Catalog {
         self.take_name(context, "view", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
         self.mixed.extend(node.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
+        if kind == Shape::Whole {
+            self.whole.insert(name.clone());
+        }
         // A view with state is run once and read by all; one without is put into what reads it.
         let table: Arc<dyn TableProvider> = match kind {
             Shape::Stateless => Arc::new(ViewTable::new(logical, None)),
@@ -385,7 +391,8 @@ impl Catalog {
         let name = format!("insert-{target}");
         let state = self.state(context, meta)?;
         let logical = self.logical(&state, query).await?;
-        let Planned { select, inputs, .. } = lower::plan(&state, logical, &name, false).await.map_err(of_df)?;
+        let Planned { mut select, inputs, .. } = lower::plan(&state, logical, &name, false).await.map_err(of_df)?;
+        select.whole = inputs.iter().map(|n| n.name.clone()).filter(|n| self.whole.contains(n)).collect();
         unique_names(&crate::plan::Operator::schema(&select))?;
         context.declare.claim("output", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);

@@ -118,7 +118,7 @@ pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, vi
             (body, inputs, kind)
         }
     };
-    Ok(Planned { select: Select { schema, body, view }, inputs, kind })
+    Ok(Planned { select: Select { schema, body, view, whole: Vec::new() }, inputs, kind })
 }
 
 /// The schema without the marks of panes.
@@ -166,6 +166,9 @@ pub(super) struct Select {
     body: Body,
     /// Whether its rows are shown, not stored.
     view: bool,
+    /// Inputs that give their whole result in each batch: what comes of them is
+    /// not stored again while none of them has changed.
+    pub(super) whole: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -206,6 +209,10 @@ impl Operator for Select {
                 let partitions = plan.output_partitioning().partition_count();
                 if plan.schema() != self.schema {
                     plan = cx.node("columns", Relabel(self.schema()), vec![plan], self.schema(), partitions);
+                }
+                if !self.whole.is_empty() {
+                    let kernel = Changed { whole: self.whole.clone(), schema: self.schema() };
+                    plan = cx.node("what has changed", kernel, vec![plan], self.schema(), partitions);
                 }
                 if self.view {
                     let step = format!("the first {SHOWN} rows of each partition");
@@ -264,6 +271,26 @@ impl Kernel for Head {
             Ok(rows)
         });
         Ok(crate::plan::rows_from(Arc::clone(&self.0), rows))
+    }
+}
+
+/// No rows while none of the results that they are made of has changed.
+#[derive(Debug)]
+struct Changed {
+    whole: Vec<String>,
+    schema: SchemaRef,
+}
+
+impl Kernel for Changed {
+    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
+        use futures::StreamExt;
+        let whole = self.whole.clone();
+        // A row can only come after its input has said whether it changed.
+        let rows = inputs.open(0, partition)?.map(move |rows| {
+            let rows = rows?;
+            Ok(if whole.iter().all(|name| run.has_stayed(name)) { rows.slice(0, 0) } else { rows })
+        });
+        Ok(crate::plan::rows_from(Arc::clone(&self.schema), rows))
     }
 }
 

@@ -373,6 +373,7 @@ impl AggregateState {
                 (inner.panes.get(&0).map(|pane| pane.rows.clone()).unwrap_or_default(), inner.shown.clone())
             };
             if let (true, Some(shown)) = (nothing, shown) {
+                run.stays(&self.name);
                 return Ok(if repeats { shown } else { Vec::new() });
             }
             let shown = feed(above, task, rows).await?;

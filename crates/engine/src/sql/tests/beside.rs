@@ -74,6 +74,63 @@ fn rows_go_into_sinks_when_there_are_any() {
 }
 
 #[test]
+fn a_whole_result_is_stored_when_it_has_changed() {
+    static STORED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    let entries = vec![vec![rows(&[(1, "a", Some(1))])], vec![], vec![rows(&[(30, "b", Some(2))])]];
+    let mut registry = Registry::default();
+    registry.add_sink("noting", |_| Ok(Arc::new(Noting(&STORED))));
+    let context = crate::StreamingContext::builder("test").partitions(2).registry(registry).build();
+    let mut program = SqlProgram::over(context);
+    program.queue("posts", entries);
+    program
+        .start(&format!(
+            "{POSTS}CREATE SINK direct WITH (connector = 'noting'); CREATE SINK through WITH (connector = 'noting');
+             INSERT INTO direct SELECT tag, count(*) AS n FROM posts GROUP BY tag;
+             CREATE VIEW counts AS SELECT tag, count(*) AS n FROM posts GROUP BY tag;
+             INSERT INTO through SELECT upper(tag) AS tag, n FROM counts"
+        ))
+        .unwrap();
+    for _ in 0..3 {
+        program.step().unwrap();
+    }
+    assert_eq!(*STORED.lock(), [1, 1], "idle batches store nothing");
+    assert_eq!(sorted(&[program.view("counts").unwrap()]), ["|a|1|"], "and show what there is");
+}
+
+/// Notes the batches in which it got rows.
+#[derive(Debug)]
+struct Noting(&'static Mutex<Vec<u64>>);
+
+#[async_trait]
+impl Sink for Noting {
+    fn describe(&self) -> String {
+        "noting".into()
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    async fn stage(
+        &self,
+        batch: BatchId,
+        _time: Timestamp,
+        _part: usize,
+        rows: BoxStream<'_, Result<RecordBatch>>,
+    ) -> Result<Option<StagedPart>> {
+        let rows: Vec<RecordBatch> = rows.try_collect().await?;
+        if rows.iter().any(|rows| rows.num_rows() > 0) {
+            self.0.lock().push(batch.0);
+        }
+        Ok(None)
+    }
+
+    async fn commit(&self, _batch: BatchId, _parts: &[StagedPart]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
 fn topics_are_tables_that_are_read_in_part() {
     let dir = tempfile::tempdir().unwrap();
     let numbers = |from: i64| {
