@@ -354,6 +354,10 @@ impl Watch {
                 self.begin(report.batch);
             }
             self.seen.last = Some(report.batch);
+            // A batch that was due before this start waited for the start, not for the program.
+            if report.time < self.started {
+                continue;
+            }
             if self.delays.len() == DELAYS {
                 self.delays.pop_front();
             }

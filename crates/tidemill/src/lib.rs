@@ -36,7 +36,7 @@
 //! [`assemble`] runs a context with a web page, a view in the terminal and a
 //! graceful end on Ctrl-C, as the command line does.
 //!
-//! The rooms behind this face are [`core`](tidemill_core) (what all agree on),
+//! The rooms behind this face are [`core`] (what all agree on),
 //! [`store`] (the log and all durable files), [`engine`] (streams and
 //! batches), [`connectors`] and [`web`] (the page). Arrows between them go
 //! down only; this crate alone knows them all.

@@ -37,7 +37,8 @@ impl Stats {
         let (mut newest, mut records, mut since) = (None, 0, Duration::ZERO);
         for report in reports.rev() {
             let (_, until) = *newest.get_or_insert((report, report.time));
-            since = until.since(report.time);
+            // Batches that were due before this start tell of the pause, not of the rate.
+            since = until.since(report.time.max(started));
             if since >= RATE_OVER {
                 break;
             }

@@ -1,6 +1,6 @@
 //! `demo --live bluesky` against a local server that speaks the Jetstream protocol.
 
-use crate::run::start;
+use crate::run::{run, start};
 use rustix::process::Signal;
 use std::{net::TcpListener, thread};
 use tokio_tungstenite::tungstenite::{Message, accept};
@@ -34,4 +34,15 @@ fn posts_of_a_live_server_trend() {
     demo.wait_for("hashtags: #tide 3, #ebb 2 |");
     demo.signal(Signal::INT);
     assert!(demo.end().code(0).out.contains("Kept in tidemill-data/demo-bluesky"));
+}
+
+#[test]
+fn a_service_out_of_reach_is_told() {
+    // Bound and closed again: nobody listens there.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("ws://{address}/subscribe");
+    let dir = tempfile::tempdir().unwrap();
+    let arguments =
+        ["demo", "--live", "bluesky", "--live-endpoint", &url, "--headless", "--web", "127.0.0.1:0", "--for", "2s"];
+    run(dir.path(), &arguments, "").code(1).says(&["error: ", "can't be reached", "Without --live"]);
 }

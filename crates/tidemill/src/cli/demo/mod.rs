@@ -12,9 +12,11 @@ mod sample;
 
 use super::{program, values};
 use clap::{Args, ValueEnum};
+use parking_lot::Mutex;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    sync::Arc,
     time::Instant,
 };
 use tidemill::{
@@ -127,12 +129,16 @@ impl Demo {
         program::declare(&context, self.program.as_deref(), &views)?;
         let show = if self.headless { Show::Lines } else { Show::Auto };
         let mut assembly = Assembly::new(context).page(Some(self.web)).show(show).run_for(self.run_for);
+        let reach = Arc::new(Reach::default());
         if self.live.is_some() {
-            let since = Instant::now();
-            assembly = assembly.fail_when(move |board| out_of_reach(board, since.elapsed()));
+            let (reach, since) = (Arc::clone(&reach), Instant::now());
+            assembly = assembly.fail_when(move |board| reach.lost(board).filter(|_| since.elapsed() >= PATIENCE));
         }
         let ended = assembly.run()?;
         drop(stream);
+        if let (0, false, Some(error)) = (ended.records, ended.interrupted, reach.error()) {
+            return Err(error);
+        }
         super::print_summary(&ended);
         println!("Kept in {}: posts, batches and state.", data.display());
         println!("The same command continues there; to begin anew, delete that directory.");
@@ -153,16 +159,31 @@ impl Demo {
     }
 }
 
-/// A live source that nothing ever came from.
-fn out_of_reach(board: &Board, waited: Duration) -> Option<Error> {
-    let inputs = board.inputs();
-    let lost = inputs.iter().find(|input| input.records == 0 && input.state.starts_with("reconnecting"))?;
-    (waited >= PATIENCE && inputs.iter().all(|input| input.records == 0)).then(|| {
-        Error::external(format!(
-            "{} can't be reached ({}): is this machine on the network? Without --live the demo needs none",
-            lost.describe, lost.state
-        ))
-    })
+/// Whether a live source was ever reached.
+#[derive(Debug, Default)]
+struct Reach {
+    /// Who could not be reached and why, while nothing has come.
+    why: Mutex<Option<String>>,
+}
+
+impl Reach {
+    /// Looks at the board: the error when nothing has come from a source that can't be reached.
+    fn lost(&self, board: &Board) -> Option<Error> {
+        let inputs = board.inputs();
+        let lost = inputs.iter().find(|input| input.state.starts_with("reconnecting"));
+        if inputs.iter().any(|input| input.records > 0) {
+            *self.why.lock() = None;
+        } else if let Some(lost) = lost {
+            *self.why.lock() = Some(format!("{} can't be reached, {}", lost.describe, lost.state));
+        }
+        self.error()
+    }
+
+    /// What was seen last.
+    fn error(&self) -> Option<Error> {
+        let why = self.why.lock().clone()?;
+        Some(Error::external(format!("{why}: is this machine on the network? Without --live the demo needs none")))
+    }
 }
 
 /// The sample's server on threads of its own, until it is dropped.
@@ -211,16 +232,19 @@ mod tests {
 
     #[test]
     fn a_live_source_is_given_up_only_when_nothing_ever_came() {
-        let board = Board::default();
-        assert!(out_of_reach(&board, PATIENCE).is_none());
+        let (board, reach) = (Board::default(), Reach::default());
+        assert!(reach.lost(&board).is_none());
         board.update_input("posts", 0, |input| {
             *input = InputReport { state: "reconnecting in 2.0 s: no route".into(), ..input.clone() };
         });
-        assert!(out_of_reach(&board, PATIENCE / 2).is_none());
-        let error = out_of_reach(&board, PATIENCE).unwrap();
+        let error = reach.lost(&board).unwrap();
         assert!(error.to_string().contains("no route"), "{error}");
+        // The input's last word when the program stops hides nothing.
+        board.update_input("posts", 0, |input| input.state = "ended".into());
+        assert!(reach.lost(&board).is_some());
         board.update_input("posts", 0, |input| input.records = 1);
-        assert!(out_of_reach(&board, PATIENCE).is_none());
+        assert!(reach.lost(&board).is_none());
+        assert!(reach.error().is_none());
     }
 
     #[test]
