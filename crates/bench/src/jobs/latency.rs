@@ -151,7 +151,12 @@ fn expected(items: u64) -> BTreeMap<Str, i64> {
 
 fn quantile(values: &mut [Duration], q: f64) -> f64 {
     values.sort_unstable();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "an index")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index"
+    )]
     let at = ((values.len() as f64 - 1.0) * q).max(0.0) as usize;
     values.get(at).map_or(0.0, |v| v.as_secs_f64() * 1e3)
 }

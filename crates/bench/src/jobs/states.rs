@@ -16,11 +16,11 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Instant,
 };
+use tidemill_connectors::files::{FileFormat, FilesSink};
 use tidemill_connectors::generator::Generator;
 use tidemill_core::{Options, Source};
-use tidemill_store::RealDisk;
-use tidemill_connectors::files::{FileFormat, FilesSink};
 use tidemill_engine::{StateStream, StreamingContext, Trigger};
+use tidemill_store::RealDisk;
 
 /// Events of a batch, and so of a checkpoint.
 const BATCH: u64 = 500_000;
@@ -31,7 +31,8 @@ pub(crate) fn w3<'a>(seed: u64, items: u64, threads: usize) -> Option<Side<'a, u
         timed(
             || {
                 let data = tempfile::tempdir()?;
-                let (context, counts) = program(data.path(), seed, items, threads, (Trigger::Drain, BATCH, events::KEYS))?;
+                let (context, counts) =
+                    program(data.path(), seed, items, threads, (Trigger::Drain, BATCH, events::KEYS))?;
                 counts.changes().count().view("changed", &["keys"]);
                 context.start()?;
                 context.await_termination()?;
@@ -98,7 +99,7 @@ fn recovered(data: &Path, seed: u64, items: u64, threads: usize) -> Result<Rows<
 pub(crate) fn killed_program(seed: u64, items: u64, base: &Path, threads: usize) -> Result<()> {
     let shape = (Trigger::Drain, kills::BATCH, kills::KEYS);
     let (context, counts) = program(&base.join("data"), seed, items, threads, shape)?;
-    counts.changes().to_sink(Arc::new(FilesSink::new(base.join("out"), FileFormat::Json, Arc::new(RealDisk::default()))));
+    counts.changes().to_sink(Arc::new(FilesSink::new(base.join("out"), FileFormat::Json, Arc::new(RealDisk))));
     context.start()?;
     Ok(context.await_termination()?)
 }

@@ -84,16 +84,13 @@ pub(crate) fn w1_tcp(files: &Files, threads: usize) -> Option<Side<'_, String, u
 fn count(lines: &DStream<String>) -> Counts {
     let counts = Counts::default();
     let sum = Arc::clone(&counts);
-    lines
-        .split(b' ')
-        .count_by_value()
-        .foreach_batch(move |_, counts| {
-            let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            for (word, n) in counts {
-                *sum.entry(word).or_default() += n;
-            }
-            Ok(())
-        });
+    lines.split(b' ').count_by_value().foreach_batch(move |_, counts| {
+        let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        for (word, n) in counts {
+            *sum.entry(word).or_default() += n;
+        }
+        Ok(())
+    });
     counts
 }
 
@@ -107,4 +104,3 @@ fn rows(counts: &Counts) -> Rows<String, u64> {
             .collect(),
     )
 }
-

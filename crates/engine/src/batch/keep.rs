@@ -74,7 +74,7 @@ impl Keep {
     /// Takes ownership of the directory and recovers its log and ledger.
     pub(crate) fn open(path: &Path, config: &Config) -> Result<Self> {
         let dir = DataDir::open(path)?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk::default());
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
         let log = Arc::new(Log::open(Arc::clone(&disk), &path.join("log"), Arc::clone(&config.clock))?);
         let root = path.join("programs").join(&config.name);
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;
@@ -160,7 +160,7 @@ impl Keep {
                         .files
                         .load(last)?
                         .into_iter()
-                        .map(|(batch, kind, rows)| Version { batch, whole: kind == StateKind::Snapshot, rows })
+                        .map(|(_, kind, rows)| Version { whole: kind == StateKind::Snapshot, rows })
                         .collect()
                 }
                 None => {

@@ -88,7 +88,7 @@ impl Pipeline {
             let output = &self.outputs[index];
             match (emitted, &output.kind) {
                 (Emitted::Staged(parts), OutputKind::Sink(sink)) => {
-                    self.persist(|| sink.commit(batch.id, &parts)).await?
+                    self.persist(|| sink.commit(batch.id, &parts)).await?;
                 }
                 (Emitted::Rows(rows), OutputKind::View { sticky }) => {
                     if let Some(rows) = view_rows(output, &rows, *sticky)? {

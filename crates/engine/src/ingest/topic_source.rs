@@ -58,8 +58,7 @@ impl TopicSource {
 
     /// Mean bytes of a record; a guess of 128 before the first.
     fn record_bytes(&self) -> u64 {
-        let records = self.records.load(Relaxed);
-        if records == 0 { 128 } else { (self.bytes.load(Relaxed) / records).max(1) }
+        self.bytes.load(Relaxed).checked_div(self.records.load(Relaxed)).map_or(128, |mean| mean.max(1))
     }
 
     /// Bytes of a partition that no committed batch has read, about.
@@ -101,7 +100,7 @@ impl Source for TopicSource {
                 )));
             }
             let end = Offset(topic.end(partition).0.min(start.0 + share));
-            split(PartitionId::from(partition), start, end, budget.parallelism, &mut ranges);
+            split(&PartitionId::from(partition), start, end, budget.parallelism, &mut ranges);
         }
         Ok(ranges)
     }
@@ -156,7 +155,7 @@ fn number(partition: &PartitionId) -> Result<u32> {
 }
 
 /// Cuts `[start, end)` into at most `parallelism` ranges that touch.
-fn split(partition: PartitionId, start: Offset, end: Offset, parallelism: usize, out: &mut Vec<OffsetRange>) {
+fn split(partition: &PartitionId, start: Offset, end: Offset, parallelism: usize, out: &mut Vec<OffsetRange>) {
     let total = end.0.saturating_sub(start.0);
     let pieces = (total / SPLIT).clamp(1, parallelism.max(1) as u64);
     if total == 0 {
@@ -194,7 +193,7 @@ mod tests {
     #[test]
     fn ranges_touch_and_cover() {
         let mut ranges = Vec::new();
-        split(PartitionId::from(0), Offset(5), Offset(5 + 3 * SPLIT + 1), 2, &mut ranges);
+        split(&PartitionId::from(0), Offset(5), Offset(5 + 3 * SPLIT + 1), 2, &mut ranges);
         assert_eq!(ranges.len(), 2);
         assert_eq!((ranges[0].start, ranges[1].end), (Offset(5), Offset(5 + 3 * SPLIT + 1)));
         assert_eq!(ranges[0].end, ranges[1].start);
@@ -203,9 +202,9 @@ mod tests {
     #[test]
     fn few_records_stay_in_one_range() {
         let mut ranges = Vec::new();
-        split(PartitionId::from(0), Offset(0), Offset(10), 8, &mut ranges);
+        split(&PartitionId::from(0), Offset(0), Offset(10), 8, &mut ranges);
         assert_eq!(ranges.len(), 1);
-        split(PartitionId::from(0), Offset(7), Offset(7), 8, &mut ranges);
+        split(&PartitionId::from(0), Offset(7), Offset(7), 8, &mut ranges);
         assert_eq!(ranges.len(), 1, "nothing new gives no range");
     }
 }

@@ -58,7 +58,7 @@ pub(crate) fn mark(rows: &RecordBatch, partition: usize, scattered: &SchemaRef) 
 pub(crate) fn exchange(input: Arc<dyn ExecutionPlan>, partitions: usize) -> Arc<dyn ExecutionPlan> {
     let schema = Arc::new(Schema::new(input.schema().fields().iter().skip(1).cloned().collect::<Vec<_>>()));
     let kernel = Exchange { schema: Arc::clone(&schema), partitions, open: Mutex::default() };
-    NodeExec::new("exchange", kernel, vec![input], schema, partitions)
+    NodeExec::plan("exchange", kernel, vec![input], schema, partitions)
 }
 
 type Receiver = mpsc::Receiver<DfResult<RecordBatch>>;

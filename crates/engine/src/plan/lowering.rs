@@ -80,14 +80,14 @@ impl<'a> Lowering<'a> {
         schema: SchemaRef,
         partitions: usize,
     ) -> Arc<dyn ExecutionPlan> {
-        NodeExec::new(format!("{}: {step}", self.name), kernel, inputs, schema, partitions)
+        NodeExec::plan(format!("{}: {step}", self.name), kernel, inputs, schema, partitions)
     }
 }
 
 /// Wraps a plan so that it runs once a batch.
 pub(crate) fn share(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     let (schema, partitions) = (plan.schema(), plan.output_partitioning().partition_count());
-    NodeExec::new("shared", SharedKernel::new(Arc::clone(&schema)), vec![plan], schema, partitions)
+    NodeExec::plan("shared", SharedKernel::new(Arc::clone(&schema)), vec![plan], schema, partitions)
 }
 
 #[cfg(test)]

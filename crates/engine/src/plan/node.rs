@@ -73,7 +73,8 @@ pub(crate) struct NodeExec {
 }
 
 impl NodeExec {
-    pub(crate) fn new(
+    /// A node of a plan, ready to stand in one.
+    pub(crate) fn plan(
         name: impl Into<String>,
         kernel: impl Kernel,
         inputs: Vec<Arc<dyn ExecutionPlan>>,

@@ -95,7 +95,7 @@ impl SourceExec {
             schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>()
         );
         let kernel = Self { input, projection, schema: Arc::clone(&schema), partitions };
-        Ok(NodeExec::new(name, kernel, vec![], schema, partitions))
+        Ok(NodeExec::plan(name, kernel, vec![], schema, partitions))
     }
 }
 

@@ -357,7 +357,7 @@ impl ExtensionPlanner for Planner {
         let (partial, made) = self.aggregate(state, below, Arc::clone(input), &expr, session, planning_ctx)?;
         let schema = made.last.schema();
         *self.made.lock() = Some(made);
-        Ok(Some(NodeExec::new(format!("{}: state", self.name), Mark, vec![partial], schema, 1)))
+        Ok(Some(NodeExec::plan(format!("{}: state", self.name), Mark, vec![partial], schema, 1)))
     }
 }
 
@@ -444,7 +444,7 @@ impl Planner {
 }
 
 fn fed(schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
-    NodeExec::new("rows of the state", FedLeaf(Arc::clone(schema)), vec![], Arc::clone(schema), 1)
+    NodeExec::plan("rows of the state", FedLeaf(Arc::clone(schema)), vec![], Arc::clone(schema), 1)
 }
 
 fn group_by(exprs: Vec<(Arc<dyn PhysicalExpr>, String)>) -> PhysicalGroupBy {

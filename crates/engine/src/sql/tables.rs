@@ -90,7 +90,7 @@ impl TableProvider for NodeTable {
         _limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let schema = self.node.schema();
-        let leaf = NodeExec::new(
+        let leaf = NodeExec::plan(
             format!("node {}", self.node.name),
             Leaf { node: Arc::clone(&self.node) },
             vec![],

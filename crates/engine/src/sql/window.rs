@@ -114,7 +114,7 @@ impl WindowNode {
             schema: Arc::clone(&schema),
         };
         let title = format!("{name}: panes of {} µs by {}", self.spec.pane(), self.time.name);
-        Ok(NodeExec::new(title, kernel, vec![input], schema, partitions))
+        Ok(NodeExec::plan(title, kernel, vec![input], schema, partitions))
     }
 }
 

@@ -19,8 +19,6 @@ use tidemill_core::{BatchId, Result};
 /// Rows of a version as they come back from disk.
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
-    /// The batch whose commit made it.
-    pub(crate) batch: BatchId,
     /// Whether these are all rows, or those that the batch changed.
     pub(crate) whole: bool,
     pub(crate) rows: Vec<RecordBatch>,

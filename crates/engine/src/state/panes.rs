@@ -307,9 +307,9 @@ mod tests {
         for (number, keys) in (1..).zip(batches) {
             turn(&before, number, keys);
             let id = BatchId(number.into());
-            versions.push(Version { batch: id, whole: false, rows: before.delta(id).unwrap() });
+            versions.push(Version { whole: false, rows: before.delta(id).unwrap() });
             assert!(before.delta(id).unwrap().is_empty(), "a delta is taken once");
-            snapshots.push(Version { batch: id, whole: true, rows: before.snapshot().unwrap() });
+            snapshots.push(Version { whole: true, rows: before.snapshot().unwrap() });
             let alive = held(&before);
             assert!(alive.iter().all(|(time, _)| *time > i64::from(number) - 3), "{alive:?}");
             for partitions in 1..4 {
