@@ -99,7 +99,7 @@ fn run(options: &Options) -> Result<()> {
         Job::W2 => serde_json::to_string(&w2(options)?)?,
         Job::W3 => serde_json::to_string(&w3(options)?)?,
         Job::Kills => {
-            let killed = kills::kills(options.seed, options.items.unwrap_or(60_000_000), options.count)?;
+            let killed = kills::kills(options.seed, options.items.unwrap_or(16_000_000), options.count)?;
             serde_json::to_string(&killed)?
         }
         Job::KillsChild => {
