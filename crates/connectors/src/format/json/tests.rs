@@ -337,8 +337,8 @@ proptest! {
         }
         let want = serde_json::from_slice::<serde_json::Map<String, Value>>(&record);
         let got = scan_bytes(&record, &Paths::keys(["a", "b"]), |_, _| {});
-        // A number beyond a double is grammatical; only the oracle turns it away.
-        let out_of_range = want.as_ref().is_err_and(|e| e.to_string().contains("out of range"));
-        prop_assert_eq!(got.is_ok(), want.is_ok() || out_of_range, "{}: {:?}", String::from_utf8_lossy(&record), want);
+        // A number beyond a double is grammatical; the oracle turns it away and looks no further, so it says nothing.
+        prop_assume!(!want.as_ref().is_err_and(|e| e.to_string().contains("out of range")));
+        prop_assert_eq!(got.is_ok(), want.is_ok(), "{}: {:?}", String::from_utf8_lossy(&record), want);
     }
 }

@@ -40,7 +40,7 @@ fn rows_come_back_as_they_went_in_cached_or_not_and_after_a_restart() {
 }
 
 #[test]
-fn threads_make_rows_durable_and_call_back_in_order() {
+fn threads_make_rows_durable_and_call_everyone_back_once() {
     let disk = SimDisk::new();
     for sync in [Sync::Always, Sync::Every(Duration::from_millis(1)), Sync::Never] {
         let log = Log::open(Arc::new(disk.clone()), Path::new(&format!("/{sync:?}")), clock()).unwrap();
@@ -52,7 +52,10 @@ fn threads_make_rows_durable_and_call_back_in_order() {
             topic.append_with(0, &rows(i, 1, 8), None, told).unwrap();
         }
         drop(tx);
-        assert_eq!(rx.iter().collect::<Vec<_>>(), (0..200).map(|i| (i, true)).collect::<Vec<_>>());
+        // Two threads may sync one after the other and call back side by side: each row once, in any order.
+        let mut told: Vec<_> = rx.iter().collect();
+        told.sort_unstable();
+        assert_eq!(told, (0..200).map(|i| (i, true)).collect::<Vec<_>>());
         assert_eq!(topic.durable_end(0), Offset(200));
     }
 }
