@@ -39,13 +39,13 @@ impl<C: fmt::Debug, F, U> fmt::Debug for Step<C, F, U> {
     }
 }
 
-/// [`Step`] that makes one record of each.
+/// A step that makes one record of each.
 #[derive(Debug)]
 pub struct Map<C, F, U>(Step<C, F, U>);
-/// [`Step`] that keeps some records.
+/// A step that keeps some records.
 #[derive(Debug)]
 pub struct Filter<C, F>(Step<C, F, ()>);
-/// [`Step`] that makes any number of records of each.
+/// A step that makes any number of records of each.
 #[derive(Debug)]
 pub struct FlatMap<C, F, U>(Step<C, F, U>);
 
