@@ -3,7 +3,7 @@
 //! A connector is a [`Source`](tidemill_core::Source) (replayable, read by
 //! offset), a [`Receiver`](tidemill_core::Receiver) (pushed, made replayable by
 //! the log) or a [`Sink`](tidemill_core::Sink). All byte streams are cut by
-//! [`lines`]; a [`format`] turns records into columns. [`register`] is the one
+//! [`lines`]; a [`mod@format`] turns records into columns. [`register`] is the one
 //! list of their names; a new connector is a module here, a line there and a
 //! call of its contract suite ([`contract`]).
 //!

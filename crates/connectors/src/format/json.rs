@@ -13,7 +13,7 @@
 //! | integers | a number without fraction or exponent, in range |
 //! | floats | a number |
 //! | boolean | `true`, `false` |
-//! | timestamp | a string as [`time::instant`](super::time::instant) reads it, or a number with option `timestamp` |
+//! | timestamp | a string as [`super::time::instant`] reads it, or a number with option `timestamp` |
 //! | list | an array of what its items take |
 //! | struct | an object, member by member |
 //!
