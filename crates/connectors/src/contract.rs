@@ -17,8 +17,8 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 use tidemill_core::{
-    Ack, BatchId, Block, Budget, Chunk, DeadLetter, Intake, OffsetRange, PartitionId, Position, Result, Sink, Source,
-    StagedPart, Timestamp,
+    Ack, BatchId, Block, Budget, Chunk, DeadLetter, Intake, OffsetRange, PartitionId, Position, Result, Shape, Sink,
+    Source, StagedPart, Timestamp,
 };
 use tokio::sync::watch;
 
@@ -125,9 +125,30 @@ pub async fn check_source(source: &dyn Source, seed: u64) -> BTreeMap<PartitionI
             replayed.entry(range.partition.clone()).or_default().extend(read(source, range).await);
         }
         assert_eq!(replayed, all, "round {round}: the same ranges give the same records");
+        if let (Shape::Columns(schema), Some(range)) = (source.shape(), planned.first()) {
+            check_projection(source, range, schema.fields().len()).await;
+        }
         assert_eq!(source.lag(&position).await.expect("a lag"), 0, "nothing is behind at the end");
     }
     all
+}
+
+/// Fewer columns, in another order, are those of the whole rows.
+async fn check_projection(source: &dyn Source, range: &OffsetRange, columns: usize) {
+    let rows = |chunk| match chunk {
+        Chunk::Columns { rows, .. } => rows,
+        other => panic!("a source of columns gave {other:?}"),
+    };
+    for projection in [(0..columns).rev().collect(), vec![columns - 1], vec![]] {
+        let mut whole = source.read(range);
+        let mut some = source.read_columns(range, &projection);
+        while let Some(chunk) = whole.next().await {
+            let expected = rows(chunk.expect("a chunk")).project(&projection).expect("a column of the schema");
+            let got = rows(some.next().await.expect("as many chunks").expect("a chunk"));
+            assert_eq!(got, expected, "columns {projection:?} of {range}");
+        }
+        assert!(some.next().await.is_none(), "as many chunks");
+    }
 }
 
 /// Two columns, `n` and `word`, for sinks.

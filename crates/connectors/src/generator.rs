@@ -15,7 +15,7 @@
 //! can be read again, in any life.
 
 use crate::backoff::splitmix64;
-use arrow_array::{Int64Array, RecordBatch};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
@@ -83,16 +83,27 @@ impl Generator {
         self.rows.map_or(u64::MAX, |rows| (rows / self.partitions) + u64::from(p < rows % self.partitions))
     }
 
-    /// Offsets `[start, end)` of partition `p`.
-    fn make(&self, p: u64, start: u64, end: u64) -> Result<RecordBatch> {
-        let whole = |offset: u64| offset.wrapping_mul(self.partitions).wrapping_add(p);
-        let signed = |n: u64| i64::from_ne_bytes(n.to_ne_bytes());
-        let column = |f: &dyn Fn(u64) -> i64| Arc::new(Int64Array::from_iter_values((start..end).map(|o| f(whole(o)))));
-        let columns: Vec<arrow_array::ArrayRef> =
-            vec![column(&signed), column(&|n| self.key(n)), column(&|n| signed(splitmix64(!(self.seed ^ n)) >> 40))];
-        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+    /// Offsets `[start, end)` of partition `p`: the columns at `projection`.
+    fn make(&self, p: u64, start: u64, end: u64, projection: &[usize]) -> Result<RecordBatch> {
+        let numbers = (start..end).map(|offset| offset.wrapping_mul(self.partitions).wrapping_add(p));
+        let columns = projection.iter().map(|column| match column {
+            0 => column_of(numbers.clone().map(u64::cast_signed)),
+            1 => column_of(numbers.clone().map(|n| self.key(n))),
+            _ => column_of(numbers.clone().map(|n| (splitmix64(!(self.seed ^ n)) >> 40).cast_signed())),
+        });
+        let rows = usize::try_from(end - start).unwrap_or(usize::MAX);
+        self.schema
+            .project(projection)
+            .and_then(|schema| {
+                let options = RecordBatchOptions::new().with_row_count(Some(rows));
+                RecordBatch::try_new_with_options(Arc::new(schema), columns.collect(), &options)
+            })
             .map_err(|e| Error::internal("generated columns fit their schema").because(e))
     }
+}
+
+fn column_of(values: impl Iterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values))
 }
 
 #[async_trait]
@@ -126,7 +137,11 @@ impl Source for Generator {
     }
 
     fn read(&self, range: &OffsetRange) -> ChunkStream {
-        let (generator, end) = (self.clone(), range.end.0);
+        self.read_columns(range, &[0, 1, 2])
+    }
+
+    fn read_columns(&self, range: &OffsetRange, projection: &[usize]) -> ChunkStream {
+        let (generator, end, projection) = (self.clone(), range.end.0, projection.to_vec());
         let p = range.partition.0.parse::<u64>().ok().filter(|p| *p < self.partitions);
         let Some(p) = p else {
             let gone =
@@ -135,7 +150,7 @@ impl Source for Generator {
         };
         let starts = (range.start.0..end).step_by(usize::try_from(CHUNK).unwrap_or(usize::MAX));
         let chunk = move |start: u64| {
-            let rows = generator.make(p, start, end.min(start + CHUNK))?;
+            let rows = generator.make(p, start, end.min(start + CHUNK), &projection)?;
             Ok(Chunk::Columns { rows, base: Offset(start) })
         };
         stream::iter(starts.map(chunk)).boxed()
@@ -177,7 +192,7 @@ mod tests {
         let mut numbers = Vec::new();
         let source = generator(&[("rows", "1000"), ("partitions", "3"), ("seed", "5")]);
         for (p, n) in [(0, 334), (1, 333), (2, 333)] {
-            let rows = source.make(p, 0, source.len(p)).unwrap();
+            let rows = source.make(p, 0, source.len(p), &[0, 1, 2]).unwrap();
             assert_eq!(rows.num_rows(), n);
             let keys = rows.column(1).as_primitive::<Int64Type>().values().to_vec();
             let offsets = rows.column(0).as_primitive::<Int64Type>().values().to_vec();

@@ -4,11 +4,11 @@
 //! order, or an error; never fewer. A source keeps no position of its own: the
 //! engine hands in where it stands, and the ledger remembers.
 
-use crate::{Batch, Block, Offset, OffsetRange, Position, Result};
+use crate::{Batch, Block, Error, Offset, OffsetRange, Position, Result};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
-use futures::stream::BoxStream;
+use futures::{StreamExt, stream::BoxStream};
 use std::fmt;
 
 /// What a source hands out.
@@ -79,6 +79,23 @@ pub trait Source: Send + Sync + fmt::Debug {
 
     /// Reads a range that `plan` gave, now or in an earlier life of the program.
     fn read(&self, range: &OffsetRange) -> ChunkStream;
+
+    /// As `read`, for a source of columns: only those at `projection`, in that
+    /// order. For sources that save work by it; by default the others are read
+    /// and left out.
+    fn read_columns(&self, range: &OffsetRange, projection: &[usize]) -> ChunkStream {
+        let projection = projection.to_vec();
+        let project = move |chunk| match chunk {
+            Chunk::Columns { rows, base } => {
+                let rows = rows
+                    .project(&projection)
+                    .map_err(|e| Error::internal("a source's rows lack a column of its schema").because(e))?;
+                Ok(Chunk::Columns { rows, base })
+            }
+            other => Ok(other),
+        };
+        self.read(range).map(move |chunk| chunk.and_then(&project)).boxed()
+    }
 
     /// Whether no record will ever come after `position`: lets `Drain` and
     /// bounded programs end.

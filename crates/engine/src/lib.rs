@@ -48,7 +48,7 @@ pub use ingest::QueueSource;
 pub use ops::{Filter, FlatMap, Map, Records, Split, StateStream};
 pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};
 pub use sql::Shell;
-pub use stream::{Chain, DStream, Emit, Read};
+pub use stream::{Chain, DStream, Emit, Emittable, Read};
 pub use tidemill_derive::{Key, Record};
 
 #[doc(hidden)]

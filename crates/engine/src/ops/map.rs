@@ -126,15 +126,7 @@ where
         E: FnMut(U::Ref<'_>),
     {
         let f = &*self.0.f;
-        // One buffer for all records, emptied after each: it stays in the first-level cache.
-        let mut out = Vec::new();
-        self.0.chain.drive(rows, |record| {
-            f(record, &mut Emit { out: &mut out });
-            for made in &out {
-                each(made.borrow());
-            }
-            out.clear();
-        })
+        self.0.chain.drive(rows, |record| f(record, &mut Emit::new(&mut each)))
     }
 
     fn input(&self) -> &Input {
@@ -189,9 +181,8 @@ impl<K: Record, V: Record, C: Chain<Out = (K, V)>> DStream<(K, V), C> {
         f: impl for<'a> Fn(V::Ref<'a>, &mut Emit<'_, U>) + Send + Sync + 'static,
     ) -> DStream<(K, U), impl Chain<Out = (K, U)>> {
         self.flat_map(move |(key, value): (K::Ref<'_>, V::Ref<'_>), out: &mut Emit<'_, (K, U)>| {
-            let mut made = Vec::new();
-            f(value, &mut Emit { out: &mut made });
-            out.extend(made.into_iter().map(|u| (K::own(key), u)));
+            // Owned, since two borrows of unlike lives make no borrowed pair.
+            f(value, &mut Emit::new(&mut |made: U::Ref<'_>| out.push((K::own(key), U::own(made)))));
         })
     }
 

@@ -130,10 +130,15 @@ where
                 .map(|rows| Ok((read_batch::<T>(rows)?, rows.num_rows())))
                 .collect::<Result<Vec<_>>>()
                 .map_err(external)?;
-            let mut made = Vec::new();
-            f(Records { columns: &columns, row: 0 }, &mut Emit { out: &mut made });
-            let mut out = Growing::<U>::new(&out_schema, made.len());
-            made.iter().try_for_each(|record| out.push(record.borrow()))?;
+            let mut out = Growing::<U>::new(&out_schema, rows.iter().map(RecordBatch::num_rows).sum());
+            let mut failed = Ok(());
+            let mut each = |record: U::Ref<'_>| {
+                if failed.is_ok() {
+                    failed = out.push(record);
+                }
+            };
+            f(Records { columns: &columns, row: 0 }, &mut Emit::new(&mut each));
+            failed?;
             out.finish()
         };
         Ok(rows_from(schema, batches_of(mapped)))

@@ -117,6 +117,7 @@ impl Kernel for SourceExec {
             return Ok(rows_from(Arc::clone(&self.schema), stream::empty()));
         }
         let wanted: Vec<usize> = self.projection.iter().copied().filter(|c| *c < self.input.own).collect();
+        let columns = wanted.clone();
         let mut reader = Reader {
             decoder: self.input.format.as_ref().map(|f| f.decoder(&wanted)),
             input: Arc::clone(&self.input),
@@ -131,7 +132,10 @@ impl Kernel for SourceExec {
         let input = Arc::clone(&self.input);
         let rows = stream::iter(ranges)
             .flat_map(move |range| {
-                let chunks = input.source.read(&range);
+                let chunks = match input.source.shape() {
+                    Shape::Columns(_) => input.source.read_columns(&range, &columns),
+                    Shape::Raw => input.source.read(&range),
+                };
                 chunks.map_ok(move |chunk| (range.clone(), chunk))
             })
             .map(move |item| item.and_then(|(range, chunk)| reader.rows(&range, &chunk)).map_err(external));
@@ -164,10 +168,11 @@ impl Reader {
             Chunk::Columns { rows, base } => {
                 self.count(rows.num_rows());
                 let meta = |column: usize| self.meta(column, range, rows.num_rows(), |row| base.0 + row as u64, None);
+                let mut own = rows.columns().iter();
                 let columns = self
                     .projection
                     .iter()
-                    .map(|c| if *c < self.input.own { Ok(Arc::clone(rows.column(*c))) } else { meta(*c) })
+                    .map(|c| if *c < self.input.own { next_column(&mut own) } else { meta(*c) })
                     .collect::<Result<Vec<_>>>()?;
                 self.batch(columns, rows.num_rows())
             }
@@ -214,7 +219,7 @@ impl Reader {
             .iter()
             .map(|c| {
                 if *c < self.input.own {
-                    decoded.next().cloned().ok_or_else(|| Error::internal("a decoder gave too few columns"))
+                    next_column(&mut decoded)
                 } else {
                     self.meta(*c, range, kept.len(), |row| block.offset(kept[row]).0, Some((block, &kept)))
                 }
@@ -248,6 +253,11 @@ impl Reader {
             Error::internal(format!("rows of stream `{}` do not fit its columns", self.input.name)).because(e)
         })
     }
+}
+
+/// The next of the columns that a source or decoder was asked for.
+fn next_column<'a>(columns: &mut impl Iterator<Item = &'a ArrayRef>) -> Result<ArrayRef> {
+    columns.next().cloned().ok_or_else(|| Error::internal("a source or decoder gave too few columns"))
 }
 
 /// Arrival times of the kept rows; null where the source has none.

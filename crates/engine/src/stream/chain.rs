@@ -10,7 +10,7 @@
 
 use crate::{
     plan::Lineage,
-    record::{Record, read_batch},
+    record::{Record, Str, read_batch},
 };
 use arrow_array::RecordBatch;
 use std::{fmt, marker::PhantomData, sync::Arc};
@@ -81,27 +81,66 @@ impl<T: Record> Chain for Read<T> {
     }
 }
 
-/// Where `flat_map` puts what it makes.
-pub struct Emit<'a, U> {
-    pub(crate) out: &'a mut Vec<U>,
+/// Where `flat_map` puts what it makes: each record goes on down the chain at once.
+pub struct Emit<'a, U: Record> {
+    each: &'a mut dyn FnMut(U::Ref<'_>),
 }
 
-impl<U> fmt::Debug for Emit<'_, U> {
+impl<U: Record> fmt::Debug for Emit<'_, U> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Emit({} records)", self.out.len())
+        f.write_str("Emit")
     }
 }
 
-impl<U> Emit<'_, U> {
+impl<'a, U: Record> Emit<'a, U> {
+    pub(crate) fn new(each: &'a mut dyn FnMut(U::Ref<'_>)) -> Self {
+        Self { each }
+    }
+
     /// Emits one record.
     #[inline]
-    pub fn push(&mut self, record: impl Into<U>) {
-        self.out.push(record.into());
+    pub fn push(&mut self, record: impl Emittable<U>) {
+        record.emit(self);
     }
 
     /// Emits several records.
     #[inline]
-    pub fn extend<R: Into<U>>(&mut self, records: impl IntoIterator<Item = R>) {
-        self.out.extend(records.into_iter().map(Into::into));
+    pub fn extend<R: Emittable<U>>(&mut self, records: impl IntoIterator<Item = R>) {
+        for record in records {
+            record.emit(self);
+        }
+    }
+
+    /// Emits one record in its borrowed form, which is never copied on the way.
+    #[inline]
+    pub fn push_ref(&mut self, record: U::Ref<'_>) {
+        (self.each)(record);
     }
 }
+
+/// What can be emitted as a record `U`: itself, and for text also `&str`,
+/// which is handed on as it lies.
+pub trait Emittable<U: Record> {
+    /// Emits this value.
+    fn emit(self, into: &mut Emit<'_, U>);
+}
+
+impl<U: Record> Emittable<U> for U {
+    #[inline]
+    fn emit(self, into: &mut Emit<'_, U>) {
+        into.push_ref(self.borrow());
+    }
+}
+
+macro_rules! text {
+    ($($from:ty => $text:ty),*) => {$(
+        impl Emittable<$text> for $from {
+            #[inline]
+            fn emit(self, into: &mut Emit<'_, $text>) {
+                into.push_ref(self.as_ref());
+            }
+        }
+    )*};
+}
+
+text!(&str => String, &str => Str, &String => String, &String => Str, &Str => String, &Str => Str, String => Str, Str => String);

@@ -8,7 +8,7 @@
 
 pub(crate) mod chain;
 
-pub use chain::{Chain, Emit, Read};
+pub use chain::{Chain, Emit, Emittable, Read};
 
 use crate::{
     context::Declare,
