@@ -65,8 +65,10 @@ Examples:
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Job {
-    /// Words counted in lines of files
+    /// Words counted in lines of files, by `split` and `count_by_value`
     W1File,
+    /// The same as the field's tutorials spell it, by `flat_map`, `map` and `reduce_by_key`
+    W1Steps,
     /// Words counted in lines from two TCP connections
     W1Tcp,
     /// Trending hashtags of tweets: the top ten of 60 s each 10 s, by event time
@@ -94,7 +96,8 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<()> {
     let outcome = match options.job {
-        Job::W1File => serde_json::to_string(&w1_file(options)?)?,
+        Job::W1File => serde_json::to_string(&w1_file(options, "w1-file", jobs::Spelling::Short)?)?,
+        Job::W1Steps => serde_json::to_string(&w1_file(options, "w1-steps", jobs::Spelling::Steps)?)?,
         Job::W1Tcp => serde_json::to_string(&w1_tcp(options)?)?,
         Job::W2 => serde_json::to_string(&w2(options)?)?,
         Job::W3 => serde_json::to_string(&w3(options)?)?,
@@ -115,13 +118,14 @@ fn run(options: &Options) -> Result<()> {
 fn lines(options: &Options) -> Result<Files> {
     let (seed, items) = (options.seed, options.items.unwrap_or(6_000_000));
     let words = Words::new(seed);
-    Files::find_or_write(&options.dir, "w1", seed, items, options.threads.get(), |i, into| words.line(i, into))
+    Files::find_or_write(&options.dir, "w1", seed, items, options.threads.get(), |i, into| words.line(i, into))?
+        .warmed()
 }
 
-fn w1_file(options: &Options) -> Result<Outcome> {
+fn w1_file(options: &Options, job: &'static str, spelling: jobs::Spelling) -> Result<Outcome> {
     let (files, threads) = (lines(options)?, options.threads.get());
     let by_hand = Box::new(|| timed(|| w1::run(&files, threads), |counts| Ok(counts.rows())));
-    interleave("w1-file", files.items, options.runs.get(), by_hand, jobs::w1_file(&files, threads))
+    interleave(job, files.items, options.runs.get(), by_hand, jobs::w1_file(&files, threads, spelling))
 }
 
 fn w1_tcp(options: &Options) -> Result<Outcome> {
@@ -138,7 +142,8 @@ fn w1_tcp(options: &Options) -> Result<Outcome> {
 fn w2(options: &Options) -> Result<Outcome> {
     let (seed, items, threads) = (options.seed, options.items.unwrap_or(750_000), options.threads.get());
     let tweets = Tweets::new(seed);
-    let files = Files::find_or_write(&options.dir, "w2", seed, items, threads, |i, into| tweets.tweet(i, into))?;
+    let files =
+        Files::find_or_write(&options.dir, "w2", seed, items, threads, |i, into| tweets.tweet(i, into))?.warmed()?;
     eprintln!("w2: {:.0} bytes a tweet", files.bytes as f64 / items as f64);
     let by_hand = Box::new(|| timed(|| w2::run(&files, threads), |trends| Ok(w2::closed(trends, items))));
     interleave("w2", items, options.runs.get(), by_hand, jobs::w2(&files, threads))

@@ -13,4 +13,4 @@ mod words;
 pub(crate) use latency::w4;
 pub(crate) use states::{killed_program, w3};
 pub(crate) use trends::w2;
-pub(crate) use words::{w1_file, w1_tcp};
+pub(crate) use words::{Spelling, w1_file, w1_tcp};

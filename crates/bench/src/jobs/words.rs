@@ -19,8 +19,17 @@ use tidemill_engine::{DStream, Str, StreamingContext, Trigger};
 
 type Counts = Arc<Mutex<HashMap<Str, i64>>>;
 
+/// How a program says to count words.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Spelling {
+    /// `split`, `count_by_value`.
+    Short,
+    /// `flat_map`, `map`, `reduce_by_key`.
+    Steps,
+}
+
 /// W1 from files: how often each word stands in the lines of `files.dir`.
-pub(crate) fn w1_file(files: &Files, threads: usize) -> Option<Side<'_, String, u64>> {
+pub(crate) fn w1_file(files: &Files, threads: usize, spelling: Spelling) -> Option<Side<'_, String, u64>> {
     Some(Box::new(move || {
         timed(
             || {
@@ -33,7 +42,15 @@ pub(crate) fn w1_file(files: &Files, threads: usize) -> Option<Side<'_, String, 
                     .build();
                 let source: Arc<dyn Source> = Arc::new(FilesSource::new(&files.dir.to_string_lossy())?);
                 let lines = context.source_stream::<String>("lines", source, Some(Arc::new(TextFormat::default())))?;
-                let counts = count(&lines);
+                let counts = match spelling {
+                    Spelling::Short => add_up(&lines.split(b' ').count_by_value()),
+                    Spelling::Steps => add_up(
+                        &lines
+                            .flat_map::<Str, _>(|line, out| out.extend(line.split(' ')))
+                            .map(|word: &str| (Str::from(word), 1_i64))
+                            .reduce_by_key(|a, b| a + b),
+                    ),
+                };
                 context.start()?;
                 context.await_termination()?;
                 Ok(counts)
@@ -63,7 +80,7 @@ pub(crate) fn w1_tcp(files: &Files, threads: usize) -> Option<Side<'_, String, u
                     .map(|(address, seed)| Arc::new(TcpClient::new(address.to_string(), seed)) as Arc<dyn Receiver>)
                     .collect();
                 let lines = context.receiver_stream::<String>("lines", receivers, Arc::new(TextFormat::default()))?;
-                let counts = count(&lines);
+                let counts = add_up(&lines.split(b' ').count_by_value());
                 let board = context.board();
                 context.start()?;
                 while board.program().records_in < files.items {
@@ -81,10 +98,11 @@ pub(crate) fn w1_tcp(files: &Files, threads: usize) -> Option<Side<'_, String, u
     }))
 }
 
-fn count(lines: &DStream<String>) -> Counts {
+/// The counts of all batches.
+fn add_up(counted: &DStream<(Str, i64)>) -> Counts {
     let counts = Counts::default();
     let sum = Arc::clone(&counts);
-    lines.split(b' ').count_by_value().foreach_batch(move |_, counts| {
+    counted.foreach_batch(move |_, counts| {
         let mut sum = sum.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         for (word, n) in counts {
             *sum.entry(word).or_default() += n;
