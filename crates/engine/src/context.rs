@@ -24,6 +24,7 @@ use std::{
 use tidemill_core::{
     Board, Clock, Duration, Error, Format, Input, Options, Phase, Receiver, Registry, Result, Sink, Source, StopHandle,
 };
+use tidemill_store::log::Retention;
 
 /// How a program is run.
 #[derive(Debug, Clone)]
@@ -39,6 +40,9 @@ pub(crate) struct Config {
     pub(crate) batch_records: u64,
     pub(crate) sync: tidemill_store::log::Sync,
     pub(crate) max_lag_bytes: u64,
+    /// What the log keeps of streams that say nothing themselves.
+    pub(crate) retention: Option<Retention>,
+    pub(crate) dead_retention: Retention,
     /// Whether the program is only looked at, never started.
     pub(crate) check: bool,
 }
@@ -125,6 +129,23 @@ impl ContextBuilder {
     #[must_use]
     pub fn max_lag_bytes(mut self, bytes: u64) -> Self {
         self.config.max_lag_bytes = bytes.max(1);
+        self
+    }
+
+    /// What the log keeps of the streams of receivers, unless a stream says
+    /// otherwise ([`StreamingContext::retain`], or `retention_age` and
+    /// `retention_bytes` in SQL). By default everything is kept. What no batch
+    /// has committed is kept always.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.config.retention = Some(retention);
+        self
+    }
+
+    /// What is kept of the dead letters, in the topic `<program>.dead`: 256 MiB by default.
+    #[must_use]
+    pub fn dead_retention(mut self, retention: Retention) -> Self {
+        self.config.dead_retention = retention;
         self
     }
 
@@ -386,6 +407,8 @@ impl StreamingContext {
                 batch_records: u64::MAX,
                 sync: tidemill_store::log::Sync::Every(Duration::from_millis(10)),
                 max_lag_bytes: 256 << 20,
+                retention: None,
+                dead_retention: Retention { max_age: None, max_bytes: Some(256 << 20) },
                 check: false,
             },
         }
@@ -462,7 +485,7 @@ impl StreamingContext {
         format: Arc<dyn Format>,
     ) -> Result<DStream<T>> {
         self.declare.claim("stream", name)?;
-        let node = self.receive(name, receivers, format)?;
+        let node = self.receive(name, receivers, format, None)?;
         Ok(DStream::over(&self.declare, node))
     }
 
@@ -471,16 +494,45 @@ impl StreamingContext {
         name: &str,
         receivers: Vec<Arc<dyn Receiver>>,
         format: Arc<dyn Format>,
+        retention: Option<Retention>,
     ) -> Result<Arc<Lineage>> {
         if self.config.data_dir.is_none() && !self.config.check {
             return Err(Error::user(format!(
                 "stream `{name}` comes from a receiver, whose records must be kept in a log: give the context a data directory"
             )));
         }
-        let ingest = Ingest::new(name, receivers);
+        let ingest = Ingest::new(name, receivers, retention.or(self.config.retention));
         let source = ingest.source();
         self.declare.ingest(ingest);
         Ok(self.declare.input(StreamInput::new(name, source, Some(format))?))
+    }
+
+    /// Says what the log keeps of a stream of receivers that was declared
+    /// before. What no batch has committed is kept always.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill_engine::{Retention, StreamingContext};
+    /// # fn retain(context: &StreamingContext) -> Result<(), tidemill_core::Error> {
+    /// context.retain("posts", Retention { max_age: Some(Duration::from_secs(3600)), max_bytes: Some(1 << 30) })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When no stream of receivers has that name.
+    pub fn retain(&self, stream: &str, retention: Retention) -> Result<()> {
+        let mut declared = self.declare.declared.lock();
+        if let Some(ingest) = declared.ingests.iter_mut().find(|ingest| ingest.stream == stream) {
+            ingest.retention = Some(retention);
+            return Ok(());
+        }
+        let known: Vec<&str> = declared.ingests.iter().map(|ingest| ingest.stream.as_str()).collect();
+        let hint = match tidemill_core::nearest(stream, &known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => "no stream of this program comes from a receiver".to_string(),
+            None => format!("there are {}", known.join(", ")),
+        };
+        Err(Error::user(format!("the log keeps no stream `{stream}`; {hint}")))
     }
 
     /// Opens a stream by the options of a connector, as SQL's `CREATE STREAM` does.
@@ -501,10 +553,15 @@ impl StreamingContext {
             Input::Receivers(_) => true,
         };
         let format = if needs_format { Some(registry.format(options, columns)?) } else { None };
+        let retention = Retention::from_options(options)?;
         options.finish()?;
         match (input, format) {
+            (Input::Source(source), _) if retention.is_some() => Err(Error::user(format!(
+                "stream \"{name}\": the log keeps nothing of it, as {} can be read again: leave out `retention_age` and `retention_bytes`",
+                source.describe()
+            ))),
             (Input::Source(source), format) => Ok(self.declare.input(StreamInput::new(name, source, format)?)),
-            (Input::Receivers(receivers), Some(format)) => self.receive(name, receivers, format),
+            (Input::Receivers(receivers), Some(format)) => self.receive(name, receivers, format, retention),
             (Input::Receivers(_), None) => Err(Error::internal("receivers without a format")),
         }
     }

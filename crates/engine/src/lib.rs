@@ -50,6 +50,7 @@ pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};
 pub use sql::Shell;
 pub use stream::{Chain, DStream, Emit, Read};
 pub use tidemill_derive::{Key, Record};
+pub use tidemill_store::log::Retention;
 
 #[doc(hidden)]
 pub use record::support as record_support;

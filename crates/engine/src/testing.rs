@@ -259,6 +259,12 @@ impl SqlProgram {
         self.runtime.block_on(pipeline.step(Timestamp(last.0 + 1_000_000)))
     }
 
+    /// The program that was started.
+    #[cfg(test)]
+    pub(crate) fn pipeline(&self) -> &Arc<Pipeline> {
+        self.pipeline.as_ref().expect("it was started")
+    }
+
     /// Rows that each state holds.
     #[cfg(test)]
     pub(crate) fn states(&self) -> Vec<usize> {

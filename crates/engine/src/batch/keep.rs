@@ -19,7 +19,7 @@ use tidemill_store::{
     DataDir,
     disk::{Disk, RealDisk},
     ledger::{Committed, Ledger, OperatorEntry},
-    log::{Log, Sync, Topic, TopicConfig},
+    log::{Log, Retention, Sync, Topic, TopicConfig},
     state::{StateFiles, StateKind},
 };
 
@@ -78,7 +78,8 @@ impl Keep {
         let log = Arc::new(Log::open(Arc::clone(&disk), &path.join("log"), Arc::clone(&config.clock))?);
         let root = path.join("programs").join(&config.name);
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;
-        let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always)?;
+        let bound = Some(config.dead_retention);
+        let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always, bound)?;
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
@@ -104,11 +105,81 @@ impl Keep {
         Arc::clone(&self.dead)
     }
 
-    /// Opens or creates a topic whose records batches will read.
-    pub(crate) fn topic(&self, name: &str, schema: SchemaRef, partitions: u32, sync: Sync) -> Result<Arc<Topic>> {
-        let topic = open_topic(&self.log, name, schema, partitions, sync)?;
-        self.topics.lock().insert(name.to_string(), Arc::clone(&topic));
+    /// Opens or creates a topic whose records batches will read as the stream
+    /// of the same name. A topic that is there keeps what it keeps, unless
+    /// `retention` says otherwise.
+    pub(crate) fn topic(
+        &self,
+        name: &str,
+        schema: SchemaRef,
+        partitions: u32,
+        sync: Sync,
+        retention: Option<Retention>,
+    ) -> Result<Arc<Topic>> {
+        let topic = open_topic(&self.log, name, schema, partitions, sync, retention)?;
+        self.reads(name, &topic)?;
         Ok(topic)
+    }
+
+    /// Notes that the stream reads the topic, which from now on keeps what no batch has committed.
+    pub(crate) fn reads(&self, stream: &str, topic: &Arc<Topic>) -> Result<()> {
+        self.topics.lock().insert(stream.to_string(), Arc::clone(topic));
+        self.pin(stream, topic)
+    }
+
+    fn pin(&self, stream: &str, topic: &Topic) -> Result<()> {
+        let position = self.position(stream);
+        let at = |p: u32| position.get(&p.into()).copied().unwrap_or_else(|| topic.start(p));
+        let positions = (0..topic.config().partitions).map(|p| (p, at(p))).collect();
+        topic.pin(&format!("{}/{stream}", self.program), &positions)
+    }
+
+    /// Lets go of what streams held that this program no longer has.
+    pub(crate) fn forget_other_streams(&self) -> Result<()> {
+        let own = format!("{}/", self.program);
+        let topics = self.topics.lock().clone();
+        for topic in self.log.topics() {
+            for owner in topic.pins().into_keys() {
+                let Some(stream) = owner.strip_prefix(&own) else { continue };
+                if topics.get(stream).is_none_or(|read| read.name() != topic.name()) {
+                    tracing::info!(topic = topic.name(), stream, "the program no longer reads this topic");
+                    topic.unpin(&owner)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins what the program may still read and removes what the topics' retention gives up.
+    ///
+    /// # Errors
+    /// The first fault; the other topics are looked at all the same.
+    pub(crate) fn retain(&self, now: Timestamp) -> Result<()> {
+        let topics = self.topics.lock().clone();
+        for (stream, topic) in &topics {
+            self.pin(stream, topic)?;
+        }
+        let mut first = Ok(());
+        for topic in self.log.topics() {
+            match topic.apply_retention(now) {
+                Ok(gone) if gone.segments > 0 => {
+                    tracing::info!(
+                        topic = topic.name(),
+                        segments = gone.segments,
+                        bytes = gone.bytes,
+                        "old records removed"
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let name = topic.name();
+                    let error =
+                        Error::external(format!("old records of topic `{name}` can't be removed")).because(error);
+                    first = first.and(Err(error));
+                }
+            }
+        }
+        first
     }
 
     /// Where committed batches have read a stream to.
@@ -301,7 +372,14 @@ impl Keep {
     }
 }
 
-fn open_topic(log: &Log, name: &str, schema: SchemaRef, partitions: u32, sync: Sync) -> Result<Arc<Topic>> {
+fn open_topic(
+    log: &Log,
+    name: &str,
+    schema: SchemaRef,
+    partitions: u32,
+    sync: Sync,
+    retention: Option<Retention>,
+) -> Result<Arc<Topic>> {
     if let Some(topic) = log.topic(name) {
         let config = topic.config();
         if config.schema != schema {
@@ -313,9 +391,13 @@ fn open_topic(log: &Log, name: &str, schema: SchemaRef, partitions: u32, sync: S
                 config.partitions
             )));
         }
+        if let Some(retention) = retention {
+            topic.set_retention(retention)?;
+        }
         return Ok(topic);
     }
-    log.create_topic(name, &TopicConfig { partitions, sync, ..TopicConfig::new(schema) })
+    let retention = retention.unwrap_or_default();
+    log.create_topic(name, &TopicConfig { partitions, sync, retention, ..TopicConfig::new(schema) })
 }
 
 /// Columns as text: what a state file must have to be taken over.

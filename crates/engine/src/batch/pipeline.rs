@@ -7,6 +7,7 @@ use super::{
     Keep, RateControl, Trigger,
     clock::{self, Tick},
     rate::Pid,
+    retain::Retaining,
     run::Ran,
 };
 use crate::{
@@ -63,6 +64,7 @@ pub(crate) struct Pipeline {
     runtime: Arc<RuntimeEnv>,
     progress: Mutex<Progress>,
     intakes: Mutex<Option<Intakes>>,
+    pub(super) retaining: Mutex<Retaining>,
 }
 
 /// Where the program stands after the last batch that ran.
@@ -100,6 +102,9 @@ impl Pipeline {
             Some(keep) => Some(Intakes::open(ingests, keep, config, &board)?),
             None => None,
         };
+        if let Some(keep) = &keep {
+            keep.forget_other_streams()?;
+        }
         let early = outputs.iter().any(|output| match &output.kind {
             OutputKind::Call(_) => true,
             OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
@@ -117,7 +122,12 @@ impl Pipeline {
             runtime: Arc::default(),
             progress: Mutex::new(progress),
             intakes: Mutex::new(intakes),
+            retaining: Mutex::default(),
         }))
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.config.clock.now()
     }
 
     pub(crate) fn previous_time(&self) -> Option<Timestamp> {
@@ -159,6 +169,7 @@ impl Pipeline {
         if let Some(intakes) = intakes {
             intakes.close().await;
         }
+        self.retention_ended().await;
         ended
     }
 
@@ -229,7 +240,11 @@ impl Pipeline {
             };
             settle(&mut committing).await?;
             let this = Arc::clone(self);
-            committing = Some(tokio::spawn(async move { this.commit(Ran { run, emitted, report, kept }).await }));
+            committing = Some(tokio::spawn(async move {
+                this.commit(Ran { run, emitted, report, kept }).await?;
+                this.retain_when_due();
+                Ok(())
+            }));
             if self.config.trigger == Trigger::Once {
                 break;
             }
@@ -416,7 +431,12 @@ impl Pipeline {
             Some(keep) => keep.gather(batch.id, &self.states)?,
             None => Vec::new(),
         };
-        self.commit(Ran { run, emitted, report: BatchReport { batch: id, time, ..BatchReport::default() }, kept }).await
+        let report = BatchReport { batch: id, time, ..BatchReport::default() };
+        self.commit(Ran { run, emitted, report, kept }).await?;
+        if let Some(now) = self.retention_is_due() {
+            tokio::task::block_in_place(|| self.retain(now));
+        }
+        Ok(())
     }
 
     fn advance(&self, batch: &Batch, run: &BatchRun) {
