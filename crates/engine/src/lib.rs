@@ -29,6 +29,7 @@
 mod batch;
 mod clock;
 mod context;
+mod declare;
 mod emit;
 mod ingest;
 mod ops;
@@ -43,7 +44,7 @@ pub mod text;
 pub use batch::{Pid, RateControl, Trigger};
 pub use clock::SystemClock;
 pub use context::{ContextBuilder, StreamingContext};
-pub use emit::{BatchInfo, Remembered};
+pub use emit::{BatchInfo, Remembered, TopicPlace, TopicSink};
 pub use ingest::QueueSource;
 pub use ops::{Filter, FlatMap, Map, Records, Split, StateStream};
 pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};

@@ -311,7 +311,7 @@ impl Source for Parts {
         let entry = usize::try_from(range.start.0).ok().and_then(|at| self.entries.get(at));
         let rows = entry.zip(part).and_then(|(entry, part)| entry.get(part)).cloned();
         let chunk = rows
-            .map(|rows| Chunk::Columns { rows, base: Offset(0) })
+            .map(|rows| Chunk::Columns { rows, base: Offset(0), times: Vec::new() })
             .ok_or_else(|| tidemill_core::Error::internal("no such part"));
         futures::stream::iter([chunk]).boxed()
     }

@@ -7,6 +7,7 @@
 
 use crate::{
     context::Config,
+    emit::TopicPlace,
     ingest::{DeadLetters, dead_schema},
     state::{StateRegistry, Version},
 };
@@ -103,6 +104,17 @@ impl Keep {
     /// The program's dead letters.
     pub(crate) fn dead(&self) -> Arc<DeadLetters> {
         Arc::clone(&self.dead)
+    }
+
+    /// Where an output into a topic finds its log.
+    pub(crate) fn place(&self, output: &str, sync: Sync) -> TopicPlace {
+        TopicPlace {
+            log: Arc::clone(&self.log),
+            disk: Arc::clone(&self.disk),
+            staged: self.root.join("staged").join(output),
+            owner: format!("{}/{output}", self.program),
+            sync,
+        }
     }
 
     /// Opens or creates a topic whose records batches will read as the stream

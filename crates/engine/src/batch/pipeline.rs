@@ -11,7 +11,7 @@ use super::{
     run::Ran,
 };
 use crate::{
-    context::{Config, Declare},
+    context::{Config, Declare, Taken},
     emit::{Output, OutputKind},
     ingest::Intakes,
     plan::{BatchRun, Lowering, StreamInput},
@@ -84,7 +84,7 @@ impl Pipeline {
             program.started = config.clock.now();
             program.phase = Phase::Starting;
         });
-        let (inputs, ingests, outputs) = declare.take()?;
+        let Taken { inputs, ingests, outputs, topic_sinks, topic_inputs } = declare.take()?;
         if outputs.is_empty() {
             return Err(Error::user("the program has no output: add a view, a sink, print or foreach_batch"));
         }
@@ -98,11 +98,19 @@ impl Pipeline {
             progress.positions = recovered.positions;
             progress.watermarks = recovered.watermarks;
         }
+        for output in &outputs {
+            let Some(sink) = topic_sinks.get(&output.name) else { continue };
+            if let Some(keep) = &keep {
+                sink.place(keep.place(&output.name, config.sync));
+            }
+            sink.make(&output.plan.schema())?;
+        }
         let intakes = match &keep {
             Some(keep) => Some(Intakes::open(ingests, keep, config, &board)?),
             None => None,
         };
         if let Some(keep) = &keep {
+            topic_inputs.iter().try_for_each(|input| input.open(keep))?;
             keep.forget_other_streams()?;
         }
         let early = outputs.iter().any(|output| match &output.kind {
@@ -201,6 +209,11 @@ impl Pipeline {
                 }
                 None => match self.next(stop, draining).await? {
                     Some(next) => next,
+                    // The last commit may have filled a topic that the program reads.
+                    None if committing.is_some() && draining.is_none() => {
+                        settle(&mut committing).await?;
+                        continue;
+                    }
                     None => break,
                 },
             };

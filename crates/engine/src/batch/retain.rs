@@ -205,5 +205,11 @@ mod tests {
         assert!(context.retain("numbers", retention).unwrap_err().to_string().contains("the log keeps no stream"));
         context.declare_sql("CREATE STREAM lines WITH (connector = 'idle')").unwrap();
         context.retain("lines", retention).unwrap();
+        context.declare_sql("CREATE VIEW v AS SELECT * FROM lines").unwrap();
+        let plan = context.explain().unwrap();
+        assert!(
+            plan.contains("lines: reads idle through topic lines, which keeps 1 bytes a partition at most\n"),
+            "{plan}"
+        );
     }
 }

@@ -26,6 +26,11 @@ pub(crate) fn raw_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("value", DataType::Binary, false)]))
 }
 
+/// Whether a topic of these columns holds raw records.
+pub(crate) fn is_raw(schema: &Schema) -> bool {
+    *schema == *raw_schema()
+}
+
 /// All receivers of a program.
 pub(crate) struct Intakes {
     ports: Vec<(Arc<dyn Receiver>, Arc<Port>)>,

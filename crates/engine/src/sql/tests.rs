@@ -500,7 +500,7 @@ fn plans_say_what_they_do_without_being_started() {
     program.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])]]);
     program.context().declare_sql(&format!("{POSTS}CREATE VIEW v AS {HOPS}")).unwrap();
     let plan = program.context().explain().unwrap();
-    assert!(plan.starts_with("v: a view, shown after the commit\n"), "{plan}");
+    assert!(plan.starts_with("posts: reads 1 queued entries\n\nv: a view, shown after the commit\n"), "{plan}");
     for part in [
         "v: state",
         "mode=Final",

@@ -162,6 +162,17 @@ impl Log {
     }
 }
 
+/// What the topic `name` of the log under `root` was made with, read beside
+/// whoever owns the log; `None` when there is no such topic.
+///
+/// # Errors
+/// When its file can't be read.
+pub fn stored_config(disk: &dyn Disk, root: &Path, name: &str) -> Result<Option<TopicConfig>> {
+    config::check_name(name)?;
+    let path = root.join(name).join("topic.json");
+    if disk.exists(&path) { config::read(disk, &path).map(Some) } else { Ok(None) }
+}
+
 /// Prefix of a topic's directory that is being deleted; no topic's name begins with a dot.
 const DELETED: &str = ".deleted-";
 
