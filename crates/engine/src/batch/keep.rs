@@ -28,6 +28,12 @@ use tidemill_store::{
 const SNAPSHOT_FACTOR: usize = 3;
 /// And at least this many rows.
 const SNAPSHOT_ROWS: usize = 1_000_000;
+/// Deltas of a small state before a snapshot is taken all the same: each is a
+/// file, and a start opens all of them.
+const SNAPSHOT_DELTAS: usize = 64;
+/// Of a larger state, one delta more for so many rows: a snapshot then costs each
+/// batch no more than so many rows.
+const ROWS_A_DELTA: usize = 2_000;
 
 /// Rows of one state, to be kept as a batch's version.
 #[derive(Debug)]
@@ -51,6 +57,8 @@ struct StateEntry {
     files: StateFiles,
     /// Rows of deltas since the last snapshot.
     since: usize,
+    /// Number of those deltas.
+    deltas: usize,
 }
 
 /// The durable side of a program; one owner a directory.
@@ -224,7 +232,7 @@ impl Keep {
             // A directory each: versions are numbered alike in all of them.
             let dir = self.root.join("state").join(operator.name());
             let files = StateFiles::open(Arc::clone(&self.disk), &dir, operator.name(), operator.schema())?;
-            self.states.lock().insert(operator.name().to_string(), StateEntry { files, since: 0 });
+            self.states.lock().insert(operator.name().to_string(), StateEntry { files, since: 0, deltas: 0 });
         }
         self.restore(registry)?;
         Ok(recovered)
@@ -252,6 +260,7 @@ impl Keep {
                 }
             };
             entry.since = versions.iter().filter(|v| !v.whole).flat_map(|v| &v.rows).map(RecordBatch::num_rows).sum();
+            entry.deltas = versions.iter().filter(|v| !v.whole).count();
             operator.restore(&versions)?;
         }
         Ok(())
@@ -296,9 +305,11 @@ impl Keep {
             let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
             let entry = states.get_mut(operator.name()).ok_or_else(|| Error::internal("a state without files"))?;
             entry.since += rows;
-            let due = entry.since > (operator.rows() * SNAPSHOT_FACTOR).max(SNAPSHOT_ROWS);
+            entry.deltas += usize::from(!delta.is_empty());
+            let due = entry.since > (operator.rows() * SNAPSHOT_FACTOR).max(SNAPSHOT_ROWS)
+                || entry.deltas >= SNAPSHOT_DELTAS + operator.rows() / ROWS_A_DELTA;
             let whole = if due {
-                entry.since = 0;
+                (entry.since, entry.deltas) = (0, 0);
                 Some(operator.snapshot()?)
             } else {
                 None
@@ -445,4 +456,33 @@ fn refuse_strangers(program: &str, ledger: &Ledger, now: &[OperatorEntry]) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{run, run_kept};
+    use std::path::Path;
+
+    /// Files of all states, and of the one that has most.
+    fn state_files(dir: &Path) -> (usize, usize) {
+        let states = std::fs::read_dir(dir.join("programs/test/state")).unwrap();
+        let counts = states.map(|state| std::fs::read_dir(state.unwrap().path()).unwrap().count());
+        counts.fold((0, 0), |(sum, most), count| (sum + count, most.max(count)))
+    }
+
+    #[test]
+    fn a_small_state_leaves_few_files_and_comes_back_whole() {
+        let update = |new: &[i64], total: Option<i64>| Some(total.unwrap_or(0) + new.iter().sum::<i64>());
+        let program = |s: crate::DStream<(String, i64)>| s.update_state_by_key(update).snapshot();
+        let input: Vec<Vec<(String, i64)>> =
+            (0..1003_i64).map(|batch| vec![(format!("k{}", batch % 7), batch), ("all".to_string(), 1)]).collect();
+        let dir = tempfile::tempdir().unwrap();
+        run_kept(dir.path(), &input, program, 2, 0..1000).unwrap();
+        let (all, most) = state_files(dir.path());
+        assert!(most <= 2 * super::SNAPSHOT_DELTAS && all >= 1, "{most} files of a state after 1000 batches");
+        let mut got = run_kept(dir.path(), &input, program, 1, 1000..1003).unwrap();
+        let mut want = run(input, program, 1).unwrap().split_off(1000);
+        got.iter_mut().chain(&mut want).for_each(|batch| batch.sort());
+        assert_eq!(got, want);
+    }
 }
