@@ -391,6 +391,7 @@ impl Pipeline {
                 Err(error) if error.is_retryable() && self.keep.is_some() => {
                     tracing::warn!(batch = batch.id.0, error = error.chain(), "a batch failed and will be run again");
                     self.board.update_program(|program| program.error = Some(error.chain()));
+                    self.retain_to_make_room();
                     settle(committing).await?;
                     if let Some(keep) = &self.keep {
                         keep.restore(&self.states)?;
@@ -417,6 +418,7 @@ impl Pipeline {
                     tracing::warn!(error = error.chain(), "will try again");
                     self.board.update_program(|program| program.error = Some(error.chain()));
                     failed = true;
+                    self.retain_to_make_room();
                     self.config.clock.sleep_until(self.config.clock.now().plus(pause)).await;
                     pause = (pause * 2).min(BACKOFF_MAX);
                 }
@@ -446,9 +448,7 @@ impl Pipeline {
         };
         let report = BatchReport { batch: id, time, ..BatchReport::default() };
         self.commit(Ran { run, emitted, report, kept }).await?;
-        if let Some(now) = self.retention_is_due() {
-            tokio::task::block_in_place(|| self.retain(now));
-        }
+        self.retain_to_make_room();
         Ok(())
     }
 

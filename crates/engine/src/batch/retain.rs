@@ -24,6 +24,8 @@ pub(crate) struct Retaining {
     task: Option<JoinHandle<()>>,
     /// The fault that the board shows.
     shown: Option<String>,
+    /// The program has ended: nothing begins any more.
+    ended: bool,
 }
 
 impl Pipeline {
@@ -42,7 +44,7 @@ impl Pipeline {
         let now = self.now();
         let mut retaining = self.retaining.lock();
         let recent = retaining.last.is_some_and(|last| now >= last && now.since(last) < EVERY);
-        if recent || retaining.task.as_ref().is_some_and(|task| !task.is_finished()) {
+        if recent || retaining.ended || retaining.task.as_ref().is_some_and(|task| !task.is_finished()) {
             return None;
         }
         retaining.last = Some(now);
@@ -69,9 +71,21 @@ impl Pipeline {
         }
     }
 
-    /// Waits for the look that goes on: the directory is given free after it.
+    /// Looks when it is due, before something outside is tried again: where a
+    /// disk is full, nothing is committed until there is room.
+    pub(crate) fn retain_to_make_room(&self) {
+        if let Some(now) = self.retention_is_due() {
+            tokio::task::block_in_place(|| self.retain(now));
+        }
+    }
+
+    /// Waits for the look that goes on, the last one: the directory is given free after it.
     pub(crate) async fn retention_ended(&self) {
-        let task = self.retaining.lock().task.take();
+        let task = {
+            let mut retaining = self.retaining.lock();
+            retaining.ended = true;
+            retaining.task.take()
+        };
         if let Some(task) = task {
             // A look that panicked has said so itself.
             let _panicked = task.await;
@@ -189,6 +203,35 @@ mod tests {
         clock.advance(Duration::from_secs(10));
         running.step().unwrap();
         assert_eq!((running.context().board().program().error, kept(&topic), total(&running)), (None, 0, 2));
+    }
+
+    #[test]
+    fn room_is_made_while_a_commit_waits_for_it() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::at(Timestamp(1_000_000_000))));
+        let running = program(dir.path(), &clock, PROGRAM);
+        let topic = topic(&running);
+        topic.append(0, &tests::lines(["a", "b"]), None).unwrap();
+        running.step().unwrap();
+        clock.advance(Duration::from_secs(3600));
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        // It fails as a full disk does, until what is old has gone.
+        let commit = || async {
+            let full = kept(&topic) > 0;
+            if full { Err(tidemill_core::Error::external("no storage space")) } else { Ok(()) }
+        };
+        let time = async {
+            loop {
+                clock.advance(Duration::from_millis(50));
+                tokio::task::yield_now().await;
+            }
+        };
+        runtime.block_on(async {
+            tokio::select! {
+                done = running.pipeline().persist(commit) => done.unwrap(),
+                () = time => {}
+            }
+        });
+        assert_eq!((kept(&topic), running.context().board().program().error), (0, None));
     }
 
     #[test]

@@ -102,6 +102,7 @@ impl TopicSink {
     /// When one is missing or wrong.
     pub fn from_options(options: &Options) -> Result<Self> {
         let topic = options.require("topic", "it names the topic that the rows go to")?.to_string();
+        tidemill_store::log::check_name(&topic)?;
         let partitions = options.parse("partitions", 1)?;
         if !(1..=4096).contains(&partitions) {
             return Err(Error::user(format!("{}: a topic has 1 to 4096 partitions", options.owner())));

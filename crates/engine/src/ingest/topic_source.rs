@@ -128,16 +128,11 @@ impl TopicSource {
     }
 
     pub(crate) fn open(&self, stream: &str, topic: Arc<Topic>, consumed: &Position) {
-        let partitions = 0..topic.config().partitions;
         let begin = |p: u32| match self.start {
             Start::Earliest => topic.start(p),
             Start::Latest => topic.end(p),
         };
-        let _begun = self.begin.set(partitions.clone().map(begin).collect());
-        if !self.received {
-            // The size of a record is known from those that are there.
-            self.appended(partitions.map(|p| topic.end(p).0 - topic.start(p).0).sum(), topic.bytes());
-        }
+        let _begun = self.begin.set((0..topic.config().partitions).map(begin).collect());
         *self.consumed.lock() = consumed.iter().filter_map(|(p, at)| Some((p.0.parse().ok()?, *at))).collect();
         // Opened once by the pipeline; a second call would be a bug and changes nothing.
         let _opened = (self.topic.set(topic), self.stream.set(stream.to_string()));
@@ -155,6 +150,10 @@ impl TopicSource {
 
     /// Mean bytes of a record; a guess of 128 before the first.
     fn record_bytes(&self) -> u64 {
+        if let (false, Some(topic)) = (self.received, self.topic.get()) {
+            let records: u64 = (0..topic.config().partitions).map(|p| topic.end(p).0 - topic.start(p).0).sum();
+            return topic.bytes().checked_div(records).map_or(128, |mean| mean.max(1));
+        }
         self.bytes.load(Relaxed).checked_div(self.records.load(Relaxed)).map_or(128, |mean| mean.max(1))
     }
 

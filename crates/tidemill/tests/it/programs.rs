@@ -140,6 +140,9 @@ CREATE VIEW top AS SELECT word, count(*) AS n FROM loud GROUP BY word ORDER BY n
     run(at, &["produce", "words", "--data", "d"], "flow\nflow\n").code(0);
     run(at, &drain("first.sql"), "").code(0);
     assert!(run(at, &drain("second.sql"), "").code(0).out.contains("top: FLOW 3, EBB 2"));
+    let dead = "SELECT reason, count(*) AS n FROM \"second.dead\" GROUP BY reason";
+    let asked = run(at, &["sql", "--data", "d", "-e", dead], "");
+    assert_eq!(asked.code(0).out, " reason | n \n--------+---\n(0 rows)", "an empty topic is an empty table");
     let loud = run(at, &["consume", "loud", "--from-beginning", "--data", "d"], "");
     let lines: Vec<&str> = loud.code(0).out.lines().collect();
     assert_eq!((lines.len(), lines[0]), (5, "{\"word\":\"EBB\"}"), "{}", loud.out);

@@ -215,6 +215,8 @@ fn mistakes_are_told() {
     let insert = "INSERT INTO out SELECT n FROM numbers;";
     for (text, says) in [
         ("CREATE STREAM s WITH (connector = 'topic')".to_string(), "option `topic` is missing"),
+        ("CREATE SINK s WITH (connector = 'topic', topic = 'a b')".to_string(), "can't be a topic's name"),
+        ("CREATE SINK s WITH (connector = 'topic', topic = 't', partitions = '0')".to_string(), "1 to 4096 partitions"),
         ("CREATE STREAM s WITH (connector = 'topc', topic = 't')".to_string(), "did you mean `topic`?"),
         ("CREATE STREAM s WITH (connector = 'topic', topic = 't')".to_string(), "there is no topic `t` yet"),
         ("CREATE STREAM s (n BIGINT) WITH (connector = 'topic', topic = 't', start = 'now')".to_string(), "'earliest'"),
