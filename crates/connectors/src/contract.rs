@@ -79,7 +79,7 @@ pub async fn read(source: &dyn Source, range: &OffsetRange) -> Records {
             Chunk::Raw(block) => {
                 records.extend(block.records().enumerate().map(|(row, r)| (block.offset(row).0, r.to_vec())));
             }
-            Chunk::Columns { rows, base } => {
+            Chunk::Columns { rows, base, .. } => {
                 let row = |i| format!("{:?}", rows.slice(i, 1).columns()).into_bytes();
                 records.extend((0..rows.num_rows()).map(|i| (base.0 + i as u64, row(i))));
             }

@@ -151,7 +151,7 @@ impl Source for Generator {
         let starts = (range.start.0..end).step_by(usize::try_from(CHUNK).unwrap_or(usize::MAX));
         let chunk = move |start: u64| {
             let rows = generator.make(p, start, end.min(start + CHUNK), &projection)?;
-            Ok(Chunk::Columns { rows, base: Offset(start) })
+            Ok(Chunk::Columns { rows, base: Offset(start), times: Vec::new() })
         };
         stream::iter(starts.map(chunk)).boxed()
     }

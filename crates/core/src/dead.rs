@@ -1,4 +1,4 @@
-//! A record that was refused, kept raw with its place and the reason.
+//! A record that was refused, or came too late, kept raw with its place and the reason.
 //!
 //! Invariant: no record disappears; one that can't be decoded, is too long or
 //! too late becomes a dead letter and is counted. The engine writes them to the
@@ -13,12 +13,13 @@ pub struct DeadLetter {
     pub stream: StreamName,
     /// Partition of the stream.
     pub partition: PartitionId,
-    /// Its offset there; for a line that was never appended, of the next record.
+    /// Its offset there; for a line that was never appended, of the next record;
+    /// 0, and the partition empty, for a row that came too late: its place is not known.
     pub offset: Offset,
     /// Batch that refused it; `None` when it was refused before any batch.
     pub batch: Option<BatchId>,
     /// Why, in words that name the field or the place.
     pub reason: String,
-    /// Its bytes; of an oversized line, the beginning.
+    /// Its bytes; of an oversized line, the beginning; of a late row, its columns as JSON.
     pub raw: Vec<u8>,
 }

@@ -4,7 +4,7 @@
 //! order, or an error; never fewer. A source keeps no position of its own: the
 //! engine hands in where it stands, and the ledger remembers.
 
-use crate::{Batch, Block, Error, Offset, OffsetRange, Position, Result};
+use crate::{Batch, Block, Error, Offset, OffsetRange, Position, Result, Timestamp};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
@@ -31,6 +31,8 @@ pub enum Chunk {
         rows: RecordBatch,
         /// Offset of row 0.
         base: Offset,
+        /// Arrival times as (number of rows, time) runs; empty where the source has none.
+        times: Vec<(u32, Timestamp)>,
     },
     /// A record that can't be handed out at all, such as a line over the
     /// bound: a dead letter, counted as read and refused.
@@ -86,11 +88,11 @@ pub trait Source: Send + Sync + fmt::Debug {
     fn read_columns(&self, range: &OffsetRange, projection: &[usize]) -> ChunkStream {
         let projection = projection.to_vec();
         let project = move |chunk| match chunk {
-            Chunk::Columns { rows, base } => {
+            Chunk::Columns { rows, base, times } => {
                 let rows = rows
                     .project(&projection)
                     .map_err(|e| Error::internal("a source's rows lack a column of its schema").because(e))?;
-                Ok(Chunk::Columns { rows, base })
+                Ok(Chunk::Columns { rows, base, times })
             }
             other => Ok(other),
         };

@@ -4,26 +4,24 @@
 //! the data directory, recovers, plans, starts receivers and runs batches until
 //! `stop`. A context is started once.
 
+pub(crate) use crate::declare::{Declare, Taken, is_operator_name};
 use crate::{
     batch::{Pipeline, RateControl, Trigger},
-    emit::Output,
-    ingest::Ingest,
-    plan::{Lineage, Operator, SourceExec, StreamInput},
+    ingest::{Ingest, Start, TopicInput, TopicSource, dead_schema, is_raw, raw_schema},
+    plan::{Lineage, StreamInput},
     record::Record,
     stream::DStream,
 };
 use arrow_schema::SchemaRef;
-use datafusion::physical_plan::ExecutionPlan;
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fmt,
     path::PathBuf,
     sync::{Arc, Weak},
 };
 use tidemill_core::{
-    Board, Clock, Duration, Error, Format, Input, Options, Phase, Receiver, Registry, Result, Sink, Source, StopHandle,
+    Board, Clock, Duration, Error, Format, Input, Options, Phase, Receiver, Registry, Result, Source, StopHandle,
 };
+use tidemill_store::log::Retention;
 
 /// How a program is run.
 #[derive(Debug, Clone)]
@@ -39,6 +37,9 @@ pub(crate) struct Config {
     pub(crate) batch_records: u64,
     pub(crate) sync: tidemill_store::log::Sync,
     pub(crate) max_lag_bytes: u64,
+    /// What the log keeps of streams that say nothing themselves.
+    pub(crate) retention: Option<Retention>,
+    pub(crate) dead_retention: Retention,
     /// Whether the program is only looked at, never started.
     pub(crate) check: bool,
 }
@@ -128,6 +129,23 @@ impl ContextBuilder {
         self
     }
 
+    /// What the log keeps of the streams of receivers, unless a stream says
+    /// otherwise ([`StreamingContext::retain`], or `retention_age` and
+    /// `retention_bytes` in SQL). By default everything is kept. What no batch
+    /// has committed is kept always.
+    #[must_use]
+    pub fn retention(mut self, retention: Retention) -> Self {
+        self.config.retention = Some(retention);
+        self
+    }
+
+    /// What is kept of the dead letters, in the topic `<program>.dead`: 256 MiB by default.
+    #[must_use]
+    pub fn dead_retention(mut self, retention: Retention) -> Self {
+        self.config.dead_retention = retention;
+        self
+    }
+
     /// The program is only declared, checked and explained: it needs no data
     /// directory, and can't be started.
     #[must_use]
@@ -137,7 +155,11 @@ impl ContextBuilder {
     }
 
     /// The context, ready for declarations.
-    pub fn build(self) -> StreamingContext {
+    pub fn build(mut self) -> StreamingContext {
+        // Topics are the engine's own; the names are known, so that a slip in one is told.
+        let registry = Arc::make_mut(&mut self.config.registry);
+        registry.add_input("topic", |o| Err(Error::internal(format!("{}: topics are opened otherwise", o.owner()))));
+        registry.add_sink("topic", |o| Err(Error::internal(format!("{}: topics are opened otherwise", o.owner()))));
         StreamingContext {
             declare: Declare::with(Arc::clone(&self.config.registry)),
             config: self.config,
@@ -146,205 +168,6 @@ impl ContextBuilder {
             log: Mutex::default(),
             running: Mutex::default(),
         }
-    }
-}
-
-/// What has been declared; shared by the context and all its streams.
-#[derive(Clone)]
-pub(crate) struct Declare {
-    declared: Arc<Mutex<Declared>>,
-    registry: Arc<Registry>,
-    /// The name that the user gave for the next operator.
-    next: Option<Arc<str>>,
-}
-
-#[derive(Default)]
-struct Declared {
-    nodes: usize,
-    kinds: BTreeMap<String, usize>,
-    names: BTreeSet<String>,
-    inputs: Vec<Arc<StreamInput>>,
-    ingests: Vec<Ingest>,
-    outputs: Vec<Output>,
-    tables: BTreeMap<String, Arc<Lineage>>,
-    /// Sources that the program made itself, for streams declared in SQL.
-    provided: BTreeMap<String, Arc<dyn Source>>,
-    errors: Vec<Error>,
-}
-
-impl fmt::Debug for Declare {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} nodes declared", self.declared.lock().nodes)
-    }
-}
-
-impl Declare {
-    pub(crate) fn with(registry: Arc<Registry>) -> Self {
-        Self { declared: Arc::default(), registry, next: None }
-    }
-
-    /// The same declarations; the next operator is called `name`.
-    pub(crate) fn naming(&self, name: &str) -> Self {
-        if !is_operator_name(name) {
-            self.fail(Error::user(format!(
-                "`{name}` can't name an operator: take 1 to 100 of A-Z a-z 0-9 . _ - and do not begin with a dot"
-            )));
-            return self.unnamed();
-        }
-        Self { next: Some(Arc::from(name)), ..self.clone() }
-    }
-
-    /// The same declarations, without a name for the next operator.
-    pub(crate) fn unnamed(&self) -> Self {
-        Self { next: None, ..self.clone() }
-    }
-
-    /// The name that the user gave for the next operator, else one after its kind.
-    pub(crate) fn name(&self, kind: &str) -> String {
-        match &self.next {
-            None => self.free_name(kind),
-            Some(name) => {
-                if let Err(error) = self.claim("operator", name) {
-                    self.fail(error);
-                }
-                name.to_string()
-            }
-        }
-    }
-
-    /// The sink that the options describe.
-    pub(crate) fn sink(&self, options: &Options) -> Result<Arc<dyn Sink>> {
-        let sink = self.registry.sink(options)?;
-        options.finish()?;
-        Ok(sink)
-    }
-
-    /// A new node under the user's name, or named after its kind and its place among its like.
-    pub(crate) fn node(&self, inputs: Vec<Arc<Lineage>>, operator: impl Operator + 'static) -> Arc<Lineage> {
-        let name = self.name(operator.kind());
-        self.named_node(name, inputs, operator)
-    }
-
-    /// A new node under a name that the caller made unique.
-    pub(crate) fn named_node(
-        &self,
-        name: String,
-        inputs: Vec<Arc<Lineage>>,
-        operator: impl Operator + 'static,
-    ) -> Arc<Lineage> {
-        let mut declared = self.declared.lock();
-        declared.nodes += 1;
-        Arc::new(Lineage { id: declared.nodes, name, inputs, operator: Box::new(operator) })
-    }
-
-    /// `kind`, or `kind-2` and so on when it is taken.
-    pub(crate) fn free_name(&self, kind: &str) -> String {
-        let mut declared = self.declared.lock();
-        loop {
-            let count = declared.kinds.entry(kind.to_string()).or_default();
-            *count += 1;
-            let name = if *count == 1 { kind.to_string() } else { format!("{kind}-{count}") };
-            if declared.names.insert(name.clone()) {
-                return name;
-            }
-        }
-    }
-
-    /// Takes a name that the user gave.
-    ///
-    /// # Errors
-    /// When it is taken.
-    pub(crate) fn claim(&self, what: &str, name: &str) -> Result<()> {
-        if self.declared.lock().names.insert(name.to_string()) {
-            return Ok(());
-        }
-        Err(Error::user(format!("{what} `{name}`: the name is taken; choose another")))
-    }
-
-    /// The node that reads an input stream's own columns.
-    pub(crate) fn input(&self, input: StreamInput) -> Arc<Lineage> {
-        let input = Arc::new(input);
-        self.declared.lock().inputs.push(Arc::clone(&input));
-        let columns = input.own_columns();
-        self.named_node(input.name.clone(), vec![], ReadStream { input, columns })
-    }
-
-    pub(crate) fn ingest(&self, ingest: Ingest) {
-        self.declared.lock().ingests.push(ingest);
-    }
-
-    pub(crate) fn output(&self, output: Output) {
-        self.declared.lock().outputs.push(output);
-    }
-
-    pub(crate) fn table(&self, name: &str, node: Arc<Lineage>) {
-        self.declared.lock().tables.insert(name.to_string(), node);
-    }
-
-    pub(crate) fn tables(&self) -> BTreeMap<String, Arc<Lineage>> {
-        self.declared.lock().tables.clone()
-    }
-
-    /// Keeps an error of a method that can't return one, for `start`.
-    pub(crate) fn fail(&self, error: Error) {
-        self.declared.lock().errors.push(error);
-    }
-
-    pub(crate) fn inputs(&self) -> Vec<Arc<StreamInput>> {
-        self.declared.lock().inputs.clone()
-    }
-
-    /// The outputs so far, left where they are.
-    ///
-    /// # Errors
-    /// The last error of a method that could not return it.
-    fn outputs(&self) -> Result<Vec<Output>> {
-        let mut declared = self.declared.lock();
-        match declared.errors.pop() {
-            Some(error) => Err(error),
-            None => Ok(declared.outputs.clone()),
-        }
-    }
-
-    /// Everything, for the pipeline. Leaves the declarations empty.
-    pub(crate) fn take(&self) -> Result<(Vec<Arc<StreamInput>>, Vec<Ingest>, Vec<Output>)> {
-        let mut declared = self.declared.lock();
-        if let Some(error) = declared.errors.pop() {
-            return Err(error);
-        }
-        Ok((declared.inputs.clone(), std::mem::take(&mut declared.ingests), std::mem::take(&mut declared.outputs)))
-    }
-}
-
-/// Names are directories of state files and stand in checkpoints.
-pub(crate) fn is_operator_name(name: &str) -> bool {
-    (1..=100).contains(&name.len())
-        && !name.starts_with('.')
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
-}
-
-/// Reads columns of an input stream.
-#[derive(Debug)]
-struct ReadStream {
-    input: Arc<StreamInput>,
-    columns: Vec<usize>,
-}
-
-impl Operator for ReadStream {
-    fn kind(&self) -> &'static str {
-        "stream"
-    }
-
-    fn schema(&self) -> SchemaRef {
-        Arc::new(self.input.schema.project(&self.columns).expect("own columns are within the schema"))
-    }
-
-    fn lower(
-        &self,
-        _inputs: Vec<Arc<dyn ExecutionPlan>>,
-        cx: &mut crate::plan::Lowering<'_>,
-    ) -> Result<Arc<dyn ExecutionPlan>> {
-        SourceExec::plan(Arc::clone(&self.input), self.columns.clone(), cx.partitions)
     }
 }
 
@@ -386,6 +209,8 @@ impl StreamingContext {
                 batch_records: u64::MAX,
                 sync: tidemill_store::log::Sync::Every(Duration::from_millis(10)),
                 max_lag_bytes: 256 << 20,
+                retention: None,
+                dead_retention: Retention { max_age: None, max_bytes: Some(256 << 20) },
                 check: false,
             },
         }
@@ -401,8 +226,8 @@ impl StreamingContext {
         self.log.lock().upgrade()
     }
 
-    /// For each output its name, what it promises, and its physical plan as
-    /// indented text. Nothing is started; what was declared stays declared.
+    /// Each input and what it reads; then for each output its name, what it
+    /// promises, and its physical plan as indented text. Nothing is started; what was declared stays declared.
     ///
     /// # Errors
     /// When a declaration failed, or an operator can't be planned.
@@ -412,6 +237,16 @@ impl StreamingContext {
         let outputs = self.declare.outputs()?;
         let states = crate::state::StateRegistry::default();
         let mut text = String::new();
+        for input in self.declare.inputs() {
+            let declared = self.declare.declared.lock();
+            let ingest = declared.ingests.iter().find(|ingest| ingest.stream == input.name);
+            let what = ingest.map_or_else(|| input.source.describe(), Ingest::describe);
+            // Writing to a string can't fail.
+            let _infallible = writeln!(text, "{}: reads {what}", input.name);
+        }
+        if !text.is_empty() {
+            text.push('\n');
+        }
         for output in crate::batch::lower(&self.config, &states, outputs)? {
             let promise = match &output.kind {
                 crate::emit::OutputKind::Sink(sink) => match sink.guarantee() {
@@ -462,7 +297,7 @@ impl StreamingContext {
         format: Arc<dyn Format>,
     ) -> Result<DStream<T>> {
         self.declare.claim("stream", name)?;
-        let node = self.receive(name, receivers, format)?;
+        let node = self.receive(name, receivers, format, None)?;
         Ok(DStream::over(&self.declare, node))
     }
 
@@ -471,20 +306,53 @@ impl StreamingContext {
         name: &str,
         receivers: Vec<Arc<dyn Receiver>>,
         format: Arc<dyn Format>,
+        retention: Option<Retention>,
     ) -> Result<Arc<Lineage>> {
         if self.config.data_dir.is_none() && !self.config.check {
             return Err(Error::user(format!(
                 "stream `{name}` comes from a receiver, whose records must be kept in a log: give the context a data directory"
             )));
         }
-        let ingest = Ingest::new(name, receivers);
+        self.declare.fills(name, raw_schema())?;
+        let ingest = Ingest::new(name, receivers, retention.or(self.config.retention));
         let source = ingest.source();
         self.declare.ingest(ingest);
         Ok(self.declare.input(StreamInput::new(name, source, Some(format))?))
     }
 
+    /// Says what the log keeps of a stream of receivers that was declared
+    /// before. What no batch has committed is kept always.
+    ///
+    /// ```
+    /// # use std::time::Duration;
+    /// # use tidemill_engine::{Retention, StreamingContext};
+    /// # fn retain(context: &StreamingContext) -> Result<(), tidemill_core::Error> {
+    /// context.retain("posts", Retention { max_age: Some(Duration::from_secs(3600)), max_bytes: Some(1 << 30) })
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When no stream of receivers has that name.
+    pub fn retain(&self, stream: &str, retention: Retention) -> Result<()> {
+        let mut declared = self.declare.declared.lock();
+        if let Some(ingest) = declared.ingests.iter_mut().find(|ingest| ingest.stream == stream) {
+            ingest.retention = Some(retention);
+            return Ok(());
+        }
+        let known: Vec<&str> = declared.ingests.iter().map(|ingest| ingest.stream.as_str()).collect();
+        let hint = match tidemill_core::nearest(stream, &known) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None if known.is_empty() => "no stream of this program comes from a receiver".to_string(),
+            None => format!("there are {}", known.join(", ")),
+        };
+        Err(Error::user(format!("the log keeps no stream `{stream}`; {hint}")))
+    }
+
     /// Opens a stream by the options of a connector, as SQL's `CREATE STREAM` does.
     pub(crate) fn open(&self, name: &str, options: &Options, columns: Option<SchemaRef>) -> Result<Arc<Lineage>> {
+        if options.get("connector") == Some("topic") {
+            return self.open_topic(name, options, columns);
+        }
         let registry = Arc::clone(&self.config.registry);
         let provided = self.declare.declared.lock().provided.get(name).cloned();
         let input = match (options.get("connector"), provided) {
@@ -501,12 +369,68 @@ impl StreamingContext {
             Input::Receivers(_) => true,
         };
         let format = if needs_format { Some(registry.format(options, columns)?) } else { None };
+        let retention = Retention::from_options(options)?;
         options.finish()?;
         match (input, format) {
+            (Input::Source(source), _) if retention.is_some() => Err(Error::user(format!(
+                "stream \"{name}\": the log keeps nothing of it, as {} can be read again: leave out `retention_age` and `retention_bytes`",
+                source.describe()
+            ))),
             (Input::Source(source), format) => Ok(self.declare.input(StreamInput::new(name, source, format)?)),
-            (Input::Receivers(receivers), Some(format)) => self.receive(name, receivers, format),
+            (Input::Receivers(receivers), Some(format)) => self.receive(name, receivers, format, retention),
             (Input::Receivers(_), None) => Err(Error::internal("receivers without a format")),
         }
+    }
+
+    /// A stream over a topic of the log, which is read where it lies.
+    fn open_topic(&self, name: &str, options: &Options, columns: Option<SchemaRef>) -> Result<Arc<Lineage>> {
+        let fail = |what: String| Err(Error::user(format!("stream \"{name}\": {what}")));
+        let topic = options.require("topic", "it names the topic to read; `tidemill topic list` shows them")?;
+        let start = Start::from_options(options)?;
+        let decoded = options.get("format").is_some();
+        let schema = self.topic_columns(topic)?;
+        let (shape, format) = match (&schema, &columns) {
+            (Some(schema), _) if is_raw(schema) => {
+                (tidemill_core::Shape::Raw, Some(self.config.registry.format(options, columns)?))
+            }
+            (Some(_), _) if decoded => {
+                return fail(format!("topic `{topic}` has columns of its own: leave out `format`"));
+            }
+            (Some(schema), _) => (tidemill_core::Shape::Columns(Arc::clone(schema)), None),
+            (None, _) if decoded => (tidemill_core::Shape::Raw, Some(self.config.registry.format(options, columns)?)),
+            (None, Some(columns)) => (tidemill_core::Shape::Columns(Arc::clone(columns)), None),
+            (None, None) => {
+                return fail(format!(
+                    "there is no topic `{topic}` yet, so its columns are not known: declare them, say format = 'text' when it will hold lines, or put the INSERT that fills it before"
+                ));
+            }
+        };
+        if Retention::from_options(options)?.is_some() {
+            return fail(format!(
+                "what topic `{topic}` keeps is said where it is filled: leave out `retention_age` and `retention_bytes`"
+            ));
+        }
+        options.finish()?;
+        if self.config.data_dir.is_none() && !self.config.check {
+            return fail("a topic lies in a data directory: give the context one".to_string());
+        }
+        let source = Arc::new(TopicSource::over(topic, shape, start));
+        let input = TopicInput { stream: name.to_string(), topic: topic.to_string(), source: Arc::clone(&source) };
+        self.declare.declared.lock().topic_inputs.push(input);
+        Ok(self.declare.input(StreamInput::new(name, source, format)?))
+    }
+
+    /// Columns of a topic: of one that this program fills, else of one that is there.
+    fn topic_columns(&self, topic: &str) -> Result<Option<SchemaRef>> {
+        if let Some(schema) = self.declare.declared.lock().topics.get(topic) {
+            return Ok(Some(Arc::clone(schema)));
+        }
+        if topic == format!("{}.dead", self.config.name) {
+            return Ok(Some(dead_schema()));
+        }
+        let Some(dir) = &self.config.data_dir else { return Ok(None) };
+        let stored = tidemill_store::log::stored_config(&tidemill_store::RealDisk, &dir.join("log"), topic)?;
+        Ok(stored.map(|config| config.schema))
     }
 
     /// Gives a source that the program made to `CREATE STREAM name … WITH (connector = 'program')`.

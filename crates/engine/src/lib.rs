@@ -29,6 +29,7 @@
 mod batch;
 mod clock;
 mod context;
+mod declare;
 mod emit;
 mod ingest;
 mod ops;
@@ -43,13 +44,14 @@ pub mod text;
 pub use batch::{Pid, RateControl, Trigger};
 pub use clock::SystemClock;
 pub use context::{ContextBuilder, StreamingContext};
-pub use emit::{BatchInfo, Remembered};
+pub use emit::{BatchInfo, Remembered, TopicPlace, TopicSink};
 pub use ingest::QueueSource;
 pub use ops::{Filter, FlatMap, Map, Records, Split, StateStream};
 pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};
 pub use sql::Shell;
 pub use stream::{Chain, DStream, Emit, Emittable, Read};
 pub use tidemill_derive::{Key, Record};
+pub use tidemill_store::log::Retention;
 
 #[doc(hidden)]
 pub use record::support as record_support;

@@ -259,6 +259,12 @@ impl SqlProgram {
         self.runtime.block_on(pipeline.step(Timestamp(last.0 + 1_000_000)))
     }
 
+    /// The program that was started.
+    #[cfg(test)]
+    pub(crate) fn pipeline(&self) -> &Arc<Pipeline> {
+        self.pipeline.as_ref().expect("it was started")
+    }
+
     /// Rows that each state holds.
     #[cfg(test)]
     pub(crate) fn states(&self) -> Vec<usize> {
@@ -305,7 +311,7 @@ impl Source for Parts {
         let entry = usize::try_from(range.start.0).ok().and_then(|at| self.entries.get(at));
         let rows = entry.zip(part).and_then(|(entry, part)| entry.get(part)).cloned();
         let chunk = rows
-            .map(|rows| Chunk::Columns { rows, base: Offset(0) })
+            .map(|rows| Chunk::Columns { rows, base: Offset(0), times: Vec::new() })
             .ok_or_else(|| tidemill_core::Error::internal("no such part"));
         futures::stream::iter([chunk]).boxed()
     }

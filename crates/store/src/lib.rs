@@ -34,10 +34,12 @@ mod frame;
 mod ipc;
 pub mod ledger;
 pub mod log;
+mod staged;
 pub mod state;
 
 pub use dir::DataDir;
 pub use disk::{Disk, RealDisk, SimDisk, atomic_write};
 pub use ledger::Ledger;
 pub use log::{Log, Topic, TopicConfig};
+pub use staged::StagedFiles;
 pub use state::StateFiles;

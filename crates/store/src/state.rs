@@ -51,13 +51,20 @@ pub enum StateKind {
 pub type StateVersion = (BatchId, StateKind, Vec<RecordBatch>);
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct FileHead {
+pub(crate) struct FileHead {
     operator: String,
     kind: StateKind,
     version: u64,
     /// The version saved before this one; absent for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     previous: Option<u64>,
+}
+
+impl FileHead {
+    /// Of all rows of a version that builds on none.
+    pub(crate) fn whole(operator: &str, version: u64) -> Self {
+        Self { operator: operator.to_owned(), kind: StateKind::Snapshot, version, previous: None }
+    }
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
@@ -274,46 +281,7 @@ impl StateFiles {
     }
 
     fn read(&self, version: u64, kind: StateKind) -> Result<(FileHead, Vec<RecordBatch>)> {
-        let path = self.path(version, kind);
-        let bad =
-            |at: u64, why: &str| Error::external(format!("{} is damaged at byte {at} ({why})", path.display())).fatal();
-        let file = self.disk.open(&path, Mode::Read).named("open", &path)?;
-        let mut scan = Scanner::new(&*file, 0).named("read", &path)?;
-        let frame = scan.next().named("read", &path)?.filter(|f| f.head().kind == Kind::Head);
-        let frame = frame.ok_or_else(|| bad(0, "its head can't be read"))?;
-        let head: FileHead = serde_json::from_slice(frame.meta()).map_err(|e| bad(0, &e.to_string()))?;
-        if head.version != version || head.kind != kind {
-            return Err(bad(0, "it holds another version"));
-        }
-        if head.operator != self.name {
-            return Err(Error::user(format!(
-                "{} belongs to the operator \"{}\", not to \"{}\"",
-                path.display(),
-                head.operator,
-                self.name
-            )));
-        }
-        let schema = ipc::schema_from(&frame.payload())?;
-        let (salt, mut found) = (frame.head().salt, FileFoot { frames: 0, rows: 0 });
-        let mut rows = Vec::new();
-        loop {
-            let at = scan.at;
-            let frame = scan.next().named("read", &path)?.filter(|f| f.head().salt == salt);
-            let frame = frame.ok_or_else(|| bad(at, "a frame can't be read"))?;
-            if frame.head().kind == Kind::Foot {
-                let foot: FileFoot = serde_json::from_slice(frame.meta()).map_err(|e| bad(at, &e.to_string()))?;
-                if foot != found || scan.at != scan.len {
-                    return Err(bad(at, "its foot doesn't fit"));
-                }
-                return Ok((head, rows));
-            }
-            let batch = ipc::decode_rows(&frame.payload(), &schema).map_err(|e| bad(at, &e.to_string()))?;
-            if frame.head().first != found.rows || frame.head().rows as usize != batch.num_rows() {
-                return Err(bad(at, "its rows don't follow each other"));
-            }
-            found = FileFoot { frames: found.frames + 1, rows: found.rows + batch.num_rows() as u64 };
-            rows.push(ipc::conform(&batch, &self.schema, &format!("operator \"{}\"", self.name))?);
-        }
+        read_rows(&*self.disk, &self.path(version, kind), &self.name, version, kind, &self.schema)
     }
 
     /// The rows of all versions together, for reports: versions and files by kind.
@@ -326,7 +294,57 @@ impl StateFiles {
     }
 }
 
-fn write_file(
+/// The rows of one whole file, of `version` of `name`.
+pub(crate) fn read_rows(
+    disk: &dyn Disk,
+    path: &Path,
+    name: &str,
+    version: u64,
+    kind: StateKind,
+    columns: &SchemaRef,
+) -> Result<(FileHead, Vec<RecordBatch>)> {
+    let bad =
+        |at: u64, why: &str| Error::external(format!("{} is damaged at byte {at} ({why})", path.display())).fatal();
+    let file = disk.open(path, Mode::Read).named("open", path)?;
+    let mut scan = Scanner::new(&*file, 0).named("read", path)?;
+    let frame = scan.next().named("read", path)?.filter(|f| f.head().kind == Kind::Head);
+    let frame = frame.ok_or_else(|| bad(0, "its head can't be read"))?;
+    let head: FileHead = serde_json::from_slice(frame.meta()).map_err(|e| bad(0, &e.to_string()))?;
+    if head.version != version || head.kind != kind {
+        return Err(bad(0, "it holds another version"));
+    }
+    if head.operator != name {
+        return Err(Error::user(format!(
+            "{} belongs to the operator \"{}\", not to \"{}\"",
+            path.display(),
+            head.operator,
+            name
+        )));
+    }
+    let schema = ipc::schema_from(&frame.payload())?;
+    let (salt, mut found) = (frame.head().salt, FileFoot { frames: 0, rows: 0 });
+    let mut rows = Vec::new();
+    loop {
+        let at = scan.at;
+        let frame = scan.next().named("read", path)?.filter(|f| f.head().salt == salt);
+        let frame = frame.ok_or_else(|| bad(at, "a frame can't be read"))?;
+        if frame.head().kind == Kind::Foot {
+            let foot: FileFoot = serde_json::from_slice(frame.meta()).map_err(|e| bad(at, &e.to_string()))?;
+            if foot != found || scan.at != scan.len {
+                return Err(bad(at, "its foot doesn't fit"));
+            }
+            return Ok((head, rows));
+        }
+        let batch = ipc::decode_rows(&frame.payload(), &schema).map_err(|e| bad(at, &e.to_string()))?;
+        if frame.head().first != found.rows || frame.head().rows as usize != batch.num_rows() {
+            return Err(bad(at, "its rows don't follow each other"));
+        }
+        found = FileFoot { frames: found.frames + 1, rows: found.rows + batch.num_rows() as u64 };
+        rows.push(ipc::conform(&batch, columns, &format!("operator \"{name}\""))?);
+    }
+}
+
+pub(crate) fn write_file(
     file: &dyn DiskFile,
     path: &Path,
     head: &FileHead,

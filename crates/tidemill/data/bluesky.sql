@@ -11,5 +11,7 @@ CREATE STREAM posts (
   path.text = 'commit.record.text',
   path.langs = 'commit.record.langs',
   path.created_at = 'time_us',
-  timestamp = 'us'
+  timestamp = 'us',
+  -- The log keeps the last hour, and at most so many bytes.
+  retention_age = '1h', retention_bytes = '512MB'
 );

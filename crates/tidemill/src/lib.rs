@@ -55,7 +55,7 @@ pub use tidemill_core::{Batch, BatchId, Board, Duration, Error, Options, Registr
 pub use tidemill_engine::{
     BatchInfo, ContextBuilder, DStream, Emit, Key, List, RateControl, Record, Str, StreamingContext, Trigger,
 };
-pub use tidemill_store::log::Sync;
+pub use tidemill_store::log::{Retention, Sync};
 
 #[doc(hidden)]
 pub use tidemill_engine::record_support;
@@ -73,8 +73,8 @@ pub fn context(name: impl Into<String>) -> ContextBuilder {
 /// What nearly every program names.
 pub mod prelude {
     pub use crate::{
-        BatchInfo, ContextBuilder, DStream, Duration, Emit, Error, Key, List, RateControl, Record, Result, Str,
-        StreamingContext, Sync, Timestamp, Trigger,
+        BatchInfo, ContextBuilder, DStream, Duration, Emit, Error, Key, List, RateControl, Record, Result, Retention,
+        Str, StreamingContext, Sync, Timestamp, Trigger,
         assemble::{Assembly, Show},
     };
 }

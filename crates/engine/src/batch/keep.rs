@@ -7,6 +7,7 @@
 
 use crate::{
     context::Config,
+    emit::TopicPlace,
     ingest::{DeadLetters, dead_schema},
     state::{StateRegistry, Version},
 };
@@ -19,7 +20,7 @@ use tidemill_store::{
     DataDir,
     disk::{Disk, RealDisk},
     ledger::{Committed, Ledger, OperatorEntry},
-    log::{Log, Sync, Topic, TopicConfig},
+    log::{Log, Retention, Sync, Topic, TopicConfig},
     state::{StateFiles, StateKind},
 };
 
@@ -27,6 +28,12 @@ use tidemill_store::{
 const SNAPSHOT_FACTOR: usize = 3;
 /// And at least this many rows.
 const SNAPSHOT_ROWS: usize = 1_000_000;
+/// Deltas of a small state before a snapshot is taken all the same: each is a
+/// file, and a start opens all of them.
+const SNAPSHOT_DELTAS: usize = 64;
+/// Of a larger state, one delta more for so many rows: a snapshot then costs each
+/// batch no more than so many rows.
+const ROWS_A_DELTA: usize = 2_000;
 
 /// Rows of one state, to be kept as a batch's version.
 #[derive(Debug)]
@@ -50,6 +57,8 @@ struct StateEntry {
     files: StateFiles,
     /// Rows of deltas since the last snapshot.
     since: usize,
+    /// Number of those deltas.
+    deltas: usize,
 }
 
 /// The durable side of a program; one owner a directory.
@@ -78,7 +87,8 @@ impl Keep {
         let log = Arc::new(Log::open(Arc::clone(&disk), &path.join("log"), Arc::clone(&config.clock))?);
         let root = path.join("programs").join(&config.name);
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;
-        let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always)?;
+        let bound = Some(config.dead_retention);
+        let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always, bound)?;
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
@@ -104,11 +114,92 @@ impl Keep {
         Arc::clone(&self.dead)
     }
 
-    /// Opens or creates a topic whose records batches will read.
-    pub(crate) fn topic(&self, name: &str, schema: SchemaRef, partitions: u32, sync: Sync) -> Result<Arc<Topic>> {
-        let topic = open_topic(&self.log, name, schema, partitions, sync)?;
-        self.topics.lock().insert(name.to_string(), Arc::clone(&topic));
+    /// Where an output into a topic finds its log.
+    pub(crate) fn place(&self, output: &str, sync: Sync) -> TopicPlace {
+        TopicPlace {
+            log: Arc::clone(&self.log),
+            disk: Arc::clone(&self.disk),
+            staged: self.root.join("staged").join(output),
+            owner: format!("{}/{output}", self.program),
+            sync,
+        }
+    }
+
+    /// Opens or creates a topic whose records batches will read as the stream
+    /// of the same name. A topic that is there keeps what it keeps, unless
+    /// `retention` says otherwise.
+    pub(crate) fn topic(
+        &self,
+        name: &str,
+        schema: SchemaRef,
+        partitions: u32,
+        sync: Sync,
+        retention: Option<Retention>,
+    ) -> Result<Arc<Topic>> {
+        let topic = open_topic(&self.log, name, schema, partitions, sync, retention)?;
+        self.reads(name, &topic)?;
         Ok(topic)
+    }
+
+    /// Notes that the stream reads the topic, which from now on keeps what no batch has committed.
+    pub(crate) fn reads(&self, stream: &str, topic: &Arc<Topic>) -> Result<()> {
+        self.topics.lock().insert(stream.to_string(), Arc::clone(topic));
+        self.pin(stream, topic)
+    }
+
+    fn pin(&self, stream: &str, topic: &Topic) -> Result<()> {
+        let position = self.position(stream);
+        let at = |p: u32| position.get(&p.into()).copied().unwrap_or_else(|| topic.start(p));
+        let positions = (0..topic.config().partitions).map(|p| (p, at(p))).collect();
+        topic.pin(&format!("{}/{stream}", self.program), &positions)
+    }
+
+    /// Lets go of what streams held that this program no longer has.
+    pub(crate) fn forget_other_streams(&self) -> Result<()> {
+        let own = format!("{}/", self.program);
+        let topics = self.topics.lock().clone();
+        for topic in self.log.topics() {
+            for owner in topic.pins().into_keys() {
+                let Some(stream) = owner.strip_prefix(&own) else { continue };
+                if topics.get(stream).is_none_or(|read| read.name() != topic.name()) {
+                    tracing::info!(topic = topic.name(), stream, "the program no longer reads this topic");
+                    topic.unpin(&owner)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Pins what the program may still read and removes what the topics' retention gives up.
+    ///
+    /// # Errors
+    /// The first fault; the other topics are looked at all the same.
+    pub(crate) fn retain(&self, now: Timestamp) -> Result<()> {
+        let topics = self.topics.lock().clone();
+        for (stream, topic) in &topics {
+            self.pin(stream, topic)?;
+        }
+        let mut first = Ok(());
+        for topic in self.log.topics() {
+            match topic.apply_retention(now) {
+                Ok(gone) if gone.segments > 0 => {
+                    tracing::info!(
+                        topic = topic.name(),
+                        segments = gone.segments,
+                        bytes = gone.bytes,
+                        "old records removed"
+                    );
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    let name = topic.name();
+                    let error =
+                        Error::external(format!("old records of topic `{name}` can't be removed")).because(error);
+                    first = first.and(Err(error));
+                }
+            }
+        }
+        first
     }
 
     /// Where committed batches have read a stream to.
@@ -141,7 +232,7 @@ impl Keep {
             // A directory each: versions are numbered alike in all of them.
             let dir = self.root.join("state").join(operator.name());
             let files = StateFiles::open(Arc::clone(&self.disk), &dir, operator.name(), operator.schema())?;
-            self.states.lock().insert(operator.name().to_string(), StateEntry { files, since: 0 });
+            self.states.lock().insert(operator.name().to_string(), StateEntry { files, since: 0, deltas: 0 });
         }
         self.restore(registry)?;
         Ok(recovered)
@@ -169,6 +260,7 @@ impl Keep {
                 }
             };
             entry.since = versions.iter().filter(|v| !v.whole).flat_map(|v| &v.rows).map(RecordBatch::num_rows).sum();
+            entry.deltas = versions.iter().filter(|v| !v.whole).count();
             operator.restore(&versions)?;
         }
         Ok(())
@@ -213,9 +305,11 @@ impl Keep {
             let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
             let entry = states.get_mut(operator.name()).ok_or_else(|| Error::internal("a state without files"))?;
             entry.since += rows;
-            let due = entry.since > (operator.rows() * SNAPSHOT_FACTOR).max(SNAPSHOT_ROWS);
+            entry.deltas += usize::from(!delta.is_empty());
+            let due = entry.since > (operator.rows() * SNAPSHOT_FACTOR).max(SNAPSHOT_ROWS)
+                || entry.deltas >= SNAPSHOT_DELTAS + operator.rows() / ROWS_A_DELTA;
             let whole = if due {
-                entry.since = 0;
+                (entry.since, entry.deltas) = (0, 0);
                 Some(operator.snapshot()?)
             } else {
                 None
@@ -301,7 +395,14 @@ impl Keep {
     }
 }
 
-fn open_topic(log: &Log, name: &str, schema: SchemaRef, partitions: u32, sync: Sync) -> Result<Arc<Topic>> {
+fn open_topic(
+    log: &Log,
+    name: &str,
+    schema: SchemaRef,
+    partitions: u32,
+    sync: Sync,
+    retention: Option<Retention>,
+) -> Result<Arc<Topic>> {
     if let Some(topic) = log.topic(name) {
         let config = topic.config();
         if config.schema != schema {
@@ -313,9 +414,13 @@ fn open_topic(log: &Log, name: &str, schema: SchemaRef, partitions: u32, sync: S
                 config.partitions
             )));
         }
+        if let Some(retention) = retention {
+            topic.set_retention(retention)?;
+        }
         return Ok(topic);
     }
-    log.create_topic(name, &TopicConfig { partitions, sync, ..TopicConfig::new(schema) })
+    let retention = retention.unwrap_or_default();
+    log.create_topic(name, &TopicConfig { partitions, sync, retention, ..TopicConfig::new(schema) })
 }
 
 /// Columns as text: what a state file must have to be taken over.
@@ -351,4 +456,33 @@ fn refuse_strangers(program: &str, ledger: &Ledger, now: &[OperatorEntry]) -> Re
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::testing::{run, run_kept};
+    use std::path::Path;
+
+    /// Files of all states, and of the one that has most.
+    fn state_files(dir: &Path) -> (usize, usize) {
+        let states = std::fs::read_dir(dir.join("programs/test/state")).unwrap();
+        let counts = states.map(|state| std::fs::read_dir(state.unwrap().path()).unwrap().count());
+        counts.fold((0, 0), |(sum, most), count| (sum + count, most.max(count)))
+    }
+
+    #[test]
+    fn a_small_state_leaves_few_files_and_comes_back_whole() {
+        let update = |new: &[i64], total: Option<i64>| Some(total.unwrap_or(0) + new.iter().sum::<i64>());
+        let program = |s: crate::DStream<(String, i64)>| s.update_state_by_key(update).snapshot();
+        let input: Vec<Vec<(String, i64)>> =
+            (0..1003_i64).map(|batch| vec![(format!("k{}", batch % 7), batch), ("all".to_string(), 1)]).collect();
+        let dir = tempfile::tempdir().unwrap();
+        run_kept(dir.path(), &input, program, 2, 0..1000).unwrap();
+        let (all, most) = state_files(dir.path());
+        assert!(most <= 2 * super::SNAPSHOT_DELTAS && all >= 1, "{most} files of a state after 1000 batches");
+        let mut got = run_kept(dir.path(), &input, program, 1, 1000..1003).unwrap();
+        let mut want = run(input, program, 1).unwrap().split_off(1000);
+        got.iter_mut().chain(&mut want).for_each(|batch| batch.sort());
+        assert_eq!(got, want);
+    }
 }

@@ -1,13 +1,15 @@
 //! A batch's life: tick, ranges, run, commit.
 //!
 //! [`run`] tells it top to bottom. [`clock`] says when a batch begins,
-//! [`rate`] how much it may read, [`keep`] what is durable, [`pipeline`] puts
-//! the parts of a program together and owns the loop.
+//! [`rate`] how much it may read, [`keep`] what is durable, [`retain`] what the
+//! log gives up, [`pipeline`] puts the parts of a program together and owns the
+//! loop.
 
 mod clock;
 mod keep;
 mod pipeline;
 mod rate;
+mod retain;
 mod run;
 
 pub use clock::Trigger;

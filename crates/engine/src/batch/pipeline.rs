@@ -7,10 +7,11 @@ use super::{
     Keep, RateControl, Trigger,
     clock::{self, Tick},
     rate::Pid,
+    retain::Retaining,
     run::Ran,
 };
 use crate::{
-    context::{Config, Declare},
+    context::{Config, Declare, Taken},
     emit::{Output, OutputKind},
     ingest::Intakes,
     plan::{BatchRun, Lowering, StreamInput},
@@ -63,6 +64,7 @@ pub(crate) struct Pipeline {
     runtime: Arc<RuntimeEnv>,
     progress: Mutex<Progress>,
     intakes: Mutex<Option<Intakes>>,
+    pub(super) retaining: Mutex<Retaining>,
 }
 
 /// Where the program stands after the last batch that ran.
@@ -82,7 +84,7 @@ impl Pipeline {
             program.started = config.clock.now();
             program.phase = Phase::Starting;
         });
-        let (inputs, ingests, outputs) = declare.take()?;
+        let Taken { inputs, ingests, outputs, topic_sinks, topic_inputs } = declare.take()?;
         if outputs.is_empty() {
             return Err(Error::user("the program has no output: add a view, a sink, print or foreach_batch"));
         }
@@ -96,10 +98,21 @@ impl Pipeline {
             progress.positions = recovered.positions;
             progress.watermarks = recovered.watermarks;
         }
+        for output in &outputs {
+            let Some(sink) = topic_sinks.get(&output.name) else { continue };
+            if let Some(keep) = &keep {
+                sink.place(keep.place(&output.name, config.sync));
+            }
+            sink.make(&output.plan.schema())?;
+        }
         let intakes = match &keep {
             Some(keep) => Some(Intakes::open(ingests, keep, config, &board)?),
             None => None,
         };
+        if let Some(keep) = &keep {
+            topic_inputs.iter().try_for_each(|input| input.open(keep))?;
+            keep.forget_other_streams()?;
+        }
         let early = outputs.iter().any(|output| match &output.kind {
             OutputKind::Call(_) => true,
             OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
@@ -117,7 +130,12 @@ impl Pipeline {
             runtime: Arc::default(),
             progress: Mutex::new(progress),
             intakes: Mutex::new(intakes),
+            retaining: Mutex::default(),
         }))
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.config.clock.now()
     }
 
     pub(crate) fn previous_time(&self) -> Option<Timestamp> {
@@ -159,6 +177,7 @@ impl Pipeline {
         if let Some(intakes) = intakes {
             intakes.close().await;
         }
+        self.retention_ended().await;
         ended
     }
 
@@ -190,6 +209,11 @@ impl Pipeline {
                 }
                 None => match self.next(stop, draining).await? {
                     Some(next) => next,
+                    // The last commit may have filled a topic that the program reads.
+                    None if committing.is_some() && draining.is_none() => {
+                        settle(&mut committing).await?;
+                        continue;
+                    }
                     None => break,
                 },
             };
@@ -229,7 +253,11 @@ impl Pipeline {
             };
             settle(&mut committing).await?;
             let this = Arc::clone(self);
-            committing = Some(tokio::spawn(async move { this.commit(Ran { run, emitted, report, kept }).await }));
+            committing = Some(tokio::spawn(async move {
+                this.commit(Ran { run, emitted, report, kept }).await?;
+                this.retain_when_due();
+                Ok(())
+            }));
             if self.config.trigger == Trigger::Once {
                 break;
             }
@@ -363,6 +391,7 @@ impl Pipeline {
                 Err(error) if error.is_retryable() && self.keep.is_some() => {
                     tracing::warn!(batch = batch.id.0, error = error.chain(), "a batch failed and will be run again");
                     self.board.update_program(|program| program.error = Some(error.chain()));
+                    self.retain_to_make_room();
                     settle(committing).await?;
                     if let Some(keep) = &self.keep {
                         keep.restore(&self.states)?;
@@ -389,6 +418,7 @@ impl Pipeline {
                     tracing::warn!(error = error.chain(), "will try again");
                     self.board.update_program(|program| program.error = Some(error.chain()));
                     failed = true;
+                    self.retain_to_make_room();
                     self.config.clock.sleep_until(self.config.clock.now().plus(pause)).await;
                     pause = (pause * 2).min(BACKOFF_MAX);
                 }
@@ -416,7 +446,10 @@ impl Pipeline {
             Some(keep) => keep.gather(batch.id, &self.states)?,
             None => Vec::new(),
         };
-        self.commit(Ran { run, emitted, report: BatchReport { batch: id, time, ..BatchReport::default() }, kept }).await
+        let report = BatchReport { batch: id, time, ..BatchReport::default() };
+        self.commit(Ran { run, emitted, report, kept }).await?;
+        self.retain_to_make_room();
+        Ok(())
     }
 
     fn advance(&self, batch: &Batch, run: &BatchRun) {

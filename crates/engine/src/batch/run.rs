@@ -19,6 +19,7 @@ use super::pipeline::{OutputPlan, Pipeline};
 use crate::{
     emit::{BatchInfo, Emitted, OutputKind},
     plan::BatchRun,
+    sql::late_letters,
 };
 use arrow_array::RecordBatch;
 use datafusion::{
@@ -81,6 +82,8 @@ impl Pipeline {
         dead.sort_by(|a, b| (&a.stream, &a.partition, a.offset).cmp(&(&b.stream, &b.partition, b.offset)));
         dead.dedup_by(|a, b| (&a.stream, &a.partition, a.offset) == (&b.stream, &b.partition, b.offset));
         report.refused = dead.len() as u64;
+        report.late = run.late.load(Relaxed);
+        dead.extend(late_letters(&run, report.late));
         if let Some(keep) = &self.keep {
             self.persist(|| async { keep.commit(batch, &kept, &run.watermarks_after(), &staged, &dead) }).await?;
         }
@@ -106,7 +109,6 @@ impl Pipeline {
             input.source.committed(batch);
         }
         report.records_in = run.records_in.load(Relaxed);
-        report.late = run.late.load(Relaxed);
         self.board.publish_batch(report);
         Ok(())
     }

@@ -8,6 +8,7 @@ mod outputs;
 mod print;
 mod remember;
 mod text_files;
+mod topic_sink;
 
 use crate::plan::Lineage;
 use arrow_array::RecordBatch;
@@ -16,6 +17,8 @@ use tidemill_core::{Result, Sink};
 
 pub use outputs::BatchInfo;
 pub use remember::Remembered;
+pub(crate) use topic_sink::plain;
+pub use topic_sink::{TopicPlace, TopicSink};
 
 /// A function on the rows of a batch.
 pub(crate) type Call = Arc<dyn Fn(&BatchInfo, &[RecordBatch]) -> Result<()> + Send + Sync>;

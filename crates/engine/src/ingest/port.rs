@@ -26,6 +26,11 @@ pub(crate) fn raw_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("value", DataType::Binary, false)]))
 }
 
+/// Whether a topic of these columns holds raw records.
+pub(crate) fn is_raw(schema: &Schema) -> bool {
+    *schema == *raw_schema()
+}
+
 /// All receivers of a program.
 pub(crate) struct Intakes {
     ports: Vec<(Arc<dyn Receiver>, Arc<Port>)>,
@@ -50,7 +55,7 @@ impl Intakes {
         for ingest in ingests {
             let source = ingest.source();
             let count = u32::try_from(ingest.receivers.len()).map_err(|_| Error::user("too many receivers"))?;
-            let topic = keep.topic(&ingest.stream, raw_schema(), count, config.sync)?;
+            let topic = keep.topic(&ingest.stream, raw_schema(), count, config.sync, ingest.retention)?;
             source.open(&ingest.stream, Arc::clone(&topic), &keep.position(&ingest.stream));
             for (index, (partition, receiver)) in (0..count).zip(ingest.receivers).enumerate() {
                 board.update_input(&ingest.stream, index, |report| report.describe = receiver.describe());
@@ -205,7 +210,7 @@ impl Intake for Port {
 }
 
 /// The records of a block, without what lies between them, as rows of a topic.
-fn rows_of(block: &Block) -> Result<RecordBatch> {
+pub(super) fn rows_of(block: &Block) -> Result<RecordBatch> {
     let total: usize = block.spans.iter().map(|s| (s.end - s.start) as usize).sum();
     let mut values = Vec::with_capacity(total);
     let mut offsets = Vec::with_capacity(block.len() + 1);

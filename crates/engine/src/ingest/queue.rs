@@ -53,7 +53,9 @@ impl Source for QueueSource {
         let chunks: Vec<_> = (range.start.0..range.end.0)
             .map(|at| {
                 let entry = usize::try_from(at).ok().and_then(|at| self.entries.get(at));
-                entry.map(|rows| Chunk::Columns { rows: rows.clone(), base: Offset(at) }).ok_or_else(|| {
+                let chunk =
+                    |rows: &RecordBatch| Chunk::Columns { rows: rows.clone(), base: Offset(at), times: Vec::new() };
+                entry.map(chunk).ok_or_else(|| {
                     Error::user(format!(
                         "the queue has no entry {at}: what is queued in memory does not survive a restart"
                     ))

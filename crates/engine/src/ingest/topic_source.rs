@@ -1,9 +1,11 @@
-//! A topic of the embedded log as a source.
+//! A topic of the embedded log as a source: of the receivers that fill it, and
+//! of any stream that reads a topic where it lies.
 //!
 //! Offsets count records. A partition with more than a few thousand new
 //! records is cut into ranges that touch, so that one receiver's records are
 //! still decoded by all threads.
 
+use super::is_raw;
 use arrow_array::{Array, BinaryArray, cast::AsArray};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
@@ -16,8 +18,8 @@ use std::{
     },
 };
 use tidemill_core::{
-    Batch, Block, Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, OffsetStep, PartitionId, Position, Result,
-    Shape, Source, Span,
+    Batch, Block, Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, OffsetStep, Options, PartitionId, Position,
+    Result, Shape, Source, Span,
 };
 use tidemill_store::log::{LogRows, Topic};
 use tokio::sync::Notify;
@@ -25,9 +27,39 @@ use tokio::sync::Notify;
 /// Fewer records than this are not worth a second thread.
 const SPLIT: u64 = 4096;
 
+/// Where a stream begins in a partition of which its program has no position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Start {
+    /// With the oldest record that is kept.
+    Earliest,
+    /// With the first that comes after the program began.
+    Latest,
+}
+
+impl Start {
+    /// From the option `start`; the earliest when it is not given.
+    pub(crate) fn from_options(options: &Options) -> Result<Self> {
+        match options.get("start") {
+            None | Some("earliest") => Ok(Self::Earliest),
+            Some("latest") => Ok(Self::Latest),
+            Some(other) => Err(Error::user(format!(
+                "{}: option `start` must be 'earliest' or 'latest', not `{other}`",
+                options.owner()
+            ))),
+        }
+    }
+}
+
 /// A topic as a source. Made when the stream is declared, filled when the log is open.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TopicSource {
+    name: String,
+    shape: Shape,
+    start: Start,
+    /// Whether receivers of this program fill it for as long as it runs.
+    received: bool,
+    /// Where partitions without a position begin; fixed when the topic is opened.
+    begin: OnceLock<Vec<Offset>>,
     topic: OnceLock<Arc<Topic>>,
     stream: OnceLock<String>,
     /// Where batches have been committed, by partition: what is behind it is no lag.
@@ -40,7 +72,67 @@ pub(crate) struct TopicSource {
 }
 
 impl TopicSource {
+    /// The topic that receivers of the stream `name` fill.
+    pub(crate) fn received(name: &str) -> Self {
+        Self { received: true, ..Self::over(name, Shape::Raw, Start::Earliest) }
+    }
+
+    /// The topic `name`, which holds what `shape` says.
+    pub(crate) fn over(name: &str, shape: Shape, start: Start) -> Self {
+        Self {
+            name: name.to_string(),
+            shape,
+            start,
+            received: false,
+            begin: OnceLock::new(),
+            topic: OnceLock::new(),
+            stream: OnceLock::new(),
+            consumed: Mutex::default(),
+            moved: Notify::new(),
+            records: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        }
+    }
+
+    /// Whether the topic holds what was declared.
+    ///
+    /// # Errors
+    /// With the columns of both.
+    pub(crate) fn fits(&self, stream: &str, topic: &Topic) -> Result<()> {
+        let own = &topic.config().schema;
+        let what = match &self.shape {
+            Shape::Raw if is_raw(own) => return Ok(()),
+            Shape::Raw => "has columns of its own and takes no `format`".to_string(),
+            Shape::Columns(_) if is_raw(own) => "holds raw records: say their `format`".to_string(),
+            Shape::Columns(declared) => {
+                let same = declared.fields().len() == own.fields().len()
+                    && declared.fields().iter().zip(own.fields()).all(|(declared, own)| {
+                        declared.name() == own.name()
+                            && declared.data_type() == own.data_type()
+                            && (declared.is_nullable() || !own.is_nullable())
+                    });
+                if same {
+                    return Ok(());
+                }
+                let columns: Vec<String> = own
+                    .fields()
+                    .iter()
+                    .map(|f| {
+                        format!("{} {}{}", f.name(), f.data_type(), if f.is_nullable() { "" } else { " NOT NULL" })
+                    })
+                    .collect();
+                format!("has the columns ({}): declare those, or leave the columns out", columns.join(", "))
+            }
+        };
+        Err(Error::user(format!("stream `{stream}`: topic `{}` {what}", topic.name())))
+    }
+
     pub(crate) fn open(&self, stream: &str, topic: Arc<Topic>, consumed: &Position) {
+        let begin = |p: u32| match self.start {
+            Start::Earliest => topic.start(p),
+            Start::Latest => topic.end(p),
+        };
+        let _begun = self.begin.set((0..topic.config().partitions).map(begin).collect());
         *self.consumed.lock() = consumed.iter().filter_map(|(p, at)| Some((p.0.parse().ok()?, *at))).collect();
         // Opened once by the pipeline; a second call would be a bug and changes nothing.
         let _opened = (self.topic.set(topic), self.stream.set(stream.to_string()));
@@ -58,6 +150,10 @@ impl TopicSource {
 
     /// Mean bytes of a record; a guess of 128 before the first.
     fn record_bytes(&self) -> u64 {
+        if let (false, Some(topic)) = (self.received, self.topic.get()) {
+            let records: u64 = (0..topic.config().partitions).map(|p| topic.end(p).0 - topic.start(p).0).sum();
+            return topic.bytes().checked_div(records).map_or(128, |mean| mean.max(1));
+        }
         self.bytes.load(Relaxed).checked_div(self.records.load(Relaxed)).map_or(128, |mean| mean.max(1))
     }
 
@@ -70,18 +166,30 @@ impl TopicSource {
 
     fn at(&self, position: &Position, partition: u32) -> Result<Offset> {
         let topic = self.topic()?;
-        Ok(position.get(&PartitionId::from(partition)).copied().unwrap_or_else(|| topic.start(partition)))
+        Ok(match (position.get(&PartitionId::from(partition)), self.start) {
+            (Some(at), _) => *at,
+            (None, Start::Earliest) => topic.start(partition),
+            (None, Start::Latest) => {
+                let begin = self.begin.get().and_then(|begin| begin.get(partition as usize)).copied();
+                begin.ok_or_else(|| Error::internal("a topic was read before it was opened"))?
+            }
+        })
     }
 }
 
 #[async_trait]
 impl Source for TopicSource {
     fn describe(&self) -> String {
-        self.topic.get().map_or_else(|| "topic".to_string(), |topic| format!("topic {}", topic.name()))
+        let from = match self.start {
+            _ if self.received => ", which receivers fill",
+            Start::Earliest => "",
+            Start::Latest => ", from its end",
+        };
+        format!("topic {}{from}", self.name)
     }
 
     fn shape(&self) -> Shape {
-        Shape::Raw
+        self.shape.clone()
     }
 
     async fn plan(&self, position: &Position, budget: Budget) -> Result<Vec<OffsetRange>> {
@@ -100,18 +208,29 @@ impl Source for TopicSource {
                 )));
             }
             let end = Offset(topic.end(partition).0.min(start.0 + share));
-            split(&PartitionId::from(partition), start, end, budget.parallelism, &mut ranges);
+            let id = PartitionId::from(partition);
+            if start == end && self.start == Start::Latest && !position.contains_key(&id) {
+                // An empty range, so that the ledger knows where the stream begins.
+                ranges.push(OffsetRange { partition: id, start, end });
+            } else {
+                split(&id, start, end, budget.parallelism, &mut ranges);
+            }
         }
         Ok(ranges)
     }
 
     fn read(&self, range: &OffsetRange) -> ChunkStream {
+        let raw = matches!(self.shape, Shape::Raw);
         match self.topic().and_then(|topic| Ok((topic, number(&range.partition)?))) {
             Ok((topic, partition)) => stream::iter(topic.read(partition, range.start, range.end))
-                .map(|rows| rows.and_then(|r| chunk(&r)))
+                .map(move |rows| rows.and_then(|r| if raw { chunk(&r) } else { Ok(columns(r)) }))
                 .boxed(),
             Err(error) => stream::once(async { Err(error) }).boxed(),
         }
+    }
+
+    async fn is_exhausted(&self, position: &Position) -> Result<bool> {
+        Ok(!self.received && self.lag(position).await? == 0)
     }
 
     async fn lag(&self, position: &Position) -> Result<u64> {
@@ -165,6 +284,11 @@ fn split(partition: &PartitionId, start: Offset, end: Offset, parallelism: usize
         let range = |i: u64| Offset(start.0 + total * i / pieces);
         out.push(OffsetRange { partition: partition.clone(), start: range(piece), end: range(piece + 1) });
     }
+}
+
+/// Rows of the log as they are.
+fn columns(rows: LogRows) -> Chunk {
+    Chunk::Columns { rows: rows.rows, base: rows.base, times: rows.times }
 }
 
 /// Rows of the log as a block of raw records.

@@ -30,6 +30,8 @@ pub(crate) struct BatchRun {
     read: Mutex<BTreeMap<String, BTreeMap<usize, u64>>>,
     /// Late records.
     pub(crate) late: AtomicU64,
+    /// Those of them that are kept; bounded by who sets them aside.
+    pub(crate) late_letters: Mutex<Vec<DeadLetter>>,
     /// Refused records, gathered until the commit. Bounded by the batch.
     pub(crate) dead: Mutex<Vec<DeadLetter>>,
     /// Watermarks before this batch, by operator.
@@ -59,6 +61,7 @@ impl BatchRun {
             records_in: AtomicU64::new(0),
             read: Mutex::default(),
             late: AtomicU64::new(0),
+            late_letters: Mutex::default(),
             dead: Mutex::default(),
             before,
             moved: Mutex::default(),
@@ -110,6 +113,12 @@ impl BatchRun {
 
     pub(crate) fn refuse(&self, letter: DeadLetter) {
         self.dead.lock().push(letter);
+    }
+
+    /// Counts late rows and gives how many of them may be kept, when `most` of a batch may.
+    pub(crate) fn count_late(&self, rows: usize, most: u64) -> usize {
+        let before = self.late.fetch_add(rows as u64, Relaxed);
+        rows.min(usize::try_from(most.saturating_sub(before)).unwrap_or(usize::MAX))
     }
 
     /// The watermark of `operator` before this batch; [`Timestamp::MIN`] at first.

@@ -13,7 +13,9 @@ use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::Arc;
-use tidemill_core::{Block, Chunk, DeadLetter, Decoder, Error, Format, OffsetRange, Refusal, Result, Shape, Source};
+use tidemill_core::{
+    Block, Chunk, DeadLetter, Decoder, Error, Format, OffsetRange, Refusal, Result, Shape, Source, Timestamp,
+};
 
 /// Columns that every stream has beside its own.
 pub(crate) const META: [&str; 3] = ["_offset", "_partition", "_timestamp"];
@@ -165,9 +167,13 @@ impl Reader {
 
     fn rows(&mut self, range: &OffsetRange, chunk: &Chunk) -> Result<RecordBatch> {
         match chunk {
-            Chunk::Columns { rows, base } => {
+            Chunk::Columns { rows, base, times } => {
                 self.count(rows.num_rows());
-                let meta = |column: usize| self.meta(column, range, rows.num_rows(), |row| base.0 + row as u64, None);
+                let count = rows.num_rows();
+                let meta = |column| {
+                    let time = || times_of(times, 0..count);
+                    self.meta(column, range, count, |row| base.0 + row as u64, time)
+                };
                 let mut own = rows.columns().iter();
                 let columns = self
                     .projection
@@ -221,7 +227,8 @@ impl Reader {
                 if *c < self.input.own {
                     next_column(&mut decoded)
                 } else {
-                    self.meta(*c, range, kept.len(), |row| block.offset(kept[row]).0, Some((block, &kept)))
+                    let time = || times_of(&block.times, kept.iter().copied());
+                    self.meta(*c, range, kept.len(), |row| block.offset(kept[row]).0, time)
                 }
             })
             .collect::<Result<Vec<_>>>()?;
@@ -234,15 +241,12 @@ impl Reader {
         range: &OffsetRange,
         rows: usize,
         offset: impl Fn(usize) -> u64,
-        block: Option<(&Block, &[usize])>,
+        times: impl FnOnce() -> Vec<Option<i64>>,
     ) -> Result<ArrayRef> {
         Ok(match column - self.input.own {
             0 => Arc::new(UInt64Array::from_iter_values((0..rows).map(offset))),
             1 => Arc::new(StringArray::from_iter_values((0..rows).map(|_| &*range.partition.0))),
-            2 => {
-                let times = block.map(|(block, kept)| times_of(block, kept)).unwrap_or_else(|| vec![None; rows]);
-                Arc::new(TimestampMicrosecondArray::from(times).with_timezone("UTC"))
-            }
+            2 => Arc::new(TimestampMicrosecondArray::from(times()).with_timezone("UTC")),
             other => return Err(Error::internal(format!("no meta column {other}"))),
         })
     }
@@ -261,22 +265,21 @@ fn next_column<'a>(columns: &mut impl Iterator<Item = &'a ArrayRef>) -> Result<A
 }
 
 /// Arrival times of the kept rows; null where the source has none.
-fn times_of(block: &Block, kept: &[usize]) -> Vec<Option<i64>> {
-    let mut runs = block.times.iter();
+fn times_of(times: &[(u32, Timestamp)], kept: impl Iterator<Item = usize>) -> Vec<Option<i64>> {
+    let mut runs = times.iter();
     let mut end = 0_usize;
     let mut at = None;
-    kept.iter()
-        .map(|row| {
-            while *row >= end {
-                match runs.next() {
-                    Some((rows, time)) => {
-                        end += *rows as usize;
-                        at = Some(time.0);
-                    }
-                    None => return None,
+    kept.map(|row| {
+        while row >= end {
+            match runs.next() {
+                Some((rows, time)) => {
+                    end += *rows as usize;
+                    at = Some(time.0);
                 }
+                None => return None,
             }
-            at
-        })
-        .collect()
+        }
+        at
+    })
+    .collect()
 }

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     StreamingContext,
     context::is_operator_name,
-    emit::{Output, OutputKind},
+    emit::{Output, OutputKind, TopicSink},
     plan::StreamInput,
 };
 use arrow_array::RecordBatch;
@@ -78,8 +78,14 @@ struct Catalog {
 }
 
 struct SinkEntry {
-    sink: Arc<dyn Sink>,
+    sink: SinkKind,
     used: bool,
+}
+
+#[derive(Clone)]
+enum SinkKind {
+    Other(Arc<dyn Sink>),
+    Topic(Arc<TopicSink>),
 }
 
 /// A planner's settings: a batch is small, so nothing is shuffled that was not asked for.
@@ -244,7 +250,11 @@ impl Catalog {
             }
             Kind::Sink { name, options } => {
                 self.take_name(context, "sink", &name)?;
-                let sink = context.declare.sink(&Options::new(format!("sink \"{name}\""), options))?;
+                let options = Options::new(format!("sink \"{name}\""), options);
+                let sink = match options.get("connector") {
+                    Some("topic") => SinkKind::Topic(context.declare.topic_sink(&options)?),
+                    _ => SinkKind::Other(context.declare.sink(&options)?),
+                };
                 self.sinks.insert(name, SinkEntry { sink, used: false });
                 Ok(())
             }
@@ -387,7 +397,7 @@ impl Catalog {
                 "sink `{target}` has an INSERT already: put both into one with UNION ALL, or create a second sink"
             )));
         }
-        let sink = Arc::clone(&entry.sink);
+        let sink = entry.sink.clone();
         let name = format!("insert-{target}");
         let state = self.state(context, meta)?;
         let logical = self.logical(&state, query).await?;
@@ -396,7 +406,10 @@ impl Catalog {
         unique_names(&crate::plan::Operator::schema(&select))?;
         context.declare.claim("output", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
-        context.declare.output(Output { name, node, kind: OutputKind::Sink(sink) });
+        match sink {
+            SinkKind::Topic(sink) => context.declare.topic_output(name, node, &sink)?,
+            SinkKind::Other(sink) => context.declare.output(Output { name, node, kind: OutputKind::Sink(sink) }),
+        }
         if let Some(entry) = self.sinks.get_mut(target) {
             entry.used = true;
         }

@@ -23,15 +23,17 @@
 //!
 //! A window closes when the watermark (the largest time seen, less the declared
 //! bound) passes its end; its result is given once and is final. A row all of
-//! whose windows have closed is late: it is counted and left out.
+//! whose windows have closed is late: it is counted, left out, and kept as a dead
+//! letter.
 //!
 //! Where things are: [`parse`] reads statements, [`catalog`] declares what they
 //! name, [`shape`] says which queries mean something, [`lower`] plans them,
-//! [`window`] assigns panes, [`state`] keeps aggregates, [`functions`] has the
+//! [`window`] assigns panes, [`late`] sets late rows aside, [`state`] keeps aggregates, [`functions`] has the
 //! functions for social text, [`query`] answers questions beside the program.
 
 mod catalog;
 mod functions;
+mod late;
 mod lower;
 mod parse;
 mod query;
@@ -44,4 +46,5 @@ mod topics;
 mod window;
 
 pub(crate) use catalog::Sql;
+pub(crate) use late::letters as late_letters;
 pub use query::Shell;

@@ -147,6 +147,11 @@ impl TableProvider for TopicTable {
             let (topic, schema) = (Arc::clone(&self.topic), Arc::clone(&self.schema));
             parts.push(Arc::new(Part { topic, schema, raw: self.raw, partition, from, to }));
         }
+        if parts.is_empty() {
+            // A plan has a partition, also one without rows.
+            let (topic, schema, at) = (Arc::clone(&self.topic), Arc::clone(&self.schema), self.topic.start(0));
+            parts.push(Arc::new(Part { topic, schema, raw: self.raw, partition: 0, from: at, to: at }));
+        }
         let exec = StreamingTableExec::try_new(Arc::clone(&self.schema), parts, projection, None, false, limit)?;
         Ok(Arc::new(exec))
     }

@@ -12,11 +12,14 @@
 //! [`super::shape`] sees to that.
 //!
 //! Invariant: every row is seen by the watermark before anything filters it, and
-//! a row all of whose windows have closed is counted as late, not aggregated. So
-//! is a row without a time. Lateness is judged by the watermark before the batch,
+//! a row all of whose windows have closed is late: not aggregated, but counted and
+//! set aside ([`super::late`]). So is a row without a time. Lateness is judged by the watermark before the batch,
 //! so that it does not depend on the order in which partitions run.
 
-use super::parse::{ident, interval_micros, plain_name};
+use super::{
+    late::Late,
+    parse::{ident, interval_micros, plain_name},
+};
 use crate::plan::{BatchRun, Kernel, NodeExec, NodeInputs, Rows, rows_from};
 use arrow_array::{
     Array, ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, cast::AsArray,
@@ -40,7 +43,7 @@ use std::{
     collections::HashMap,
     fmt,
     hash::{Hash, Hasher},
-    sync::{Arc, atomic::Ordering::Relaxed},
+    sync::Arc,
 };
 use tidemill_core::{Duration, Timestamp, WindowSpec};
 
@@ -105,8 +108,13 @@ impl WindowNode {
         let fields: Vec<_> = input.schema().fields().iter().cloned().chain(pane_fields(&kind)).collect();
         let schema = Arc::new(Schema::new_with_metadata(fields, input.schema().metadata().clone()));
         let partitions = input.output_partitioning().partition_count();
+        let late = Late {
+            stream: stream_of(&self.input).unwrap_or_else(|| name.to_string()),
+            operator: name.to_string(),
+            column: self.time.name.clone(),
+        };
         let kernel = WindowKernel {
-            name: name.to_string(),
+            late,
             time,
             kind,
             spec: self.spec,
@@ -115,6 +123,17 @@ impl WindowNode {
         };
         let title = format!("{name}: panes of {} µs by {}", self.spec.pane(), self.time.name);
         Ok(NodeExec::plan(title, kernel, vec![input], schema, partitions))
+    }
+}
+
+/// The one stream or table that a plan reads, if it is one.
+fn stream_of(plan: &LogicalPlan) -> Option<String> {
+    match plan {
+        LogicalPlan::TableScan(scan) => Some(scan.table_name.table().to_string()),
+        other => match other.inputs().as_slice() {
+            [input] => stream_of(input),
+            _ => None,
+        },
     }
 }
 
@@ -328,8 +347,8 @@ fn plain_table(name: ObjectName) -> TableFactor {
 
 #[derive(Debug)]
 struct WindowKernel {
-    /// The operator, under which its watermark is kept.
-    name: String,
+    /// Whose rows may be late; its watermark is kept under the operator.
+    late: Late,
     time: usize,
     kind: DataType,
     spec: WindowSpec,
@@ -345,22 +364,25 @@ impl Kernel for WindowKernel {
             kind: self.kind.clone(),
             spec: self.spec,
             schema: Arc::clone(&self.schema),
-            before: run.watermark_before(&self.name),
+            before: run.watermark_before(&self.late.operator),
         };
-        let (name, bound) = (self.name.clone(), self.bound);
+        let (aside, bound) = (self.late.clone(), self.bound);
         let assigned = rows.map(move |rows| {
             let (rows, largest, late) = panes.assign(&rows?)?;
             if let Some(largest) = largest {
-                run.move_watermark(&name, Timestamp(largest).minus(bound));
+                run.move_watermark(&aside.operator, Timestamp(largest).minus(bound));
             }
-            if late > 0 {
-                run.late.fetch_add(late as u64, Relaxed);
+            if let Some((rows, times)) = late {
+                aside.set_aside(&run, &rows, &times);
             }
             Ok(rows)
         });
         Ok(rows_from(Arc::clone(&self.schema), assigned))
     }
 }
+
+/// Rows and their times.
+type LateRows = (RecordBatch, TimestampMicrosecondArray);
 
 struct Panes {
     time: usize,
@@ -371,8 +393,8 @@ struct Panes {
 }
 
 impl Panes {
-    /// The rows that are in time with their pane, the largest time, and how many were late.
-    fn assign(&self, rows: &RecordBatch) -> DfResult<(RecordBatch, Option<i64>, usize)> {
+    /// The rows that are in time with their pane, the largest time, and the rows that were late.
+    fn assign(&self, rows: &RecordBatch) -> DfResult<(RecordBatch, Option<i64>, Option<LateRows>)> {
         let column = rows.column(self.time);
         let times =
             if *column.data_type() == self.kind { Arc::clone(column) } else { arrow_cast::cast(column, &self.kind)? };
@@ -394,13 +416,18 @@ impl Panes {
         };
         let all = times.null_count() == 0 && !far && (rows.num_rows() == 0 || in_time(smallest));
         let (rows, times, late) = if all {
-            (rows.clone(), times.clone(), 0)
+            (rows.clone(), times.clone(), None)
         } else {
             let keep: BooleanArray = times.iter().map(|time| Some(time.is_some_and(in_time))).collect();
-            let kept = arrow_select::filter::filter_record_batch(rows, &keep)?;
-            let times = arrow_select::filter::filter(times, &keep)?;
-            let late = rows.num_rows() - kept.num_rows();
-            (kept, times.as_primitive::<TimestampMicrosecondType>().clone(), late)
+            let of = |mask: &BooleanArray| {
+                let rows = arrow_select::filter::filter_record_batch(rows, mask)?;
+                let times = arrow_select::filter::filter(times, mask)?;
+                Ok::<LateRows, arrow_schema::ArrowError>((rows, times.as_primitive().clone()))
+            };
+            let (kept, in_order) = of(&keep)?;
+            let others: BooleanArray = keep.iter().map(|keep| keep.map(|keep| !keep)).collect();
+            let late = (kept.num_rows() < rows.num_rows()).then(|| of(&others)).transpose()?;
+            (kept, in_order, late)
         };
         let width = self.spec.pane();
         let mut last = i64::MAX;

@@ -11,7 +11,7 @@ use crate::{
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
-use tidemill_core::{Duration, Error, Result};
+use tidemill_core::{Duration, Error, Options, Result};
 
 /// When appended rows are made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +34,35 @@ pub struct Retention {
     pub max_age: Option<Duration>,
     /// The oldest segments go until a partition has at most this many bytes; `None` keeps them.
     pub max_bytes: Option<u64>,
+}
+
+impl Retention {
+    /// Whether it keeps everything.
+    pub fn keeps_all(&self) -> bool {
+        self.max_age.is_none() && self.max_bytes.is_none()
+    }
+
+    /// What the options `retention_age` (such as `1h`) and `retention_bytes`
+    /// (such as `1GB`, of a partition) say; `None` when neither is given.
+    ///
+    /// # Errors
+    /// When one is no duration or no size, or is nothing at all.
+    pub fn from_options(options: &Options) -> Result<Option<Self>> {
+        let max_age =
+            options.get("retention_age").map(|_| options.duration("retention_age", Duration::ZERO)).transpose()?;
+        let max_bytes = options.get("retention_bytes").map(|_| options.bytes("retention_bytes", 0)).transpose()?;
+        let nothing = |key: &str, such: &str| {
+            Error::user(format!("{}: option `{key}` must be more than nothing, such as {such}", options.owner()))
+        };
+        if max_age.is_some_and(|age| age.is_zero()) {
+            return Err(nothing("retention_age", "1h"));
+        }
+        if max_bytes == Some(0) {
+            return Err(nothing("retention_bytes", "1GB"));
+        }
+        let given = Self { max_age, max_bytes };
+        Ok((!given.keeps_all()).then_some(given))
+    }
 }
 
 /// What a topic is made with.
@@ -93,7 +122,7 @@ struct Stored {
 ///
 /// # Errors
 /// Says which names are fine.
-pub(super) fn check_name(name: &str) -> Result<()> {
+pub fn check_name(name: &str) -> Result<()> {
     let fine = (1..=200).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));

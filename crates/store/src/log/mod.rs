@@ -28,7 +28,7 @@ mod tests;
 mod tidy;
 mod topic;
 
-pub use config::{Retention, Sync, TopicConfig};
+pub use config::{Retention, Sync, TopicConfig, check_name};
 pub use partition::{Appended, OnDurable};
 pub use reader::LogReader;
 pub use rows::LogRows;
@@ -160,6 +160,17 @@ impl Log {
         topics.remove(name);
         recover::remove_all(&*self.disk, &grave)
     }
+}
+
+/// What the topic `name` of the log under `root` was made with, read beside
+/// whoever owns the log; `None` when there is no such topic.
+///
+/// # Errors
+/// When its file can't be read.
+pub fn stored_config(disk: &dyn Disk, root: &Path, name: &str) -> Result<Option<TopicConfig>> {
+    config::check_name(name)?;
+    let path = root.join(name).join("topic.json");
+    if disk.exists(&path) { config::read(disk, &path).map(Some) } else { Ok(None) }
 }
 
 /// Prefix of a topic's directory that is being deleted; no topic's name begins with a dot.

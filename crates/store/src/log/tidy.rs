@@ -10,6 +10,7 @@
 //! never leaves a hole. Runs on the log's tidying thread and in `apply_retention`.
 
 use super::{
+    config::Retention,
     partition::Partition,
     rows::RowsMeta,
     segment::{Extent, Segment, SegmentHead, index_path, read_index, write_index, write_mark},
@@ -24,12 +25,14 @@ use arrow_array::RecordBatch;
 use arrow_select::concat::concat_batches;
 use parking_lot::RwLock;
 use std::sync::Arc;
-use tidemill_core::{Error, Result, Timestamp};
+use tidemill_core::{Duration, Error, Result, Timestamp};
 
 /// Merged frames get about this long.
 const MERGED: usize = 1 << 20;
 /// Segments whose frames are longer than this on average are left as they are.
 const LARGE: u64 = 512 << 10;
+/// Segments that what is kept spans at least, so that it goes in small parts.
+const SPANS: u32 = 4;
 
 /// Seals all filled segments of a partition.
 pub(super) fn seal(partition: &Partition) -> Result<()> {
@@ -230,27 +233,40 @@ fn vouch(partition: &Partition) -> Result<()> {
     write_mark(disk, &next, durable).named("write", &path)
 }
 
+/// Begins a new segment when the active one is idle and its rows may go, or
+/// spans more than a quarter of what is kept: only segments that are not active
+/// can be deleted. Whether it did.
+pub(super) fn end_spanning(
+    partition: &Partition,
+    now: Timestamp,
+    retention: Retention,
+    pin: Option<u64>,
+) -> Result<bool> {
+    let before = |age: Duration| now.minus(age).0;
+    let mut writer = partition.writer.lock();
+    let ends = writer.active.as_ref().is_some_and(|a| {
+        let extent = a.segment.extent.read();
+        let begun = extent.entries.first().map_or(i64::MAX, |entry| entry.time);
+        let idle = pin.is_none_or(|pin| extent.end <= pin)
+            && retention.max_age.is_some_and(|age| extent.last_time < before(age));
+        let long = retention.max_age.is_some_and(|age| begun < before(age / SPANS));
+        let large = retention.max_bytes.is_some_and(|max| extent.len > max / u64::from(SPANS));
+        extent.frames > 0 && (idle || long || large)
+    });
+    if ends && !partition.is_poisoned() {
+        partition.roll(&mut writer)?;
+        return Ok(true);
+    }
+    Ok(false)
+}
+
 /// Deletes the segments of a partition that are too old or too many, none of
 /// which holds an offset at or after `pin`.
-pub(super) fn retire(
-    partition: &Partition,
-    older_than: Option<Timestamp>,
-    max_bytes: Option<u64>,
-    pin: Option<u64>,
-) -> Result<Retired> {
+pub(super) fn retire(partition: &Partition, now: Timestamp, retention: Retention, pin: Option<u64>) -> Result<Retired> {
+    let Retention { max_age, max_bytes } = retention;
+    let older_than = max_age.map(|age| now.minus(age));
     let free = |end: u64| pin.is_none_or(|pin| end <= pin);
     let old = |extent: &Extent| older_than.is_some_and(|t| extent.last_time < t.0);
-    {
-        // An idle partition's rows lie in the active segment: begin a new one, so that they can go.
-        let mut writer = partition.writer.lock();
-        let idle = writer.active.as_ref().is_some_and(|a| {
-            let extent = a.segment.extent.read();
-            extent.frames > 0 && old(&extent) && free(extent.end)
-        });
-        if idle && !partition.is_poisoned() {
-            partition.roll(&mut writer)?;
-        }
-    }
     let mut retired = Retired::default();
     loop {
         let segments = partition.segments.read();

@@ -6,7 +6,7 @@
 
 use super::{
     Work,
-    config::{Sync, TopicConfig, write as write_config},
+    config::{Retention, Sync, TopicConfig, write as write_config},
     partition::{Appended, Effect, OnDurable, Partition, Shared},
     pins::Pins,
     reader::LogReader,
@@ -22,7 +22,7 @@ use arrow_array::RecordBatch;
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, atomic::Ordering},
 };
 use tidemill_core::{Clock, Error, Offset, Result, Timestamp};
@@ -34,6 +34,9 @@ const CACHE_BYTES: usize = 32 << 20;
 #[derive(Debug)]
 pub struct Topic {
     config: TopicConfig,
+    /// What old rows are kept now; the configuration holds what the topic was opened with.
+    retention: Mutex<Retention>,
+    dir: PathBuf,
     shared: Arc<Shared>,
     partitions: Vec<Arc<Partition>>,
     pins: Mutex<Pins>,
@@ -77,7 +80,9 @@ impl Topic {
             })
             .collect::<Result<Vec<_>>>()?;
         let pins = Mutex::new(Pins::open(&**disk, dir)?);
-        let topic = Self { config, shared, partitions, pins, work: Arc::clone(work) };
+        let retention = Mutex::new(config.retention);
+        let dir = dir.to_owned();
+        let topic = Self { config, retention, dir, shared, partitions, pins, work: Arc::clone(work) };
         for partition in &topic.partitions {
             if partition.segments.read().len() > 1 {
                 topic.work.tidy(partition);
@@ -91,9 +96,29 @@ impl Topic {
         &self.shared.topic
     }
 
-    /// What it was made with.
+    /// What it was opened with; [`Topic::retention`] may have been changed since.
     pub fn config(&self) -> &TopicConfig {
         &self.config
+    }
+
+    /// What old rows are kept.
+    pub fn retention(&self) -> Retention {
+        *self.retention.lock()
+    }
+
+    /// Changes what old rows are kept, from the next [`Topic::apply_retention`]
+    /// on; durable when this returns.
+    ///
+    /// # Errors
+    /// When the disk refuses: then nothing has changed.
+    pub fn set_retention(&self, retention: Retention) -> Result<()> {
+        let mut now = self.retention.lock();
+        if *now != retention {
+            let config = TopicConfig { retention, ..self.config.clone() };
+            write_config(&*self.shared.disk, &self.dir.join("topic.json"), &config)?;
+            *now = retention;
+        }
+        Ok(())
     }
 
     fn partition(&self, p: u32) -> Result<&Arc<Partition>> {
@@ -283,16 +308,17 @@ impl Topic {
         self.pins.lock().all()
     }
 
-    /// Deletes segments that the topic's [`Retention`](super::Retention) gives
-    /// up and no pin needs. Blocks while a segment is being merged.
+    /// Deletes segments that the topic's [`Retention`] gives up and no pin
+    /// needs. A segment that spans more than a quarter of what is kept is ended
+    /// first, so that small bounds hold, too. Blocks while a segment is being
+    /// merged.
     ///
     /// # Errors
     /// When the disk refuses; what was deleted stays deleted.
     pub fn apply_retention(&self, now: Timestamp) -> Result<Retired> {
-        let retention = self.config.retention;
-        let older_than = retention.max_age.map(|age| now.minus(age));
+        let retention = self.retention();
         let mut sum = Retired::default();
-        if older_than.is_none() && retention.max_bytes.is_none() {
+        if retention.keeps_all() {
             return Ok(sum);
         }
         let mut pins = self.pins.lock();
@@ -302,7 +328,17 @@ impl Topic {
         }
         for partition in &self.partitions {
             let _alone = partition.tidying.lock();
-            let retired = tidy::retire(partition, older_than, retention.max_bytes, pins.lowest(partition.number))?;
+            let pin = pins.lowest(partition.number);
+            match tidy::end_spanning(partition, now, retention, pin) {
+                Ok(true) => self.work.tidy(partition),
+                Ok(false) => {}
+                Err(error) if error.is_retryable() => {
+                    // A full disk again: the next look ends the segment.
+                    tracing::warn!(partition = ?partition, error = %error.chain(), "no new segment");
+                }
+                Err(error) => return Err(error),
+            }
+            let retired = tidy::retire(partition, now, retention, pin)?;
             sum.segments += retired.segments;
             sum.bytes += retired.bytes;
         }

@@ -11,7 +11,7 @@ use std::{
     io::{self, BufRead, Read},
     sync::Arc,
 };
-use tidemill::{Error, Result, connectors::lines::MAX_LINE, store::Topic};
+use tidemill::{Error, Result, connectors::lines::MAX_LINE, core::Clock, engine::SystemClock, store::Topic};
 
 /// Lines appended together at most.
 const LINES: usize = 4096;
@@ -58,6 +58,9 @@ impl Produce {
         let read = append_all(&topic, self.partition, &mut io::stdin().lock());
         // What was appended before a fault is kept.
         topic.sync_to(self.partition, topic.end(self.partition))?;
+        if let Err(error) = topic.apply_retention(SystemClock.now()) {
+            tracing::warn!(topic = topic.name(), error = error.chain(), "old records could not be removed");
+        }
         let next = topic.end(self.partition);
         println!(
             "kept {} lines in {} partition {}, offsets [{first}, {next})",

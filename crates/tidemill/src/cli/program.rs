@@ -89,7 +89,7 @@ impl ProgramArgs {
 
     /// A context with the program declared, only to be looked at.
     pub(crate) fn checked(&self) -> Result<StreamingContext> {
-        self.declared(ContextBuilder::check_only)
+        self.declared(|builder| builder.data_dir(&self.data.path).check_only())
     }
 
     fn declared(&self, build: impl FnOnce(ContextBuilder) -> ContextBuilder) -> Result<StreamingContext> {

@@ -43,10 +43,10 @@ enum Action {
         #[arg(long, value_name = "WHEN", default_value = "10ms", value_parser = sync)]
         sync: Sync,
         /// Remove records older than this, such as 7d, unless a program still needs them.
-        #[arg(long, value_name = "TIME", value_parser = age)]
+        #[arg(long, visible_alias = "retention-age", value_name = "TIME", value_parser = age)]
         keep_for: Option<Duration>,
         /// Remove the oldest records beyond this size of a partition, such as 10GiB.
-        #[arg(long, value_name = "SIZE", value_parser = size)]
+        #[arg(long, visible_alias = "retention-bytes", value_name = "SIZE", value_parser = size)]
         keep_bytes: Option<u64>,
     },
     /// List all topics.
@@ -138,7 +138,8 @@ fn describe(topic: &Topic) {
         Sync::Never => "when the system likes".to_string(),
     };
     println!("  records become durable {sync}");
-    match (config.retention.max_age, config.retention.max_bytes) {
+    let retention = topic.retention();
+    match (retention.max_age, retention.max_bytes) {
         (None, None) => println!("  everything is kept"),
         (age, bytes) => {
             if let Some(age) = age {

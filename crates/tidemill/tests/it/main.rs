@@ -7,4 +7,5 @@ mod live;
 mod programs;
 mod run;
 mod tidy;
+mod topic_sink;
 mod topics;

@@ -108,3 +108,46 @@ fn sql_asks_topics_and_live_views() {
     let live = run(at, &["sql", "--data", "d2", "--program", "top.sql", "-e", "SELECT n, word FROM top"], "");
     assert_eq!(live.code(0).out, " n | word \n---+------\n 2 | ebb  \n(1 row)");
 }
+
+#[test]
+fn programs_read_and_write_topics() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let first = "\
+CREATE STREAM words WITH (connector = 'topic', topic = 'words', format = 'text');
+CREATE SINK shout WITH (connector = 'topic', topic = 'loud', retention_age = '7d');
+INSERT INTO shout SELECT upper(value) AS word FROM words WHERE value <> 'hush';
+";
+    let second = "\
+CREATE STREAM loud WITH (connector = 'topic', topic = 'loud');
+CREATE VIEW top AS SELECT word, count(*) AS n FROM loud GROUP BY word ORDER BY n DESC, word LIMIT 3;
+";
+    write(at, "first.sql", first);
+    write(at, "second.sql", second);
+    run(at, &["check", "second.sql", "--data", "d"], "")
+        .code(1)
+        .says(&["there is no topic `loud` yet", "declare them"]);
+    run(at, &["topic", "create", "words", "--retention-age", "1h", "--data", "d"], "").code(0);
+    run(at, &["produce", "words", "--data", "d"], "ebb\nflow\nhush\nebb\n").code(0);
+    let plan = run(at, &["plan", "first.sql", "--data", "d"], "");
+    for text in ["words: reads topic words\n", "insert-shout: exactly once into topic loud\n"] {
+        assert!(plan.code(0).out.contains(text), "{text:?} is missing: {}", plan.out);
+    }
+    let drain = |program| ["run", program, "--headless", "--no-web", "--trigger", "drain", "--data", "d"];
+    run(at, &drain("first.sql"), "").code(0);
+    run(at, &["check", "second.sql", "--data", "d"], "").code(0);
+    assert!(run(at, &drain("second.sql"), "").code(0).out.contains("top: EBB 2, FLOW 1"));
+    run(at, &["produce", "words", "--data", "d"], "flow\nflow\n").code(0);
+    run(at, &drain("first.sql"), "").code(0);
+    assert!(run(at, &drain("second.sql"), "").code(0).out.contains("top: FLOW 3, EBB 2"));
+    let dead = "SELECT reason, count(*) AS n FROM \"second.dead\" GROUP BY reason";
+    let asked = run(at, &["sql", "--data", "d", "-e", dead], "");
+    assert_eq!(asked.code(0).out, " reason | n \n--------+---\n(0 rows)", "an empty topic is an empty table");
+    let loud = run(at, &["consume", "loud", "--from-beginning", "--data", "d"], "");
+    let lines: Vec<&str> = loud.code(0).out.lines().collect();
+    assert_eq!((lines.len(), lines[0]), (5, "{\"word\":\"EBB\"}"), "{}", loud.out);
+    let described = run(at, &["topic", "describe", "loud", "--data", "d"], "");
+    for text in ["column word Utf8", "needed by second/loud: partition 0 from 5", "older than 604800 s"] {
+        assert!(described.code(0).out.contains(text), "{text:?} is missing: {}", described.out);
+    }
+}

@@ -191,3 +191,47 @@ fn a_full_disk_does_not_stop_what_makes_space() {
     topic.apply_retention(late).unwrap();
     assert!((400..=480).contains(&topic.start(0).0), "{}", topic.start(0));
 }
+
+/// Rows lie in one segment of 64 MiB; the bounds hold all the same.
+#[test]
+fn small_bounds_hold_in_large_segments() {
+    let disk = SimDisk::new();
+    let clock = clock();
+    let log = Log::quiet(Arc::new(disk.clone()), Path::new("/data/log"), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
+    let large = TopicConfig { segment_bytes: 64 << 20, ..config(Sync::Always) };
+    let (aged, sized) = (log.create_topic("aged", &large).unwrap(), log.create_topic("sized", &large).unwrap());
+    aged.set_retention(by_age(40)).unwrap();
+    sized.set_retention(Retention { max_age: None, max_bytes: Some(20_000) }).unwrap();
+    for i in 0..500 {
+        for topic in [&aged, &sized] {
+            topic.append(0, &rows(i * 5, 5, 90), None).unwrap();
+            topic.apply_retention(clock.now()).unwrap();
+        }
+        // What is kept of 20,000 bytes, and a quarter of it that is one segment's.
+        assert!(sized.bytes() <= 26_000, "append {i}: {}", sized.bytes());
+        let rows = aged.end(0).0 - aged.start(0).0;
+        assert!(rows <= 5 * (40 + 12), "append {i}: {rows} rows of the last 40 seconds");
+        clock.advance(Duration::from_secs(1));
+    }
+    assert!(sized.bytes() > 10_000 && aged.end(0).0 - aged.start(0).0 >= 5 * 40);
+    drop((aged, sized, log));
+    let log = quiet(&disk).unwrap();
+    assert_eq!(log.topic("aged").unwrap().retention(), by_age(40), "what was set lasts");
+    assert_eq!(log.topic("aged").unwrap().config().segment_bytes, 64 << 20);
+}
+
+#[test]
+fn options_say_what_is_kept() {
+    let of = |pairs: &[(&str, &str)]| {
+        Retention::from_options(&tidemill_core::Options::new("stream \"s\"", pairs.iter().copied()))
+    };
+    assert_eq!(of(&[]).unwrap(), None);
+    let both = of(&[("retention_age", "1h"), ("retention_bytes", "1GB")]).unwrap().unwrap();
+    assert_eq!(both, Retention { max_age: Some(Duration::from_secs(3600)), max_bytes: Some(1_000_000_000) });
+    for wrong in
+        [("retention_age", "0s"), ("retention_age", "soon"), ("retention_bytes", "0"), ("retention_bytes", "x")]
+    {
+        let error = of(&[wrong]).unwrap_err().to_string();
+        assert!(error.contains("stream \"s\"") && error.contains(wrong.0), "{error}");
+    }
+}

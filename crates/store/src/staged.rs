@@ -1,0 +1,108 @@
+//! Rows set aside until their batch is committed.
+//!
+//! ```text
+//! stage(7, part 0) ─► 00000000000000000007-00000.rows      written aside, synced, renamed
+//! committed        ─► read, shown by the caller, removed
+//! ```
+//!
+//! The files are those of a state's snapshot (`docs/formats/state.md`) under
+//! another name. Invariant: a file that is there is whole or known to be
+//! damaged. Called by the engine's sink into topics.
+
+use crate::{
+    disk::{self, Disk, Mode, temporary},
+    fault::Named,
+    state::{FileHead, StateKind, read_rows, write_file},
+};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tidemill_core::{BatchId, Error, Result};
+
+/// The staged files of one output.
+#[derive(Debug)]
+pub struct StagedFiles {
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    owner: String,
+    schema: SchemaRef,
+}
+
+impl StagedFiles {
+    /// The files of `owner` in `dir`, which is created if need be.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn open(disk: Arc<dyn Disk>, dir: &Path, owner: &str, schema: SchemaRef) -> Result<Self> {
+        disk::create_dir(&*disk, dir).named("create", dir)?;
+        Ok(Self { disk, dir: dir.to_owned(), owner: owner.to_owned(), schema })
+    }
+
+    /// Sets aside the rows of a part of a batch, durably, and gives their
+    /// file's name. Replaces what was set aside for the part before.
+    ///
+    /// # Errors
+    /// When the rows don't fit the columns or the disk refuses: then nothing is set aside.
+    pub fn stage(&self, batch: BatchId, part: usize, rows: impl Iterator<Item = RecordBatch>) -> Result<String> {
+        let name = format!("{:020}-{part:05}.rows", batch.0);
+        let path = self.dir.join(&name);
+        let tmp = temporary(&path);
+        let head = FileHead::whole(&self.owner, batch.0);
+        let file = self.disk.open(&tmp, Mode::Create).named("create", &tmp)?;
+        let written = write_file(&*file, &tmp, &head, &self.schema, &self.owner, rows)
+            .and_then(|()| file.sync().named("sync", &tmp))
+            .and_then(|()| self.disk.rename(&tmp, &path).named("rename", &tmp));
+        if let Err(error) = written {
+            // Best effort: `clear` removes it at the next start.
+            let _ignored = self.disk.remove(&tmp);
+            return Err(error);
+        }
+        self.disk.sync_dir(&self.dir).named("sync", &self.dir)?;
+        Ok(name)
+    }
+
+    /// Whether a file is there.
+    pub fn exists(&self, name: &str) -> bool {
+        self.disk.exists(&self.dir.join(name))
+    }
+
+    /// The rows of a file that [`StagedFiles::stage`] named for `batch`, as they were cut.
+    ///
+    /// # Errors
+    /// When the file is missing or damaged, naming it.
+    pub fn read(&self, batch: BatchId, name: &str) -> Result<Vec<RecordBatch>> {
+        if !name.ends_with(".rows") || name.contains(['/', '\\']) {
+            return Err(Error::internal(format!("\"{}\" can't have staged a file \"{name}\"", self.owner)));
+        }
+        let path = self.dir.join(name);
+        let (_, rows) = read_rows(&*self.disk, &path, &self.owner, batch.0, StateKind::Snapshot, &self.schema)?;
+        Ok(rows)
+    }
+
+    /// Removes files. They may come back after a crash: then they are to be removed again.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn remove<'a>(&self, names: impl IntoIterator<Item = &'a str>) -> Result<()> {
+        for name in names {
+            let path = self.dir.join(name);
+            if self.disk.exists(&path) {
+                self.disk.remove(&path).named("remove", &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes all files.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn clear(&self) -> Result<()> {
+        let names = self.disk.list(&self.dir).named("list", &self.dir)?;
+        let ours = |name: &&str| name.ends_with(".rows") || name.ends_with(".tmp");
+        self.remove(names.iter().map(String::as_str).filter(ours))
+    }
+}
