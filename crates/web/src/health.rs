@@ -91,6 +91,17 @@ mod tests {
         assert!(!ready(), "stalled");
         assert!(readiness(&board, &watch).reason.contains("no batch for 31 s"), "{:?}", readiness(&board, &watch));
 
+        // A program that waits for its input says so, and has a right to any silence.
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(20)).await;
+            board.publish_idle();
+            tokio::task::yield_now().await;
+            assert!(ready(), "{:?}", readiness(&board, &watch));
+        }
+        // Then input came, and the batch over it hangs.
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert!(!ready(), "a batch that should have run and did not");
+
         // A program with a batch a minute has a right to longer silences.
         for id in 1..5 {
             board.publish_batch(batch(id, i64::try_from(id).unwrap() * 60));

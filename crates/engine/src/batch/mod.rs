@@ -9,6 +9,8 @@ mod keep;
 mod pipeline;
 mod rate;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use clock::Trigger;
 pub(crate) use keep::Keep;

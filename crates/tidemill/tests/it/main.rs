@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
 mod demo;
+mod ends;
 mod live;
 mod programs;
+mod prompt;
+mod pty;
 mod run;
 mod tidy;
 mod topics;
