@@ -4,6 +4,7 @@
 
 mod demo;
 mod ends;
+mod golden;
 mod live;
 mod programs;
 mod prompt;

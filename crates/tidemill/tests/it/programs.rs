@@ -108,3 +108,31 @@ fn sql_asks_topics_and_live_views() {
     let live = run(at, &["sql", "--data", "d2", "--program", "top.sql", "-e", "SELECT n, word FROM top"], "");
     assert_eq!(live.code(0).out, " n | word \n---+------\n 2 | ebb  \n(1 row)");
 }
+
+#[test]
+fn a_busy_port_and_a_directory_in_use_are_told_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    write(at, "top.sql", TOP);
+    write(at, "in/a.json", "{\"word\":\"ebb\"}\n");
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = busy.local_addr().unwrap();
+    let refused = run(at, &["run", "top.sql", "--headless", "--data", "d", "--web", &address.to_string()], "");
+    refused.code(1).says(&["error: ", &address.port().to_string(), "--web 127.0.0.1:0"]);
+    assert!(!at.join("d").exists(), "nothing was written");
+
+    let mut first = start(at, &["run", "top.sql", "--headless", "--no-web", "--data", "d"], "");
+    first.wait_for("top: ebb 1 |");
+    for second in [
+        vec!["run", "top.sql", "--headless", "--no-web"],
+        vec!["sql", "-e", "SELECT 1"],
+        vec!["topic", "list"],
+        vec!["produce", "t"],
+        vec!["consume", "t"],
+    ] {
+        let second = run(at, &[second, vec!["--data", "d"]].concat(), "");
+        second.code(1).says(&["error: the data directory d is in use by process ", "or name another directory"]);
+    }
+    first.signal(Signal::INT);
+    first.end().code(0);
+}
