@@ -39,6 +39,7 @@ pub(crate) struct Config {
     pub(crate) batch_records: u64,
     pub(crate) sync: tidemill_store::log::Sync,
     pub(crate) max_lag_bytes: u64,
+    pub(crate) disk: Arc<dyn tidemill_store::disk::Disk>,
     /// Whether the program is only looked at, never started.
     pub(crate) check: bool,
 }
@@ -125,6 +126,13 @@ impl ContextBuilder {
     #[must_use]
     pub fn max_lag_bytes(mut self, bytes: u64) -> Self {
         self.config.max_lag_bytes = bytes.max(1);
+        self
+    }
+
+    /// The disk that log, ledger and state are on; tests give one that is full, or that breaks.
+    #[must_use]
+    pub fn disk(mut self, disk: Arc<dyn tidemill_store::disk::Disk>) -> Self {
+        self.config.disk = disk;
         self
     }
 
@@ -386,6 +394,7 @@ impl StreamingContext {
                 batch_records: u64::MAX,
                 sync: tidemill_store::log::Sync::Every(Duration::from_millis(10)),
                 max_lag_bytes: 256 << 20,
+                disk: Arc::new(tidemill_store::disk::RealDisk),
                 check: false,
             },
         }

@@ -305,7 +305,7 @@ impl Pipeline {
                 return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
             }
             let ranges = self.ranges().await?;
-            let empty = ranges.values().all(Vec::is_empty);
+            let empty = ranges.values().all(Vec::is_empty) && !self.letters_wait();
             let now = self.config.clock.now();
             match self.config.trigger {
                 Trigger::Every(_) | Trigger::Once => return Ok(Some((Batch { id, time: tick.time, ranges }, tick))),
@@ -331,6 +331,11 @@ impl Pipeline {
         }
     }
 
+    /// Whether receivers refused something that no commit has kept yet.
+    fn letters_wait(&self) -> bool {
+        self.keep.as_ref().is_some_and(|keep| keep.dead().is_waiting())
+    }
+
     /// Whether a batch ends the program: its inputs are exhausted.
     fn is_end(&self, batch: &Batch) -> bool {
         batch.is_end() && !self.inputs.is_empty()
@@ -354,7 +359,7 @@ impl Pipeline {
             return Ok(None);
         }
         let ranges = self.ranges().await?;
-        if ranges.values().all(Vec::is_empty) {
+        if ranges.values().all(Vec::is_empty) && !self.letters_wait() {
             return Ok(None);
         }
         let tick = Tick::now(clock::after(last, now), now);
@@ -428,12 +433,19 @@ impl Pipeline {
         committing: &mut Option<Commit>,
     ) -> Result<(Arc<BatchRun>, Vec<(usize, crate::emit::Emitted)>)> {
         let mut pause = Duration::from_millis(100);
+        let mut failed = false;
         loop {
             match self.run_batch(batch).await {
-                Ok(ran) => return Ok(ran),
+                Ok(ran) => {
+                    if failed {
+                        self.board.update_program(|program| program.error = None);
+                    }
+                    return Ok(ran);
+                }
                 Err(error) if error.is_retryable() && self.keep.is_some() => {
                     tracing::warn!(batch = batch.id.0, error = error.chain(), "a batch failed and will be run again");
                     self.board.update_program(|program| program.error = Some(error.chain()));
+                    failed = true;
                     settle(committing).await?;
                     if let Some(keep) = &self.keep {
                         keep.restore(&self.states)?;

@@ -169,6 +169,7 @@ impl Intake for Port {
         let rows = rows_of(&block)?;
         let _in_order = self.order.lock().await;
         self.wait_for_room().await?;
+        let mut failed = false;
         loop {
             let (done, ack) = Ack::pair();
             // The receiver may not care for its ack.
@@ -180,9 +181,15 @@ impl Intake for Port {
                         report.records += records;
                         report.bytes += bytes;
                     });
+                    if failed {
+                        self.board.update_program(|program| program.error = None);
+                        self.report("receiving again");
+                    }
                     return Ok(ack);
                 }
                 Err(error) if error.is_retryable() && !self.stopping.is_stopped() => {
+                    failed = true;
+                    self.board.update_program(|program| program.error = Some(error.chain()));
                     self.report(&format!("waiting: {}", error.chain()));
                     self.clock.sleep_until(self.clock.now().plus(RETRY)).await;
                 }
