@@ -31,10 +31,10 @@ fn mistakes_are_told_with_file_line_and_what_was_meant() {
         (TOP.replace("path =", "paht ="), vec!["p.sql: line 1, column 1", "option `path` is missing"]),
         (
             TOP.replace("format =", "fromat ="),
-            vec!["p.sql: line 1, column 1", "unknown option `fromat`", "did you mean `format`?"],
+            vec!["p.sql: line 1, column 82:", "unknown option `fromat`", "did you mean `format`?"],
         ),
-        (TOP.replace("'files'", "'flies'"), vec!["p.sql: line 1, column 1", "did you mean `files`?"]),
-        (TOP.replace("FROM words", "FROM wrods"), vec!["p.sql: line 2, column 1", "did you mean `words`?"]),
+        (TOP.replace("'files'", "'flies'"), vec!["p.sql: line 1, column 60:", "did you mean `files`?"]),
+        (TOP.replace("FROM words", "FROM wrods"), vec!["p.sql: line 2, column 52:", "did you mean `words`?"]),
         (TOP.replace("GROUP BY word", "GRUOP BY word"), vec!["p.sql: line 2, column 6"]),
         ("CREATE VEIW top AS SELECT 1;".to_string(), vec!["p.sql: line 1, column 8", "did you mean VIEW?"]),
     ] {

@@ -55,8 +55,7 @@ fn a_mistake_is_told_with_its_place_in_red_and_the_prompt_goes_on() {
     at.shows(&format!("{RED}error:\u{1b}[0m line 2, column "));
     at.shows(PROMPT);
     at.types("SELECT vlaue FROM t;\r");
-    at.shows("error:\u{1b}[0m line 1, column ");
-    at.shows("Did you mean 't.value'?");
+    at.shows("error:\u{1b}[0m line 1, column 8: there is no column `vlaue`; did you mean `value`?");
     at.shows(PROMPT);
     at.types("SELECT 6 * 7 AS answer;\r");
     at.shows("     42 \r\n(1 row)");
