@@ -99,10 +99,23 @@ pub struct Batch {
     pub time: Timestamp,
     /// Ranges to read, by stream. A partition may appear several times with
     /// ranges that touch, so that one large partition is read in parallel.
+    /// A stream with nothing new has no ranges and is named all the same; see [`Batch::is_end`].
     pub ranges: BTreeMap<StreamName, Vec<OffsetRange>>,
 }
 
 impl Batch {
+    /// The batch after all that an exhausted input gave: it names no stream, and
+    /// every event-time window closes in it. The ledger keeps it as any other,
+    /// so it is still the end when it is run again.
+    pub fn end(id: BatchId, time: Timestamp) -> Self {
+        Self { id, time, ranges: BTreeMap::new() }
+    }
+
+    /// Whether this is the batch that [`Batch::end`] makes.
+    pub fn is_end(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
     /// Whether it reads nothing.
     pub fn is_empty(&self) -> bool {
         self.ranges.values().flatten().all(OffsetRange::is_empty)

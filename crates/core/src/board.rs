@@ -122,6 +122,8 @@ pub enum Event {
     Batch(Arc<BatchReport>),
     /// The program's phase changed.
     Phase(Phase),
+    /// The program is well and has nothing to do: no batch is due, or there is nothing to read.
+    Idle,
 }
 
 /// The shared board.
@@ -172,6 +174,11 @@ impl Board {
             reports.push_back(Arc::clone(&report));
         }
         self.send(Event::Batch(report));
+    }
+
+    /// Says that the program looked and that there is nothing to do.
+    pub fn publish_idle(&self) {
+        self.send(Event::Idle);
     }
 
     /// Changes the program's summary.

@@ -53,7 +53,7 @@ impl Options {
     pub fn parse<T: FromStr>(&self, key: &str, default: T) -> Result<T> {
         match self.get(key) {
             None => Ok(default),
-            Some(text) => text.parse().map_err(|_| self.bad(key, text, std::any::type_name::<T>())),
+            Some(text) => text.parse().map_err(|_| self.bad(key, text, spoken(std::any::type_name::<T>()))),
         }
     }
 
@@ -118,6 +118,17 @@ fn edits(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
+/// What a value of a type is called by those who write options.
+fn spoken(type_name: &str) -> &str {
+    match type_name {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number, perhaps negative",
+        "f32" | "f64" => "a number",
+        "bool" => "true or false",
+        other => other,
+    }
+}
+
 fn split_unit(text: &str) -> Option<(f64, String)> {
     let text = text.trim();
     let cut = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
@@ -159,6 +170,17 @@ pub fn parse_bytes(text: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_of_another_type_is_told_in_words() {
+        let options = Options::new("stream \"s\"", [("rows", "many"), ("header", "yes")]);
+        let error = |e: Error| e.to_string();
+        assert_eq!(
+            options.parse("rows", 1_u64).map_err(error).unwrap_err(),
+            "stream \"s\": option `rows` must be a whole number, not `many`"
+        );
+        assert!(options.parse("header", true).map_err(error).unwrap_err().contains("true or false"));
+    }
 
     #[test]
     fn an_unknown_option_is_refused_with_the_nearest_known_one() {

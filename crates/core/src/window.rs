@@ -64,13 +64,17 @@ impl WindowSpec {
         }
         if slide > size {
             return Err(Error::user(format!(
-                "a window's slide ({slide} µs) must not exceed its size ({size} µs): records between two windows would be lost"
+                "a window's slide ({:?}) must not exceed its size ({:?}): records between two windows would be lost",
+                span(slide),
+                span(size)
             )));
         }
         let spec = Self { size, slide };
         if size / spec.pane() > 100_000 {
             return Err(Error::user(format!(
-                "a window of {size} µs each {slide} µs has {} panes; at most 100000 are kept: choose a slide that divides the size",
+                "a window of {:?} each {:?} has {} panes; at most 100000 are kept: choose a slide that divides the size",
+                span(size),
+                span(slide),
                 size / spec.pane()
             )));
         }
@@ -128,6 +132,11 @@ impl WindowSpec {
             .map(move |i| Interval { start: Timestamp(first + i * slide), end: Timestamp(first + i * slide + size) })
             .take_while(move |w| w.end <= to)
     }
+}
+
+/// Microseconds for people.
+fn span(micros: i64) -> Duration {
+    Duration::from_micros(micros.unsigned_abs())
 }
 
 /// The event time that a stream believes complete: the largest time seen

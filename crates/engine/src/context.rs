@@ -40,6 +40,7 @@ pub(crate) struct Config {
     /// What the log keeps of streams that say nothing themselves.
     pub(crate) retention: Option<Retention>,
     pub(crate) dead_retention: Retention,
+    pub(crate) disk: Arc<dyn tidemill_store::disk::Disk>,
     /// Whether the program is only looked at, never started.
     pub(crate) check: bool,
 }
@@ -146,6 +147,13 @@ impl ContextBuilder {
         self
     }
 
+    /// The disk that log, ledger and state are on; tests give one that is full, or that breaks.
+    #[must_use]
+    pub fn disk(mut self, disk: Arc<dyn tidemill_store::disk::Disk>) -> Self {
+        self.config.disk = disk;
+        self
+    }
+
     /// The program is only declared, checked and explained: it needs no data
     /// directory, and can't be started.
     #[must_use]
@@ -211,6 +219,7 @@ impl StreamingContext {
                 max_lag_bytes: 256 << 20,
                 retention: None,
                 dead_retention: Retention { max_age: None, max_bytes: Some(256 << 20) },
+                disk: Arc::new(tidemill_store::disk::RealDisk),
                 check: false,
             },
         }

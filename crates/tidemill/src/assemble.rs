@@ -302,6 +302,8 @@ impl Watch {
                         self.alive()?;
                     }
                     Ok(Event::Phase(_)) => self.draw()?,
+                    // Drawn when it is time to.
+                    Ok(Event::Idle) => {}
                     // Missed events are on the board.
                     Err(RecvError::Lagged(_)) => self.draw()?,
                     Err(RecvError::Closed) => return Ok(()),

@@ -29,9 +29,7 @@ fn main() -> ExitCode {
 
 /// `error: what failed`, then its causes.
 fn report(error: &Error) {
-    let colour = io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty());
-    let (red, end) = if colour { ("\u{1b}[1;31m", "\u{1b}[0m") } else { ("", "") };
-    let mut text = format!("{red}error:{end} {error}\n");
+    let mut text = format!("{} {error}\n", cli::error_word(io::stderr().is_terminal()));
     let mut next = error.source();
     while let Some(cause) = next {
         text.push_str(&format!("  because: {cause}\n"));

@@ -1,7 +1,8 @@
 //! Whether the process lives and whether the program works.
 //!
 //! Invariant: a program that is starting, stopping, stopped, failed or
-//! stalled never reads ready, and the answer says which. Called by the router.
+//! stalled, or that waits for a full disk or a service, never reads ready, and
+//! the answer says which. Called by the router.
 
 use crate::{server::Shared, watch::Watch};
 use axum::{
@@ -51,6 +52,8 @@ pub(crate) fn readiness(board: &Board, watch: &Watch) -> Readiness {
             if silence > limit {
                 let (silence, limit) = (silence.as_secs(), limit.as_secs());
                 (false, format!("the program is stalled: no batch for {silence} s, and {limit} s are allowed"))
+            } else if let Some(error) = &program.error {
+                (false, format!("the program waits for something outside and tries again: {error}"))
             } else {
                 (true, format!("running; {} batches committed", program.batches))
             }
@@ -91,6 +94,17 @@ mod tests {
         assert!(!ready(), "stalled");
         assert!(readiness(&board, &watch).reason.contains("no batch for 31 s"), "{:?}", readiness(&board, &watch));
 
+        // A program that waits for its input says so, and has a right to any silence.
+        for _ in 0..10 {
+            tokio::time::advance(Duration::from_secs(20)).await;
+            board.publish_idle();
+            tokio::task::yield_now().await;
+            assert!(ready(), "{:?}", readiness(&board, &watch));
+        }
+        // Then input came, and the batch over it hangs.
+        tokio::time::advance(Duration::from_secs(31)).await;
+        assert!(!ready(), "a batch that should have run and did not");
+
         // A program with a batch a minute has a right to longer silences.
         for id in 1..5 {
             board.publish_batch(batch(id, i64::try_from(id).unwrap() * 60));
@@ -103,6 +117,11 @@ mod tests {
 
         board.publish_batch(batch(9, 600));
         tokio::task::yield_now().await;
+        assert!(ready());
+        board.update_program(|p| p.error = Some("no space left".to_string()));
+        assert!(!ready(), "it can't keep what it receives, as long as it says so");
+        assert!(readiness(&board, &watch).reason.contains("no space left"));
+        board.update_program(|p| p.error = None);
         assert!(ready());
         for phase in [Phase::Stopping, Phase::Stopped, Phase::Failed] {
             board.update_program(|p| p.phase = phase);

@@ -165,7 +165,7 @@ impl Feed {
                 views.insert(snapshot.name.clone());
             }
             Event::Batch(report) => reports.push(report),
-            Event::Phase(_) => {}
+            Event::Phase(_) | Event::Idle => {}
         };
         match first {
             Ok(event) => take(event),

@@ -16,7 +16,7 @@ use tokio::{
 /// Upper bounds of the histograms' buckets in seconds.
 pub(crate) const BUCKETS: [f64; 14] =
     [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0];
-/// Silence after which a running program counts as stalled.
+/// Silence after which a running program counts as stalled. One without anything to do says so each second.
 const STALL_AFTER: Duration = Duration::from_secs(30);
 /// Reports from which the usual distance of two batches is taken.
 const TYPICAL: usize = 32;
@@ -108,7 +108,7 @@ impl Watch {
                     seen.moved = Instant::now();
                     seen.count(&report);
                 }
-                Ok(Event::Phase(_)) => seen.moved = Instant::now(),
+                Ok(Event::Phase(_) | Event::Idle) => seen.moved = Instant::now(),
                 Ok(Event::View(_)) => {}
                 Err(RecvError::Lagged(_)) => {
                     seen.moved = Instant::now();
@@ -124,7 +124,7 @@ impl Watch {
         self.seen.lock().clone()
     }
 
-    /// Time since a batch was committed or the phase changed.
+    /// Time since a batch was committed, the phase changed, or the program said that it has nothing to do.
     pub(crate) fn silence(&self) -> Duration {
         self.seen.lock().moved.elapsed()
     }

@@ -18,7 +18,7 @@ use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp};
 use tidemill_store::{
     DataDir,
-    disk::{Disk, RealDisk},
+    disk::Disk,
     ledger::{Committed, Ledger, OperatorEntry},
     log::{Log, Retention, Sync, Topic, TopicConfig},
     state::{StateFiles, StateKind},
@@ -83,7 +83,7 @@ impl Keep {
     /// Takes ownership of the directory and recovers its log and ledger.
     pub(crate) fn open(path: &Path, config: &Config) -> Result<Self> {
         let dir = DataDir::open(path)?;
-        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let disk = Arc::clone(&config.disk);
         let log = Arc::new(Log::open(Arc::clone(&disk), &path.join("log"), Arc::clone(&config.clock))?);
         let root = path.join("programs").join(&config.name);
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;

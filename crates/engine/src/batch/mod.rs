@@ -11,6 +11,8 @@ mod pipeline;
 mod rate;
 mod retain;
 mod run;
+#[cfg(test)]
+mod tests;
 
 pub use clock::Trigger;
 pub(crate) use keep::Keep;

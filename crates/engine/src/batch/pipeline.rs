@@ -34,10 +34,15 @@ use tidemill_core::{
 
 /// How long a graceful stop goes on with batches over what was received.
 const DRAIN: Duration = Duration::from_secs(10);
+/// A program without anything to do says that it is well this often.
+const LOOK: Duration = Duration::from_secs(1);
 /// Pause between looks at sources that can't say when they have something new.
 const IDLE: Duration = Duration::from_millis(5);
 /// Longest pause between two tries of something outside that fails.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// The commit of a batch, beside the run of the next.
+type Commit = tokio::task::JoinHandle<Result<()>>;
 
 /// An output and its kept plan.
 #[derive(Debug, Clone)]
@@ -74,6 +79,8 @@ struct Progress {
     positions: BTreeMap<String, Position>,
     watermarks: BTreeMap<String, Timestamp>,
     rate: Option<f64>,
+    /// When this start had recovered: ticks before it were due while nobody ran.
+    began: Timestamp,
 }
 
 impl Pipeline {
@@ -118,6 +125,7 @@ impl Pipeline {
             OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
             OutputKind::View { .. } | OutputKind::Kept(_) => false,
         });
+        progress.began = config.clock.now();
         Ok(Arc::new(Self {
             outputs,
             early,
@@ -140,6 +148,21 @@ impl Pipeline {
 
     pub(crate) fn previous_time(&self) -> Option<Timestamp> {
         self.progress.lock().last.map(|(_, time)| time)
+    }
+
+    /// The time of the tick before a batch, for windows by batch time: that of the
+    /// batch before, or of the last tick that was skipped between the two.
+    pub(crate) fn tick_before(&self, batch: &Batch) -> Option<Timestamp> {
+        let last = self.previous_time()?;
+        Some(match self.config.trigger {
+            Trigger::Every(interval) => last.max(batch.time.minus(interval)),
+            Trigger::Asap | Trigger::Once | Trigger::Drain => last,
+        })
+    }
+
+    /// Whether a window by batch time still holds rows: then ticks may not be skipped.
+    fn owes_windows(&self) -> bool {
+        self.states.all().iter().any(|state| is_by_batch_time(state.kind()) && state.rows() > 0)
     }
 
     pub(crate) fn watermarks(&self) -> BTreeMap<String, Timestamp> {
@@ -168,11 +191,17 @@ impl Pipeline {
             intakes.start();
         }
         self.board.update_program(|program| program.phase = Phase::Running);
+        let mut committing = None;
         let ended = tokio::select! {
             biased;
             () = kill.stopped() => Ok(()),
-            ended = self.batches(&stop) => ended,
+            ended = self.batches(&stop, &mut committing) => ended,
         };
+        if let Some(commit) = committing.take() {
+            // Killed: a commit ends at its next wait, and holds the data directory no longer.
+            commit.abort();
+            let _killed = commit.await;
+        }
         let intakes = self.intakes.lock().take();
         if let Some(intakes) = intakes {
             intakes.close().await;
@@ -182,8 +211,7 @@ impl Pipeline {
     }
 
     /// The loop: tick, plan, run, commit.
-    async fn batches(self: &Arc<Self>, stop: &Stop) -> Result<()> {
-        let mut committing: Option<tokio::task::JoinHandle<Result<()>>> = None;
+    async fn batches(self: &Arc<Self>, stop: &Stop, committing: &mut Option<Commit>) -> Result<()> {
         let mut pid = match self.config.rate {
             RateControl::Pid { min_rate } => Some(Pid::new(min_rate)),
             RateControl::Fixed(_) | RateControl::Off => None,
@@ -204,35 +232,39 @@ impl Pipeline {
             let repeated = again.is_some();
             let (batch, tick) = match again.take() {
                 Some(batch) => {
-                    let tick = Tick { time: batch.time, queued: 0 };
+                    // It keeps its time, and was not waiting while nobody ran.
+                    let tick = Tick::now(batch.time, self.config.clock.now());
                     (batch, tick)
                 }
                 None => match self.next(stop, draining).await? {
-                    Some(next) => next,
-                    // The last commit may have filled a topic that the program reads.
-                    None if committing.is_some() && draining.is_none() => {
-                        settle(&mut committing).await?;
+                    // The last commit may fill a topic that the program reads: then this is not the end.
+                    next if next.as_ref().is_none_or(|(batch, _)| self.is_end(batch))
+                        && committing.is_some()
+                        && draining.is_none() =>
+                    {
+                        settle(committing).await?;
                         continue;
                     }
+                    Some(next) => next,
                     None => break,
                 },
             };
             if self.early {
                 // What can be seen before its commit must not run beside the commit before it.
-                settle(&mut committing).await?;
+                settle(committing).await?;
             }
             if let (Some(keep), false) = (&self.keep, repeated) {
                 self.persist(|| async { if self.early { keep.plan_durably(&batch) } else { keep.plan(&batch) } })
                     .await?;
             }
             let begun = self.config.clock.now();
-            let (run, emitted) = self.run_until_done(&batch, &mut committing).await?;
+            let (run, emitted) = self.run_until_done(&batch, committing).await?;
             let ended = self.config.clock.now();
             self.advance(&batch, &run);
             let report = BatchReport {
                 batch: batch.id,
                 time: batch.time,
-                scheduling_delay_us: micros(begun.since(batch.time)),
+                scheduling_delay_us: micros(begun.since(tick.due)),
                 processing_us: micros(ended.since(begun)),
                 queued: tick.queued,
                 rate_limit: self.progress.lock().rate,
@@ -241,7 +273,7 @@ impl Pipeline {
             };
             if let (Some(pid), Trigger::Every(interval)) = (&mut pid, self.config.trigger) {
                 let records = run.records_in.load(std::sync::atomic::Ordering::Relaxed);
-                let bound = pid.update(ended, records, ended.since(begun), begun.since(batch.time), interval);
+                let bound = pid.update(ended, records, ended.since(begun), begun.since(tick.due), interval);
                 if let Some(bound) = bound {
                     self.progress.lock().rate = Some(bound);
                 }
@@ -251,71 +283,118 @@ impl Pipeline {
                 Some(keep) => keep.gather(batch.id, &self.states)?,
                 None => Vec::new(),
             };
-            settle(&mut committing).await?;
+            settle(committing).await?;
+            let last = self.config.trigger == Trigger::Once || (self.is_end(&batch) && !repeated);
             let this = Arc::clone(self);
-            committing = Some(tokio::spawn(async move {
+            *committing = Some(tokio::spawn(async move {
                 this.commit(Ran { run, emitted, report, kept }).await?;
                 this.retain_when_due();
                 Ok(())
             }));
-            if self.config.trigger == Trigger::Once {
+            if last {
                 break;
             }
         }
-        settle(&mut committing).await
+        settle(committing).await
     }
 
     /// The next batch, when it is due; `None` when the program ends.
     async fn next(&self, stop: &Stop, draining: Option<Timestamp>) -> Result<Option<(Batch, Tick)>> {
+        let mut looked = self.config.clock.now();
         loop {
-            let last = self.progress.lock().last;
+            let (last, began) = {
+                let progress = self.progress.lock();
+                (progress.last, progress.began)
+            };
             let id = last.map_or(BatchId(1), |(id, _)| BatchId(id.0 + 1));
             let last_time = last.map(|(_, time)| time);
-            let now = self.config.clock.now();
-            let mut tick = match self.config.trigger {
-                Trigger::Every(interval) => clock::next_tick(interval, last_time, now),
-                _ => Tick { time: clock::after(last_time, now), queued: 0 },
-            };
-            if matches!(self.config.trigger, Trigger::Every(_)) && draining.is_none() {
-                tokio::select! {
-                    () = self.config.clock.sleep_until(tick.time) => {}
-                    // The last tick comes early: a stop does not wait for the interval.
-                    () = stop.stopped() => return Box::pin(self.next_draining(id, last_time)).await,
-                }
-            } else if draining.is_some() {
-                return Box::pin(self.next_draining(id, last_time)).await;
+            if draining.is_some() {
+                return self.next_draining(id, last_time, draining).await;
             }
-            let ranges = self.ranges().await?;
-            let empty = ranges.values().all(Vec::is_empty);
-            match self.config.trigger {
-                Trigger::Every(_) | Trigger::Once => {}
-                Trigger::Drain if empty && self.exhausted().await? => return Ok(None),
-                Trigger::Asap | Trigger::Drain if empty => {
-                    tokio::select! {
-                        () = self.wait() => {}
-                        () = stop.stopped() => return Box::pin(self.next_draining(id, last_time)).await,
-                    }
+            let now = self.config.clock.now();
+            if now < looked || now.since(looked) >= LOOK {
+                looked = now;
+                self.board.publish_idle();
+            }
+            let tick = match self.config.trigger {
+                Trigger::Every(interval) => clock::next_tick(interval, last_time, now, began, || self.owes_windows()),
+                Trigger::Asap | Trigger::Once | Trigger::Drain => Tick::now(clock::after(last_time, now), now),
+            };
+            if tick.due > now {
+                let until = tick.due.min(now.plus(LOOK));
+                tokio::select! {
+                    () = self.config.clock.sleep_until(until) => {}
+                    // The last tick comes early: a stop does not wait for the interval.
+                    () = stop.stopped() => return self.next_draining(id, last_time, None).await,
+                }
+                if until < tick.due {
                     continue;
                 }
-                Trigger::Asap | Trigger::Drain => tick.time = clock::after(last_time, self.config.clock.now()),
             }
-            return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
+            if tick.missed {
+                let ranges = self.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect();
+                return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
+            }
+            let ranges = self.ranges().await?;
+            let empty = ranges.values().all(Vec::is_empty) && !self.letters_wait();
+            let now = self.config.clock.now();
+            match self.config.trigger {
+                Trigger::Every(_) | Trigger::Once => return Ok(Some((Batch { id, time: tick.time, ranges }, tick))),
+                Trigger::Asap | Trigger::Drain if !empty => {
+                    let tick = Tick::now(clock::after(last_time, now), now);
+                    return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
+                }
+                Trigger::Drain if self.exhausted().await? => {
+                    // Without a watermark there is no window to close.
+                    if self.watermarks().is_empty() {
+                        return Ok(None);
+                    }
+                    let tick = Tick::now(clock::after(last_time, now), now);
+                    return Ok(Some((Batch::end(id, tick.time), tick)));
+                }
+                Trigger::Asap | Trigger::Drain => {}
+            }
+            tokio::select! {
+                () = self.wait() => {}
+                () = self.config.clock.sleep_until(now.plus(LOOK)) => {}
+                () = stop.stopped() => return self.next_draining(id, last_time, None).await,
+            }
         }
     }
 
-    /// A batch over what is left when the program stops; `None` when nothing is.
-    async fn next_draining(&self, id: BatchId, last: Option<Timestamp>) -> Result<Option<(Batch, Tick)>> {
+    /// Whether receivers refused something that no commit has kept yet.
+    fn letters_wait(&self) -> bool {
+        self.keep.as_ref().is_some_and(|keep| keep.dead().is_waiting())
+    }
+
+    /// Whether a batch ends the program: its inputs are exhausted.
+    fn is_end(&self, batch: &Batch) -> bool {
+        batch.is_end() && !self.inputs.is_empty()
+    }
+
+    /// A batch over what is left when the program stops; `None` when nothing is,
+    /// or it is `until` and sources still give more.
+    async fn next_draining(
+        &self,
+        id: BatchId,
+        last: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<Option<(Batch, Tick)>> {
         let intakes = self.intakes.lock().take();
         if let Some(intakes) = intakes {
             self.board.update_program(|program| program.phase = Phase::Stopping);
             intakes.close().await;
         }
-        let ranges = self.ranges().await?;
-        if ranges.values().all(Vec::is_empty) {
+        let now = self.config.clock.now();
+        if until.is_some_and(|until| now >= until) {
             return Ok(None);
         }
-        let time = clock::after(last, self.config.clock.now());
-        Ok(Some((Batch { id, time, ranges }, Tick { time, queued: 0 })))
+        let ranges = self.ranges().await?;
+        if ranges.values().all(Vec::is_empty) && !self.letters_wait() {
+            return Ok(None);
+        }
+        let tick = Tick::now(clock::after(last, now), now);
+        Ok(Some((Batch { id, time: tick.time, ranges }, tick)))
     }
 
     async fn ranges(&self) -> Result<BTreeMap<String, Vec<tidemill_core::OffsetRange>>> {
@@ -382,16 +461,23 @@ impl Pipeline {
     async fn run_until_done(
         &self,
         batch: &Batch,
-        committing: &mut Option<tokio::task::JoinHandle<Result<()>>>,
+        committing: &mut Option<Commit>,
     ) -> Result<(Arc<BatchRun>, Vec<(usize, crate::emit::Emitted)>)> {
         let mut pause = Duration::from_millis(100);
+        let mut failed = false;
         loop {
             match self.run_batch(batch).await {
-                Ok(ran) => return Ok(ran),
+                Ok(ran) => {
+                    if failed {
+                        self.board.update_program(|program| program.error = None);
+                    }
+                    return Ok(ran);
+                }
                 Err(error) if error.is_retryable() && self.keep.is_some() => {
                     tracing::warn!(batch = batch.id.0, error = error.chain(), "a batch failed and will be run again");
                     self.board.update_program(|program| program.error = Some(error.chain()));
                     self.retain_to_make_room();
+                    failed = true;
                     settle(committing).await?;
                     if let Some(keep) = &self.keep {
                         keep.restore(&self.states)?;
@@ -479,11 +565,18 @@ impl Pipeline {
     }
 }
 
-async fn settle(committing: &mut Option<tokio::task::JoinHandle<Result<()>>>) -> Result<()> {
-    match committing.take() {
-        Some(task) => task.await.map_err(|e| Error::internal("a commit panicked").because(e))?,
-        None => Ok(()),
-    }
+/// Waits for a commit that is under way. It stays in its place meanwhile, so
+/// that whoever gives up waiting still has it.
+async fn settle(committing: &mut Option<Commit>) -> Result<()> {
+    let Some(task) = committing.as_mut() else { return Ok(()) };
+    let ended = task.await;
+    *committing = None;
+    ended.map_err(|e| Error::internal("a commit panicked").because(e))?
+}
+
+/// Whether a state of this kind is a window by batch time, whose rows expire with the ticks.
+pub(super) fn is_by_batch_time(kind: &str) -> bool {
+    kind.ends_with("window")
 }
 
 fn micros(span: Duration) -> u64 {

@@ -63,6 +63,11 @@ impl DeadLetters {
         self.waiting.lock().clone()
     }
 
+    /// Whether a letter waits for a commit.
+    pub(crate) fn is_waiting(&self) -> bool {
+        !self.waiting.lock().is_empty()
+    }
+
     /// Appends the letters of a batch, and `waiting` ones with them, once.
     pub(crate) fn commit(&self, batch: BatchId, letters: &[DeadLetter], waiting: &[DeadLetter]) -> Result<()> {
         let done = self.topic.resume(0).and_then(|token| token.parse().ok()).is_some_and(|last: u64| last >= batch.0);

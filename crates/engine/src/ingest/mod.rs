@@ -81,7 +81,7 @@ impl TopicInput {
         };
         self.source.fits(&self.stream, &topic)?;
         keep.reads(&self.stream, &topic)?;
-        self.source.open(&self.stream, topic, &keep.position(&self.stream));
+        self.source.open(&self.stream, topic, &keep.position(&self.stream), 0);
         Ok(())
     }
 }

@@ -56,7 +56,7 @@ impl Intakes {
             let source = ingest.source();
             let count = u32::try_from(ingest.receivers.len()).map_err(|_| Error::user("too many receivers"))?;
             let topic = keep.topic(&ingest.stream, raw_schema(), count, config.sync, ingest.retention)?;
-            source.open(&ingest.stream, Arc::clone(&topic), &keep.position(&ingest.stream));
+            source.open(&ingest.stream, Arc::clone(&topic), &keep.position(&ingest.stream), ingest.receivers.len());
             for (index, (partition, receiver)) in (0..count).zip(ingest.receivers).enumerate() {
                 board.update_input(&ingest.stream, index, |report| report.describe = receiver.describe());
                 let port = Port {
@@ -111,7 +111,12 @@ impl Intakes {
                             tracing::error!(stream = port.stream, error = error.chain(), "a receiver ended");
                             return;
                         }
-                        Ok(()) => return,
+                        Ok(()) => {
+                            if !stop.is_stopped() {
+                                port.source.end_one();
+                            }
+                            return;
+                        }
                     }
                 }
             });
@@ -169,6 +174,7 @@ impl Intake for Port {
         let rows = rows_of(&block)?;
         let _in_order = self.order.lock().await;
         self.wait_for_room().await?;
+        let mut failed = false;
         loop {
             let (done, ack) = Ack::pair();
             // The receiver may not care for its ack.
@@ -180,9 +186,15 @@ impl Intake for Port {
                         report.records += records;
                         report.bytes += bytes;
                     });
+                    if failed {
+                        self.board.update_program(|program| program.error = None);
+                        self.report("receiving again");
+                    }
                     return Ok(ack);
                 }
                 Err(error) if error.is_retryable() && !self.stopping.is_stopped() => {
+                    failed = true;
+                    self.board.update_program(|program| program.error = Some(error.chain()));
                     self.report(&format!("waiting: {}", error.chain()));
                     self.clock.sleep_until(self.clock.now().plus(RETRY)).await;
                 }

@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
 };
 use tidemill_core::{
@@ -22,7 +22,7 @@ use tidemill_core::{
     Result, Shape, Source, Span,
 };
 use tidemill_store::log::{LogRows, Topic};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 /// Fewer records than this are not worth a second thread.
 const SPLIT: u64 = 4096;
@@ -66,6 +66,11 @@ pub(crate) struct TopicSource {
     consumed: Mutex<BTreeMap<u32, Offset>>,
     /// Rung when `consumed` moves: receivers that wait for the engine listen.
     pub(crate) moved: Notify,
+    /// Receivers that fill the topic, and how many of them have come to the end of their input.
+    receivers: OnceLock<usize>,
+    ended: watch::Sender<usize>,
+    /// The end that `wait` has told of.
+    told: AtomicUsize,
     /// Records and bytes appended by this process, for the size of a record.
     records: AtomicU64,
     bytes: AtomicU64,
@@ -91,6 +96,9 @@ impl TopicSource {
             moved: Notify::new(),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            receivers: OnceLock::new(),
+            ended: watch::Sender::new(0),
+            told: AtomicUsize::new(0),
         }
     }
 
@@ -127,7 +135,7 @@ impl TopicSource {
         Err(Error::user(format!("stream `{stream}`: topic `{}` {what}", topic.name())))
     }
 
-    pub(crate) fn open(&self, stream: &str, topic: Arc<Topic>, consumed: &Position) {
+    pub(crate) fn open(&self, stream: &str, topic: Arc<Topic>, consumed: &Position, receivers: usize) {
         let begin = |p: u32| match self.start {
             Start::Earliest => topic.start(p),
             Start::Latest => topic.end(p),
@@ -135,7 +143,12 @@ impl TopicSource {
         let _begun = self.begin.set((0..topic.config().partitions).map(begin).collect());
         *self.consumed.lock() = consumed.iter().filter_map(|(p, at)| Some((p.0.parse().ok()?, *at))).collect();
         // Opened once by the pipeline; a second call would be a bug and changes nothing.
-        let _opened = (self.topic.set(topic), self.stream.set(stream.to_string()));
+        let _opened = (self.topic.set(topic), self.stream.set(stream.to_string()), self.receivers.set(receivers));
+    }
+
+    /// A receiver has appended the last of its input.
+    pub(crate) fn end_one(&self) {
+        self.ended.send_modify(|ended| *ended += 1);
     }
 
     pub(crate) fn topic(&self) -> Result<&Arc<Topic>> {
@@ -229,10 +242,6 @@ impl Source for TopicSource {
         }
     }
 
-    async fn is_exhausted(&self, position: &Position) -> Result<bool> {
-        Ok(!self.received && self.lag(position).await? == 0)
-    }
-
     async fn lag(&self, position: &Position) -> Result<u64> {
         let topic = self.topic()?;
         (0..topic.config().partitions).map(|p| Ok(topic.end(p).0.saturating_sub(self.at(position, p)?.0))).sum()
@@ -251,15 +260,39 @@ impl Source for TopicSource {
         self.moved.notify_waiters();
     }
 
+    async fn is_exhausted(&self, position: &Position) -> Result<bool> {
+        // Before the ends are looked at: a receiver ends after its last append.
+        if self.received && self.receivers.get().is_none_or(|count| *count == 0 || *self.ended.borrow() < *count) {
+            return Ok(false);
+        }
+        let topic = self.topic()?;
+        for partition in 0..topic.config().partitions {
+            if self.at(position, partition)? < topic.end(partition) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     async fn wait(&self, position: &Position) {
         let Some(topic) = self.topic.get() else { return std::future::pending().await };
-        let mut appended = topic.wait_handle();
+        let (mut appended, mut ended) = (topic.wait_handle(), self.ended.subscribe());
         loop {
             appended.borrow_and_update();
-            let news = (0..topic.config().partitions).any(|p| self.at(position, p).is_ok_and(|at| topic.end(p) > at));
-            // A closed log appends no more.
-            if news || appended.changed().await.is_err() {
+            // Told once: another stream may go on for long.
+            let count = *ended.borrow_and_update();
+            if self.told.swap(count, Relaxed) != count {
                 return;
+            }
+            let news = (0..topic.config().partitions).any(|p| self.at(position, p).is_ok_and(|at| topic.end(p) > at));
+            if news {
+                return;
+            }
+            tokio::select! {
+                // A closed log appends no more.
+                appended = appended.changed() => if appended.is_err() { return },
+                // The sender is our own.
+                _ = ended.changed() => {}
             }
         }
     }

@@ -5,7 +5,8 @@
 //! statement that fails declares nothing.
 
 use super::{
-    lower::{self, Planned, Shape, of_df},
+    lower::{self, Planned, Shape},
+    mistakes::{self, of_df},
     parse::{self, Kind, Statement},
     tables::{NodeTable, StreamTable},
     window::{Tables, Watermarks, WindowPlanner},
@@ -207,8 +208,10 @@ impl Catalog {
         for statement in parse::program(program, &mut self.mixed)? {
             let at = statement.at;
             let what = statement.kind.title();
+            let words = statement.words.clone();
             self.statement(context, statement).await.map_err(|e| {
-                let text = format!("{at}: {what}: {}", e.chain());
+                let (at, text) = mistakes::placed(e.chain(), &words, at);
+                let text = format!("{at}: {what}: {text}");
                 match e.blame() {
                     tidemill_core::Blame::User => Error::user(text),
                     tidemill_core::Blame::External => Error::external(text),
@@ -233,6 +236,7 @@ impl Catalog {
                 }
                 if let Some(mut mark) = watermark {
                     mark.column = real_name(&input.schema, &mark.column)?;
+                    check_time(&input.schema, &mark.column)?;
                     self.watermarks.lock().insert(name.clone(), mark);
                 }
                 self.mixed
@@ -453,6 +457,17 @@ fn real_name(schema: &SchemaRef, name: &str) -> Result<String> {
                 .map_or_else(|| format!("; it has {}", names.join(", ")), |n| format!("; did you mean `{n}`?"));
             Err(Error::user(format!("WATERMARK FOR `{name}`: the stream has no such column{hint}")))
         }
+    }
+}
+
+/// Event time is a timestamp.
+fn check_time(schema: &SchemaRef, column: &str) -> Result<()> {
+    match schema.field_with_name(column).map(arrow_schema::Field::data_type) {
+        Ok(arrow_schema::DataType::Timestamp(..)) | Err(_) => Ok(()),
+        Ok(other) => Err(Error::user(format!(
+            "WATERMARK FOR `{column}`: the column is {}, and event time is a TIMESTAMP: declare the column so",
+            mistakes::spelt(&other.to_string())
+        ))),
     }
 }
 

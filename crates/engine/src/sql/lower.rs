@@ -461,21 +461,3 @@ fn by_place(exprs: &[(Arc<dyn PhysicalExpr>, String)]) -> PhysicalGroupBy {
             .collect(),
     )
 }
-
-/// A DataFusion error as ours, without its wrapping.
-pub(super) fn of_df(error: datafusion::common::DataFusionError) -> Error {
-    use datafusion::common::DataFusionError as Df;
-    match error {
-        Df::External(inner) => match inner.downcast::<Error>() {
-            Ok(ours) => *ours,
-            Err(other) => Error::user(other.to_string()),
-        },
-        Df::Context(_, inner) | Df::Diagnostic(_, inner) => of_df(*inner),
-        Df::Plan(text) | Df::NotImplemented(text) | Df::Execution(text) => Error::user(text),
-        Df::SchemaError(error, _) if error.to_string().contains("ambiguous") => Error::user(format!(
-            "{}: two columns have one name; write `table.column`, or give one another name with AS",
-            error.to_string().trim_end_matches('.')
-        )),
-        other => Error::user(other.strip_backtrace()),
-    }
-}

@@ -28,13 +28,14 @@
 //!
 //! Where things are: [`parse`] reads statements, [`catalog`] declares what they
 //! name, [`shape`] says which queries mean something, [`lower`] plans them,
-//! [`window`] assigns panes, [`late`] sets late rows aside, [`state`] keeps aggregates, [`functions`] has the
+//! [`mistakes`] words errors, [`window`] assigns panes, [`late`] sets late rows aside, [`state`] keeps aggregates, [`functions`] has the
 //! functions for social text, [`query`] answers questions beside the program.
 
 mod catalog;
 mod functions;
 mod late;
 mod lower;
+mod mistakes;
 mod parse;
 mod query;
 mod shape;

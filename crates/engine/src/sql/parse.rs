@@ -44,6 +44,17 @@ pub(super) struct Statement {
     pub(super) kind: Kind,
     /// Streams' own columns that the statement names: they are shown to it.
     pub(super) meta: BTreeSet<String>,
+    /// Names and texts in it, for errors about them.
+    pub(super) words: Vec<Word>,
+}
+
+/// A name or a text of a statement, where it stands.
+#[derive(Debug, Clone)]
+pub(super) struct Word {
+    pub(super) text: String,
+    pub(super) at: Place,
+    /// Whether it is a name in double quotes.
+    pub(super) is_quoted: bool,
 }
 
 /// What it declares.
@@ -90,6 +101,16 @@ pub(super) fn program(text: &str, mixed: &mut BTreeSet<String>) -> Result<Vec<St
                 _ => None,
             })
             .collect();
+        let words = tokens
+            .iter()
+            .filter_map(|t| match &t.token {
+                Token::Word(word) => {
+                    Some(Word { text: word.value.clone(), at: place(t), is_quoted: word.quote_style.is_some() })
+                }
+                Token::SingleQuotedString(text) => Some(Word { text: text.clone(), at: place(t), is_quoted: false }),
+                _ => None,
+            })
+            .collect();
         drop_table_keyword(&mut tokens);
         quote_mixed(&mut tokens, mixed);
         let end = tokens.last().map_or(at, place);
@@ -106,7 +127,7 @@ pub(super) fn program(text: &str, mixed: &mut BTreeSet<String>) -> Result<Vec<St
         if let Kind::Stream { columns: Some(columns), .. } | Kind::Table { columns: Some(columns), .. } = &kind {
             mixed.extend(columns.fields().iter().map(|f| f.name().clone()).filter(|n| is_mixed(n)));
         }
-        statements.push(Statement { at, kind, meta });
+        statements.push(Statement { at, kind, meta, words });
     }
     Ok(statements)
 }
@@ -246,7 +267,8 @@ fn syntax(error: &ParserError, at: Place) -> Error {
         }
         return Error::user(format!("line {line}, column {column}: {what}"));
     }
-    Error::user(format!("{at}: in this statement: {}", text.replacen("Expected: ", "expected ", 1)))
+    let text = text.replacen("Expected: ", "expected ", 1).replacen(", found: EOF", ", found its end", 1);
+    Error::user(format!("{at}: in this statement: {text}"))
 }
 
 fn name(parser: &mut Parser<'_>, at: Place) -> Result<String> {

@@ -9,7 +9,7 @@
 
 use super::{
     catalog::{config, session},
-    lower::of_df,
+    mistakes::{self, of_df},
     parse::{self, Kind},
     topics::TopicTable,
 };
@@ -159,7 +159,7 @@ async fn run(query: String, tables: Tables) -> Result<Vec<RecordBatch>> {
     let (Some(statement), true) = (statements.pop(), statements.is_empty()) else {
         return Err(Error::user("a query is one SELECT"));
     };
-    let at = statement.at;
+    let (at, words) = (statement.at, statement.words);
     let Kind::Query(select) = statement.kind else {
         return Err(Error::user(format!(
             "{at}: only SELECT works here: declare streams, views and sinks in a program"
@@ -184,12 +184,14 @@ async fn run(query: String, tables: Tables) -> Result<Vec<RecordBatch>> {
                 None if names.is_empty() => "there is nothing to select from yet".to_string(),
                 None => format!("there are {}", names.join(", ")),
             };
-            return Err(Error::user(format!("{at}: there is no view, table or topic `{reference}`; {hint}")));
+            let text = format!("there is no view, table or topic `{reference}`; {hint}");
+            let (at, text) = mistakes::placed(text, &words, at);
+            return Err(Error::user(format!("{at}: {text}")));
         }
     }
     let fail = |e| {
-        let error = of_df(e);
-        Error::user(format!("{at}: {}", error.chain()))
+        let (at, text) = mistakes::placed(of_df(e).chain(), &words, at);
+        Error::user(format!("{at}: {text}"))
     };
     let plan = state.statement_to_plan(statement).await.map_err(fail)?;
     let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);

@@ -17,6 +17,9 @@
 //! so a window closes by what the whole batch has seen, once. Panes that no open
 //! window needs are dropped by the watermark alone, which the ledger keeps: a
 //! restored state drops them again, so deltas name no removed rows.
+//! In the batch that ends an exhausted input all windows close, and the watermark
+//! moves to the end of the last one: what a later start reads is late only for
+//! windows that were given.
 
 use crate::{
     plan::{BatchRun, Kernel, NodeInputs, Rows, rows_from},
@@ -201,6 +204,12 @@ impl AggregateState {
         windows.into_iter().map(|(end, start)| Interval { start, end }).collect()
     }
 
+    /// The end of the last window that holds rows; `None` when none does.
+    fn last_end(&self, spec: WindowSpec) -> Option<Timestamp> {
+        let last = *self.inner.lock().panes.last_key_value()?.0;
+        Some(Timestamp(Timestamp(last).floor(spec.slide()).0.saturating_add(spec.size())))
+    }
+
     /// Drops the panes all of whose windows ended by `at`.
     fn drop_closed(&self, spec: WindowSpec, at: Timestamp) {
         self.inner
@@ -380,6 +389,9 @@ impl AggregateState {
             self.inner.lock().shown = Some(shown.clone());
             return Ok(shown);
         };
+        if let (true, Some(last)) = (run.batch.is_end(), self.last_end(spec)) {
+            run.move_watermark(&self.name, last);
+        }
         let (before, now) = (run.watermark_before(&self.name), run.watermark_now(&self.name));
         // Panes that came back with a restored state and were closed before it was kept.
         self.drop_closed(spec, before);

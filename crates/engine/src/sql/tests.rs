@@ -412,6 +412,7 @@ fn declared_columns_must_be_those_of_the_source() {
     for (columns, expected) in [
         ("(tagg TEXT)", "column `tagg` is declared and the source has no such column; it has t, tag, n, x"),
         ("(n TEXT)", "column `n` is declared as Utf8 and the source gives Int64"),
+        ("(WATERMARK FOR tag AS tag)", "WATERMARK FOR `tag`: the column is TEXT, and event time is a TIMESTAMP"),
     ] {
         let mut sql = SqlProgram::new(1);
         sql.queue("posts", vec![vec![rows(&[(1, "a", None)])]]);
@@ -435,7 +436,44 @@ fn errors_name_the_place_and_the_way_out() {
         ("CREATE VIEW v AS SELECT 1 AS a 2", "expected the end of the statement, found `2`"),
         ("CREATE VIEW v AS SELECT * FROM post", "there is no stream, table or view `post`; did you mean `posts`?"),
         ("CREATE VIEW posts AS SELECT 1 AS a", "there is a stream of that name"),
-        ("CREATE VIEW v AS SELECT tagg FROM posts", "tagg"),
+        (
+            "CREATE VIEW v AS\n SELECT tagg FROM posts",
+            "line 3, column 9: CREATE VIEW v: there is no column `tagg`; did you mean `tag`?",
+        ),
+        (
+            "CREATE VIEW v AS SELECT window_end FROM posts",
+            "line 2, column 25: CREATE VIEW v: there is no column `window_end`; it comes from TUMBLE or HOP in FROM",
+        ),
+        (
+            "CREATE VIEW v AS SELECT coutn(*) AS n FROM posts",
+            "line 2, column 25: CREATE VIEW v: there is no function `coutn`; did you mean `count`?",
+        ),
+        (
+            "CREATE VIEW v AS SELECT tag, count(*) AS n FROM posts",
+            "line 2, column 25: CREATE VIEW v: column `tag` stands beside an aggregate in SELECT: add it to GROUP BY",
+        ),
+        (
+            "CREATE VIEW v AS SELECT count(*) AS c FROM posts GROUP BY tag HAVING n > 1",
+            "line 2, column 70: CREATE VIEW v: column `n` stands beside an aggregate in HAVING",
+        ),
+        (
+            "CREATE VIEW v AS SELECT sum(tag) AS n FROM posts",
+            "line 2, column 25: CREATE VIEW v: function `sum` can't take TEXT: convert it, as in CAST(x AS BIGINT)",
+        ),
+        (
+            "CREATE VIEW v AS SELECT n FROM posts WHERE tag = \"ebb\"",
+            "line 2, column 50: CREATE VIEW v: there is no column `ebb`; there are t, tag, n, x; a text stands in single quotes: 'ebb'",
+        ),
+        ("CREATE VIEW v AS SELECT n FROM posts WHERE tag", "line 2, column 44: CREATE VIEW v: `tag` is no condition"),
+        ("CREATE VIEW v AS SELECT CAST(n AS MONEY) AS n FROM posts", "there is no type `MONEY` here; use TEXT"),
+        ("CREATE VIEW v AS SELECT substr(tag) AS n FROM posts", "`substr` needs a start"),
+        ("CREATE VIEW v AS SELECT n AS a, n AS a FROM posts", "another name with AS"),
+        ("CREATE VIEW v AS SELECT tag + 1 AS n FROM posts", "there is no TEXT + BIGINT: convert one side"),
+        (
+            "CREATE VIEW v AS SELECT n FROM posts WHERE t > '2026-13-01'",
+            "line 2, column 48: CREATE VIEW v: `2026-13-01` is no time: write it as '2026-05-25 14:00:00'",
+        ),
+        ("CREATE VIEW v AS SELECT tag FROM posts WHERE", "in this statement: expected an expression, found its end"),
         ("SELECT 1", "a query alone shows nothing in a program"),
         ("INSERT INTO nowhere SELECT 1 AS a", "there is no sink `nowhere`"),
         ("INSERT INTO posts SELECT 1 AS a", "`posts` is a stream, and rows go into sinks only"),
@@ -461,7 +499,7 @@ fn errors_name_the_place_and_the_way_out() {
         ),
         (
             "CREATE VIEW v AS SELECT count(*) AS n FROM HOP(posts, t, INTERVAL '60' SECOND, INTERVAL '10' SECOND) GROUP BY window_start",
-            "slide",
+            "a window's slide (60s) must not exceed its size (10s): records between two windows would be lost; it reads: HOP(",
         ),
         (
             "CREATE VIEW v AS SELECT count(*) AS n FROM TUMBLE(posts, t, INTERVAL '1' MONTH) GROUP BY window_start",
@@ -543,7 +581,7 @@ fn a_query_can_only_select() {
         assert!(context.sql(query).is_err(), "{query}");
     }
     let error = context.sql("SELECT * FROM vv").unwrap_err().to_string();
-    assert_eq!(error, "line 1, column 1: there is no view, table or topic `vv`; did you mean `v`?");
+    assert_eq!(error, "line 1, column 15: there is no view, table or topic `vv`; did you mean `v`?");
     program.step().unwrap();
     assert_eq!(sorted(&program.context().sql("SELECT n + 1 AS m FROM v").unwrap()), ["|2|"]);
 }

@@ -256,7 +256,7 @@ impl RelationPlanner for WindowPlanner {
             [_, _, size, ..] => WindowSpec::tumble(micros(size)?),
             _ => return plan_err!("{function} reads: {form}"),
         }
-        .map_err(|e| datafusion::common::DataFusionError::Plan(format!("{function}: {e}")))?;
+        .map_err(|e| datafusion::common::DataFusionError::Plan(format!("{function}: {e}; it reads: {form}")))?;
         let alias = alias.clone();
         let name = plain_name(&table).unwrap_or_default();
         let provider = self.tables.lock().get(&name).cloned();

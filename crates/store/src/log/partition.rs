@@ -6,6 +6,9 @@
 //!              durable ◄─ callbacks ◄─ one sync for all that waits
 //! ```
 //!
+//! Callbacks come in the order of the rows, one at a time, also where several
+//! threads append and sync.
+//!
 //! Invariant: files are synced in the order in which they were filled, so that
 //! what is durable is always a beginning of the partition. After a failed sync,
 //! or a failed write that could not be undone, nothing is ever acked again:
@@ -41,8 +44,8 @@ use tidemill_core::{Clock, Error, Offset, Result, Timestamp};
 /// Callbacks that may wait for a sync; the next append then syncs by itself.
 const MAX_WAITING: usize = 4096;
 
-/// Called when rows are durable, or will never be. Must not block: it runs on
-/// the thread that syncs.
+/// Called when rows are durable, or will never be; those of a partition in the
+/// order of their rows. Must not block: it runs on a thread that appends or syncs.
 pub type OnDurable = Box<dyn FnOnce(Result<()>) + Send>;
 
 /// Where appended rows went.
@@ -92,6 +95,10 @@ struct Commit {
     /// Frames of this life that are durable.
     frames: u64,
     syncing: bool,
+    /// Whether a sync has failed: what waits will never be durable.
+    failed: bool,
+    /// Whether a thread is calling back.
+    calling: bool,
     /// Callbacks with the number of their frame, in order; at most [`MAX_WAITING`] and a few racing appends.
     waiting: VecDeque<(u64, OnDurable)>,
 }
@@ -164,7 +171,14 @@ impl Partition {
                 resume: found.resume,
                 closed: false,
             }),
-            commit: Mutex::new(Commit { durable: found.end, frames: 0, syncing: false, waiting: VecDeque::new() }),
+            commit: Mutex::new(Commit {
+                durable: found.end,
+                frames: 0,
+                syncing: false,
+                failed: false,
+                calling: false,
+                waiting: VecDeque::new(),
+            }),
             synced: Condvar::new(),
             segments: RwLock::new(found.segments),
             tail: Mutex::new(Tail::new(cache)),
@@ -241,20 +255,12 @@ impl Partition {
             effect.appended = true;
         }
         if let Some(on_durable) = on_durable {
-            if self.shared.durable {
-                let mut commit = self.commit.lock();
-                if commit.frames >= writer.written {
-                    drop(commit);
-                    drop(writer);
-                    on_durable(Ok(()));
-                } else {
-                    commit.waiting.push_back((writer.written, on_durable));
-                    effect.crowded = commit.waiting.len() >= MAX_WAITING;
-                }
-            } else {
-                drop(writer);
-                on_durable(Ok(()));
-            }
+            let mut commit = self.commit.lock();
+            commit.waiting.push_back((writer.written, on_durable));
+            drop(writer);
+            effect.crowded = self.shared.durable && commit.waiting.len() >= MAX_WAITING;
+            // At once where nothing is synced, or nothing was written that is not durable yet.
+            self.call_back(commit);
         }
         Ok((Appended { first: Offset(first), next: Offset(next) }, effect))
     }
@@ -371,31 +377,51 @@ impl Partition {
     }
 
     /// Syncs for all that wait now.
-    fn lead(&self, mut commit: MutexGuard<'_, Commit>) -> Result<()> {
+    fn lead<'a>(&'a self, mut commit: MutexGuard<'a, Commit>) -> Result<()> {
         commit.syncing = true;
         drop(commit);
         let result = self.sync_files();
 
-        let mut ready = Vec::new();
         let mut commit = self.commit.lock();
         commit.syncing = false;
         match &result {
             Ok((end, frames)) => {
                 commit.durable = *end;
                 commit.frames = *frames;
-                while commit.waiting.front().is_some_and(|(frame, _)| frame <= frames) {
-                    ready.extend(commit.waiting.pop_front());
-                }
             }
-            Err(_) => ready.extend(commit.waiting.drain(..)),
+            Err(_) => commit.failed = true,
         }
         self.synced.notify_all();
-        drop(commit);
-        for (_, on_durable) in ready {
-            let outcome = if result.is_ok() { Ok(()) } else { self.poisoned() };
-            on_durable(outcome);
-        }
+        self.call_back(commit);
         result.map(|_| ())
+    }
+
+    /// Calls back all whose outcome is known, in the order of their rows. One
+    /// thread at a time does so, and whoever comes meanwhile leaves it to that one:
+    /// two side by side would tell of later rows first.
+    fn call_back<'a>(&'a self, mut commit: MutexGuard<'a, Commit>) {
+        if commit.calling {
+            return;
+        }
+        commit.calling = true;
+        loop {
+            let durable = if self.shared.durable { commit.frames } else { u64::MAX };
+            let known = if commit.failed {
+                commit.waiting.len()
+            } else {
+                commit.waiting.partition_point(|(frame, _)| *frame <= durable)
+            };
+            if known == 0 {
+                commit.calling = false;
+                return;
+            }
+            let ready: Vec<_> = commit.waiting.drain(..known).collect();
+            drop(commit);
+            for (frame, on_durable) in ready {
+                on_durable(if frame <= durable { Ok(()) } else { self.poisoned() });
+            }
+            commit = self.commit.lock();
+        }
     }
 
     /// Syncs all files with unsynced bytes, in order; gives the end and the

@@ -5,9 +5,8 @@
 //! lines. A closed pipe ends the command quietly.
 
 use super::data::{DataArg, is_raw};
-use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray};
-use arrow_cast::cast;
-use arrow_schema::{DataType, Field, Schema};
+use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, cast::AsArray};
+use arrow_schema::{Field, Schema};
 use clap::Args;
 use std::{
     io::{self, BufWriter, IsTerminal, Write},
@@ -119,19 +118,16 @@ impl Consume {
     }
 }
 
-/// Rows as JSON objects; bytes as text where they are text, else in hexadecimal.
+/// Rows as JSON objects; bytes as text where they are text, else as `\x` and hexadecimal digits.
 fn json_lines(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
     let failed = |e: arrow_schema::ArrowError| Error::user("these columns can't be printed as JSON").because(e);
     let mut fields = Vec::new();
     let mut columns: Vec<ArrayRef> = Vec::new();
     for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
-        let text = match field.data_type() {
-            DataType::Binary => {
-                cast(column, &DataType::Utf8).ok().filter(|text| text.null_count() == column.null_count())
-            }
-            _ => None,
+        let column: ArrayRef = match column.as_binary_opt::<i32>() {
+            Some(bytes) => Arc::new(bytes.iter().map(|value| value.map(readable)).collect::<StringArray>()),
+            None => Arc::clone(column),
         };
-        let column = text.unwrap_or_else(|| Arc::clone(column));
         fields.push(Field::new(field.name(), column.data_type().clone(), true));
         columns.push(column);
     }
@@ -140,6 +136,13 @@ fn json_lines(rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
     writer.write(&rows).and_then(|()| writer.finish()).map_err(failed)?;
     let text = writer.into_inner();
     Ok(text.split(|b| *b == b'\n').filter(|l| !l.is_empty()).map(<[u8]>::to_vec).collect())
+}
+
+fn readable(bytes: &[u8]) -> String {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_string(),
+        Err(_) => bytes.iter().fold("\\x".to_string(), |text, byte| format!("{text}{byte:02x}")),
+    }
 }
 
 fn unprintable(error: io::Error) -> Error {

@@ -87,6 +87,14 @@ impl Command {
     }
 }
 
+/// `error:`, in red where it may be.
+pub(crate) fn error_word(terminal: bool) -> &'static str {
+    let colour = terminal
+        && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty())
+        && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
+    if colour { "\u{1b}[1;31merror:\u{1b}[0m" } else { "error:" }
+}
+
 /// What a run did, in two lines.
 fn print_summary(ended: &Ended) {
     let last = ended.last.map_or_else(|| "before the first batch".to_string(), |b| format!("after batch {b}"));

@@ -68,7 +68,7 @@ pub(crate) struct ProgramArgs {
     #[arg(long, value_name = "TIME", value_parser = super::values::duration, conflicts_with = "trigger")]
     interval: Option<Duration>,
 
-    /// Begin a batch: as soon as there is input (asap), once over what is there, or until the input is exhausted (drain).
+    /// Begin a batch: as soon as there is input (asap), once over what is there, or until the input is exhausted (drain), whose last windows then close.
     #[arg(long, value_name = "WHEN")]
     trigger: Option<When>,
 }

@@ -17,7 +17,7 @@ use tidemill::{
 Examples:
   tidemill run top.sql                         a batch each second, a page at http://127.0.0.1:4040
   tidemill run top.sql --interval 100ms        a batch each tenth of a second
-  tidemill run load.sql --trigger drain        until the input is exhausted, then end
+  tidemill run load.sql --trigger drain        until the input is exhausted; closes its last windows and ends
   tidemill run top.sql --headless --for 1m     plain lines, for a minute
 
 A program, say top.sql:

@@ -141,13 +141,16 @@ impl Sql {
             let prompt = if pending.trim().is_empty() { "tidemill> " } else { "     ...> " };
             match editor.readline(prompt) {
                 Ok(line) => {
-                    // A history that can't grow is no reason to stop.
-                    let _full = editor.add_history_entry(&line);
+                    let begun = pending.clone();
+                    if let Err(error) = take(answers, &mut pending, &line) {
+                        println!("{} {}", super::error_word(io::stdout().is_terminal()), error.chain());
+                    }
+                    if pending.is_empty() {
+                        // A statement is kept whole. A history that can't grow is no reason to stop.
+                        let _full = editor.add_history_entry((begun + &line).trim());
+                    }
                     if line.trim() == "\\q" {
                         break;
-                    }
-                    if let Err(error) = take(answers, &mut pending, &line) {
-                        println!("error: {}", error.chain());
                     }
                 }
                 Err(ReadlineError::Interrupted) => pending.clear(),

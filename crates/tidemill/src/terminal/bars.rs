@@ -42,8 +42,6 @@ impl Chart {
             schema.fields().iter().rposition(|f| f.data_type().is_numeric() && !META.contains(&f.name().as_str()));
         let labels: Vec<usize> =
             (0..names.len()).filter(|i| Some(*i) != value && !WINDOW.contains(&names[*i])).collect();
-        // A lone number is its own label.
-        let value = if labels.is_empty() && rows.num_columns() > 1 { None } else { value };
         let shown = Self::texts(&rows);
         let numbers = value.and_then(|v| cast(rows.column(v), &DataType::Float64).ok());
         let charted = (0..rows.num_rows())
@@ -176,6 +174,9 @@ mod tests {
     fn a_lone_number_is_a_bar_without_label() {
         let chart = Chart::of(&view(vec![("count", Arc::new(Int64Array::from(vec![3])))]), 10);
         assert_eq!(chart.rows, [(String::new(), Some(3.0), "3".to_string())]);
+        let end = Arc::new(TimestampMicrosecondArray::from(vec![5_000_000]));
+        let chart = Chart::of(&view(vec![("window_end", end), ("count", Arc::new(Int64Array::from(vec![3])))]), 10);
+        assert_eq!(chart.rows, [(String::new(), Some(3.0), "3".to_string())], "also in a window");
     }
 
     #[test]

@@ -80,3 +80,41 @@ fn a_wrong_command_line_is_code_2() {
     run(dir.path(), &["dmeo"], "").code(2).says(&["demo"]);
     run(dir.path(), &["demo", "--web", "example"], "").code(2).says(&["127.0.0.1:4040"]);
 }
+
+#[test]
+fn another_program_runs_on_the_same_stream() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(
+        dir.path().join("my views.sql"),
+        "CREATE VIEW longest AS SELECT char_length(text) AS n FROM posts ORDER BY n DESC LIMIT 2;\n\
+         CREATE VIEW posts_so_far AS SELECT count(*) AS n FROM posts;\n",
+    )
+    .unwrap();
+    let ended = run(dir.path(), &with(&["--program", "my views.sql", "--for", "3s"]), "");
+    let out = &ended.code(0).out;
+    let counts: Vec<u64> =
+        out.lines().filter_map(|line| line.split(" posts_so_far: ").nth(1)?.split(' ').next()?.parse().ok()).collect();
+    assert!(counts.len() > 1 && counts.is_sorted() && counts[0] > 0, "{out}");
+    let longest = out.lines().find_map(|line| line.split(" longest: ").nth(1)).unwrap_or_else(|| panic!("{out}"));
+    let longest: Vec<u64> = longest.split(" | ").next().unwrap().split(", ").map(|n| n.parse().unwrap()).collect();
+    assert!(longest.len() == 2 && longest.is_sorted_by(|a, b| a >= b), "{out}");
+    assert!(!out.contains("hashtags:") && out.contains("Kept in tidemill-data/demo-my-views"), "{out}");
+
+    std::fs::write(dir.path().join("wrong.sql"), "CREATE VIEW v AS\nSELECT txet FROM posts;\n").unwrap();
+    let wrong = run(dir.path(), &with(&["--program", "wrong.sql", "--for", "3s"]), "");
+    wrong.code(1).says(&["error: wrong.sql: line ", "txet"]);
+    run(dir.path(), &with(&["--program", "none.sql"]), "").code(1).says(&["can't read the program none.sql"]);
+}
+
+#[test]
+fn without_a_terminal_it_prints_plain_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let ended = run(dir.path(), &["demo", "--web", "127.0.0.1:0", "--for", "3s"], "");
+    assert!(ended.code(0).out.contains(" records/s, delay "), "{}", ended.out);
+    assert!(!ended.out.contains('\u{1b}') && !ended.err.contains('\u{1b}'), "{ended:?}");
+    // A terminal that can't draw gets the same.
+    let dumb = crate::pty::open(dir.path(), &["demo", "--web", "127.0.0.1:0", "--for", "3s"], &[("TERM", "dumb")]);
+    let (status, shown) = dumb.end();
+    assert_eq!(status.code(), Some(0), "{shown}");
+    assert!(shown.contains(" records/s, delay ") && !shown.contains('\u{1b}'), "{shown:?}");
+}

@@ -2,9 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod bad;
 mod demo;
+mod ends;
+mod golden;
 mod live;
 mod programs;
+mod prompt;
+mod pty;
 mod run;
 mod tidy;
 mod topic_sink;

@@ -31,10 +31,10 @@ fn mistakes_are_told_with_file_line_and_what_was_meant() {
         (TOP.replace("path =", "paht ="), vec!["p.sql: line 1, column 1", "option `path` is missing"]),
         (
             TOP.replace("format =", "fromat ="),
-            vec!["p.sql: line 1, column 1", "unknown option `fromat`", "did you mean `format`?"],
+            vec!["p.sql: line 1, column 82:", "unknown option `fromat`", "did you mean `format`?"],
         ),
-        (TOP.replace("'files'", "'flies'"), vec!["p.sql: line 1, column 1", "did you mean `files`?"]),
-        (TOP.replace("FROM words", "FROM wrods"), vec!["p.sql: line 2, column 1", "did you mean `words`?"]),
+        (TOP.replace("'files'", "'flies'"), vec!["p.sql: line 1, column 60:", "did you mean `files`?"]),
+        (TOP.replace("FROM words", "FROM wrods"), vec!["p.sql: line 2, column 52:", "did you mean `words`?"]),
         (TOP.replace("GROUP BY word", "GRUOP BY word"), vec!["p.sql: line 2, column 6"]),
         ("CREATE VEIW top AS SELECT 1;".to_string(), vec!["p.sql: line 1, column 8", "did you mean VIEW?"]),
     ] {
@@ -150,4 +150,32 @@ CREATE VIEW top AS SELECT word, count(*) AS n FROM loud GROUP BY word ORDER BY n
     for text in ["column word Utf8", "needed by second/loud: partition 0 from 5", "older than 604800 s"] {
         assert!(described.code(0).out.contains(text), "{text:?} is missing: {}", described.out);
     }
+}
+
+#[test]
+fn a_busy_port_and_a_directory_in_use_are_told_with_the_way_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    write(at, "top.sql", TOP);
+    write(at, "in/a.json", "{\"word\":\"ebb\"}\n");
+    let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = busy.local_addr().unwrap();
+    let refused = run(at, &["run", "top.sql", "--headless", "--data", "d", "--web", &address.to_string()], "");
+    refused.code(1).says(&["error: ", &address.port().to_string(), "--web 127.0.0.1:0"]);
+    assert!(!at.join("d").exists(), "nothing was written");
+
+    let mut first = start(at, &["run", "top.sql", "--headless", "--no-web", "--data", "d"], "");
+    first.wait_for("top: ebb 1 |");
+    for second in [
+        vec!["run", "top.sql", "--headless", "--no-web"],
+        vec!["sql", "-e", "SELECT 1"],
+        vec!["topic", "list"],
+        vec!["produce", "t"],
+        vec!["consume", "t"],
+    ] {
+        let second = run(at, &[second, vec!["--data", "d"]].concat(), "");
+        second.code(1).says(&["error: the data directory d is in use by process ", "or name another directory"]);
+    }
+    first.signal(Signal::INT);
+    first.end().code(0);
 }

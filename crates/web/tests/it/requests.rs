@@ -212,6 +212,10 @@ async fn the_api_tells_what_the_board_holds() {
     assert_eq!((ready.status, ready.json()["ready"].as_bool()), (503, Some(false)));
     assert_eq!(ready.json()["reason"], "the program has failed: no \"disk\"");
     site.board.update_program(|p| p.phase = Phase::Running);
+    let waits = http::get(site.address, "/readyz").await;
+    assert_eq!(waits.status, 503, "it runs and can't go on");
+    assert_eq!(waits.json()["reason"], "the program waits for something outside and tries again: no \"disk\"");
+    site.board.update_program(|p| p.error = None);
     assert_eq!(http::get(site.address, "/readyz").await.status, 200);
     site.close().await;
 }

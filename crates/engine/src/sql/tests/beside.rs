@@ -63,7 +63,7 @@ fn rows_go_into_sinks_when_there_are_any() {
     let again = program.context().declare_sql("INSERT INTO out SELECT * FROM closed").unwrap_err().to_string();
     assert_eq!(
         again,
-        "line 1, column 1: INSERT INTO out: sink `out` has an INSERT already: put both into one with UNION ALL, or create a second sink"
+        "line 1, column 13: INSERT INTO out: sink `out` has an INSERT already: put both into one with UNION ALL, or create a second sink"
     );
     for _ in 0..4 {
         program.step().unwrap();

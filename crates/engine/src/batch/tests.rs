@@ -1,0 +1,243 @@
+//! How programs end, pause and continue: real starts over a clock that is moved.
+
+use super::Trigger;
+use crate::{StreamingContext, testing::SqlProgram};
+use arrow_array::{Int64Array, RecordBatch, TimestampMicrosecondArray, cast::AsArray, types::Int64Type};
+use parking_lot::Mutex;
+use std::{path::Path, sync::Arc};
+use tidemill_core::{BatchId, Board, Clock, Duration, Event, ManualClock, Phase, Timestamp};
+use tokio::sync::broadcast::Receiver;
+
+const PROGRAM: &str = "\
+CREATE STREAM posts (WATERMARK FOR t AS t - INTERVAL '3' SECOND) WITH (connector = 'program');
+CREATE VIEW sums AS SELECT window_end, sum(n) AS n
+FROM TUMBLE(TABLE posts, DESCRIPTOR(t), INTERVAL '10' SECOND) GROUP BY window_end;
+CREATE VIEW big AS SELECT n FROM posts WHERE n > 100";
+
+fn entry(rows: &[(i64, i64)]) -> Vec<RecordBatch> {
+    let times = TimestampMicrosecondArray::from_iter_values(rows.iter().map(|r| r.0 * 1_000_000)).with_timezone("UTC");
+    let numbers = Int64Array::from_iter_values(rows.iter().map(|r| r.1));
+    vec![RecordBatch::try_from_iter([("t", Arc::new(times) as _), ("n", Arc::new(numbers) as _)]).unwrap()]
+}
+
+/// The program over `entries`, started with what `dir` keeps of it.
+fn started(dir: &Path, trigger: Trigger, entries: &[&[(i64, i64)]]) -> (SqlProgram, Receiver<Event>) {
+    let program = SqlProgram::over(StreamingContext::builder("p").trigger(trigger).partitions(2).data_dir(dir).build());
+    program.queue("posts", entries.iter().map(|rows| entry(rows)).collect());
+    program.context().declare_sql(PROGRAM).unwrap();
+    let events = program.context().board().subscribe();
+    program.context().start().unwrap();
+    (program, events)
+}
+
+/// The sums that `sums` shows, by the second in which their window ends.
+fn sums(program: &SqlProgram) -> Vec<(i64, i64)> {
+    let Some(rows) = program.view("sums") else { return vec![] };
+    let ends = rows.column(0).as_primitive::<arrow_array::types::TimestampMicrosecondType>().values();
+    let sums = rows.column(1).as_primitive::<Int64Type>().values();
+    let mut all: Vec<(i64, i64)> = ends.iter().map(|end| end / 1_000_000).zip(sums.iter().copied()).collect();
+    all.sort_unstable();
+    all
+}
+
+/// Waits until batch `id` is committed.
+fn committed(events: &mut Receiver<Event>, id: u64) -> Timestamp {
+    loop {
+        if let Event::Batch(report) = events.blocking_recv().unwrap()
+            && report.batch == BatchId(id)
+        {
+            return report.time;
+        }
+    }
+}
+
+#[test]
+fn an_exhausted_input_closes_its_last_windows_and_may_go_on_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let first: [&[(i64, i64)]; 2] = [&[(1, 1), (11, 2), (5, 400)], &[(12, 4), (25, 8)]];
+    let (program, _) = started(dir.path(), Trigger::Drain, &first);
+    program.context().await_termination().unwrap();
+    assert_eq!(sums(&program), [(30, 8)], "the last window, closed by the end alone");
+    assert_eq!(program.view("big").unwrap().num_rows(), 1, "the end takes nothing away");
+
+    // Started again with nothing new, it has nothing left to give.
+    let (program, _) = started(dir.path(), Trigger::Drain, &first);
+    program.context().await_termination().unwrap();
+    assert_eq!(sums(&program), []);
+
+    // What comes later is late only for the windows that were given.
+    let (program, _) = started(dir.path(), Trigger::Drain, &[first[0], first[1], &[(29, 16), (31, 32), (30, 64)]]);
+    program.context().await_termination().unwrap();
+    assert_eq!((sums(&program), program.context().board().program().late), (vec![(40, 96)], 1));
+}
+
+#[test]
+fn all_windows_of_an_exhausted_input_add_up_to_its_rows() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries: Vec<Vec<(i64, i64)>> = (0..20).map(|i| vec![(i * 3, 1), (i * 3 + 2, 10)]).collect();
+    let entries: Vec<&[(i64, i64)]> = entries.iter().map(Vec::as_slice).collect();
+    let (program, mut events) = started(dir.path(), Trigger::Drain, &entries);
+    let mut total = 0;
+    program.context().await_termination().unwrap();
+    while let Ok(event) = events.try_recv() {
+        if let Event::View(view) = event
+            && view.name == "sums"
+        {
+            total += view.rows.column(1).as_primitive::<Int64Type>().values().iter().sum::<i64>();
+        }
+    }
+    assert_eq!(total, 20 * 11);
+}
+
+#[test]
+fn a_stop_closes_no_window_and_the_next_start_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let entries: [&[(i64, i64)]; 1] = [&[(1, 1), (11, 2)]];
+    for gracefully in [true, false] {
+        let (program, mut events) = started(dir.path(), Trigger::Asap, &entries);
+        if gracefully {
+            committed(&mut events, 1);
+        }
+        program.context().stop(gracefully).unwrap();
+        assert_eq!(sums(&program), [], "stopped gracefully: {gracefully}");
+    }
+    let (program, _) = started(dir.path(), Trigger::Drain, &[entries[0], &[(12, 4)]]);
+    program.context().await_termination().unwrap();
+    assert_eq!(sums(&program), [(10, 1), (20, 6)]);
+}
+
+/// Sums of 4 s each 4 s by batch time, a batch each second; a batch reads one of `entries`.
+fn by_batch_time(dir: &Path, clock: &Arc<ManualClock>, entries: &[i64]) -> (StreamingContext, Given) {
+    let context = StreamingContext::builder("p")
+        .interval(Duration::from_secs(1))
+        .partitions(1)
+        .clock(Arc::clone(clock) as Arc<dyn Clock>)
+        .data_dir(dir)
+        .build();
+    let given = Given::default();
+    let told = Arc::clone(&given);
+    let span = Duration::from_secs(4);
+    let numbers = context.queue_stream(entries.iter().map(|n| vec![*n])).unwrap();
+    numbers.reduce_by_window(|a, b| a + b, span, span).foreach_batch(move |batch, sums: Vec<i64>| {
+        if !sums.is_empty() {
+            told.lock().push((batch.time.0 / 1_000_000, sums));
+        }
+        Ok(())
+    });
+    (context, given)
+}
+
+/// What windows gave, with the second in which they did.
+type Given = Arc<Mutex<Vec<(i64, Vec<i64>)>>>;
+
+fn at(millis: i64) -> Timestamp {
+    Timestamp::from_millis(millis)
+}
+
+fn times(board: &Board) -> Vec<i64> {
+    board.reports().iter().map(|report| report.time.millis()).collect()
+}
+
+#[test]
+fn a_restart_skips_missed_ticks_but_those_that_a_window_needs() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(at(10_500)));
+    let (context, given) = by_batch_time(dir.path(), &clock, &[1]);
+    let mut events = context.board().subscribe();
+    context.start().unwrap();
+    clock.set(at(11_000));
+    assert_eq!(committed(&mut events, 1), at(11_000));
+    context.stop(false).unwrap();
+    assert!(given.lock().is_empty());
+
+    clock.set(at(3_600_200));
+    let (context, given) = by_batch_time(dir.path(), &clock, &[1, 2, 3]);
+    let mut events = context.board().subscribe();
+    context.start().unwrap();
+    // 12 gives the window of 11, and at 15 that batch has left all windows.
+    committed(&mut events, 5);
+    clock.set(at(3_601_000));
+    committed(&mut events, 6);
+    clock.set(at(3_602_000));
+    committed(&mut events, 7);
+    assert_eq!(times(&context.board()), [12_000, 13_000, 14_000, 15_000, 3_601_000, 3_602_000]);
+    let reports = context.board().reports();
+    assert!(reports.iter().all(|report| report.scheduling_delay_us == 0), "{reports:#?}");
+    let read: Vec<u64> = reports.iter().map(|report| report.records_in).collect();
+    assert_eq!(read, [0, 0, 0, 0, 1, 1], "a missed tick reads nothing");
+    clock.set(at(3_603_000));
+    committed(&mut events, 8);
+    clock.set(at(3_604_000));
+    committed(&mut events, 9);
+    assert_eq!(*given.lock(), [(12, vec![1]), (3_604, vec![2 + 3])], "each record in one window, once");
+    context.stop(false).unwrap();
+}
+
+#[test]
+fn without_windows_by_batch_time_no_missed_tick_is_run() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(at(500)));
+    for (now, first) in [(500, 1_000), (3_600_200, 3_601_000)] {
+        clock.set(at(now));
+        let context = StreamingContext::builder("p")
+            .interval(Duration::from_secs(1))
+            .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+            .data_dir(dir.path())
+            .build();
+        context.queue_stream([vec![1_i64]]).unwrap().view("v", &["n"]);
+        let mut events = context.board().subscribe();
+        context.start().unwrap();
+        while !matches!(events.blocking_recv().unwrap(), Event::Phase(Phase::Running)) {}
+        clock.set(at(first));
+        while !matches!(events.blocking_recv().unwrap(), Event::Batch(_)) {}
+        assert_eq!(times(&context.board()), [first]);
+        context.stop(false).unwrap();
+    }
+}
+
+#[test]
+fn each_window_by_batch_time_is_known_as_one() {
+    let context = StreamingContext::builder("p").check_only().build();
+    let span = Duration::from_secs(4);
+    let numbers = context.queue_stream([vec![1_i64]]).unwrap();
+    numbers.window(span, span).print();
+    numbers.count_by_window(span, span).print();
+    numbers.reduce_by_window(|a, b| a + b, span, span).print();
+    numbers.count_by_value_and_window(span, span).print();
+    let pairs = numbers.map(|n: i64| (n, n));
+    pairs.reduce_by_key_and_window(|a, b| a + b, span, span).print();
+    pairs.reduce_by_key(|a, b| a + b).print();
+    let states = crate::state::StateRegistry::default();
+    let outputs = context.declare.take().unwrap().outputs;
+    super::lower(&context.config, &states, outputs).unwrap();
+    let kinds: Vec<&str> = states.all().iter().map(|state| state.kind()).collect();
+    assert!(kinds.len() >= 5, "{kinds:?}");
+    assert!(kinds.iter().all(|kind| super::pipeline::is_by_batch_time(kind)), "{kinds:?}");
+    assert!(!super::pipeline::is_by_batch_time("update_state_by_key"));
+    assert!(!super::pipeline::is_by_batch_time("aggregate"));
+}
+
+#[test]
+fn a_program_without_anything_to_do_says_so() {
+    for trigger in [Trigger::Asap, Trigger::Every(Duration::from_secs(3_600))] {
+        let clock = Arc::new(ManualClock::at(at(500)));
+        let context =
+            StreamingContext::builder("p").trigger(trigger).clock(Arc::clone(&clock) as Arc<dyn Clock>).build();
+        context.queue_stream(Vec::<Vec<i64>>::new()).unwrap().view("v", &["n"]);
+        let mut events = context.board().subscribe();
+        context.start().unwrap();
+        loop {
+            match events.try_recv() {
+                Ok(Event::Idle) => break,
+                Ok(Event::Batch(batch)) => panic!("{trigger:?} ran {batch:?}"),
+                Ok(_) => {}
+                // Nothing yet: the program may not have looked at the clock before it moved.
+                Err(_) => {
+                    clock.advance(Duration::from_millis(1));
+                    std::thread::yield_now();
+                }
+            }
+        }
+        context.stop(false).unwrap();
+    }
+}
