@@ -32,7 +32,8 @@ pub struct Retention {
     /// Segments whose newest row is older than this go; `None` keeps them.
     #[serde(with = "micros_option")]
     pub max_age: Option<Duration>,
-    /// The oldest segments go until a partition has at most this many bytes; `None` keeps them.
+    /// The oldest segments go until a partition has at most this many bytes, or
+    /// little more than three quarters of them would be left; `None` keeps them.
     pub max_bytes: Option<u64>,
 }
 

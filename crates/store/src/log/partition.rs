@@ -63,7 +63,8 @@ pub(super) struct Shared {
     pub(super) topic: String,
     pub(super) schema: SchemaRef,
     pub(super) schema_message: Vec<u8>,
-    pub(super) segment_bytes: u64,
+    /// Bytes after which a new segment begins; changes with the retention.
+    pub(super) segment_bytes: AtomicU64,
     /// Whether rows are ever synced on their own account.
     pub(super) durable: bool,
     pub(super) disk: Arc<dyn Disk>,
@@ -277,7 +278,7 @@ impl Partition {
         let size: u64 = payload.iter().map(|b| b.len() as u64).sum();
         let full = writer.active.as_ref().is_some_and(|a| {
             let extent = a.segment.extent.read();
-            extent.frames > 0 && extent.len + size > self.shared.segment_bytes
+            extent.frames > 0 && extent.len + size > self.shared.segment_bytes.load(Ordering::Relaxed)
         });
         if full || writer.active.is_none() {
             self.roll(writer)?;

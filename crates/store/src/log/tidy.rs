@@ -32,7 +32,7 @@ const MERGED: usize = 1 << 20;
 /// Segments whose frames are longer than this on average are left as they are.
 const LARGE: u64 = 512 << 10;
 /// Segments that what is kept spans at least, so that it goes in small parts.
-const SPANS: u32 = 4;
+pub(super) const SPANS: u32 = 4;
 
 /// Seals all filled segments of a partition.
 pub(super) fn seal(partition: &Partition) -> Result<()> {
@@ -276,7 +276,9 @@ pub(super) fn retire(partition: &Partition, now: Timestamp, retention: Retention
         drop(segments);
         let (len, goes) = {
             let extent = oldest.extent.read();
-            (extent.len, free(extent.end) && (old(&extent) || max_bytes.is_some_and(|max| total > max)))
+            // A segment that is larger than it should be goes when enough has come after it.
+            let much = max_bytes.is_some_and(|max| total > max && total - extent.len >= max - max / u64::from(SPANS));
+            (extent.len, free(extent.end) && (old(&extent) || much))
         };
         if !goes {
             break;

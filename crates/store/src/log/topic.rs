@@ -23,12 +23,21 @@ use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
-    sync::{Arc, atomic::Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tidemill_core::{Clock, Error, Offset, Result, Timestamp};
 
 /// Bytes of newest rows that a topic keeps in memory, over all partitions.
 const CACHE_BYTES: usize = 32 << 20;
+
+/// Bytes of a segment, of which what is kept has several: a bound that one
+/// segment filled would keep all or nothing.
+fn segment_bytes(wanted: u64, retention: Retention) -> u64 {
+    retention.max_bytes.map_or(wanted, |max| wanted.min((max / u64::from(tidy::SPANS)).max(4 << 10)))
+}
 
 /// A topic of a [`Log`](super::Log).
 #[derive(Debug)]
@@ -65,7 +74,7 @@ impl Topic {
             topic: name.to_owned(),
             schema: Arc::clone(&config.schema),
             schema_message: ipc::schema_message(&config.schema)?,
-            segment_bytes: config.segment_bytes,
+            segment_bytes: AtomicU64::new(segment_bytes(config.segment_bytes, config.retention)),
             durable: config.sync != Sync::Never,
             disk: Arc::clone(disk),
             clock: Arc::clone(clock),
@@ -117,6 +126,8 @@ impl Topic {
             let config = TopicConfig { retention, ..self.config.clone() };
             write_config(&*self.shared.disk, &self.dir.join("topic.json"), &config)?;
             *now = retention;
+            let bytes = segment_bytes(self.config.segment_bytes, retention);
+            self.shared.segment_bytes.store(bytes, Ordering::Relaxed);
         }
         Ok(())
     }

@@ -45,6 +45,19 @@ fn what_is_produced_is_consumed() {
 }
 
 #[test]
+fn a_topic_keeps_the_newest_lines_within_its_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    run(at, &with(&["topic", "create", "t", "--retention-bytes", "1MB"]), "").code(0);
+    let lines: String = (0..40_000).map(|i| format!("{i} {}\n", "x".repeat(90))).collect();
+    run(at, &with(&["produce", "t"]), &lines).code(0);
+    let kept = run(at, &with(&["consume", "t", "--from-beginning"]), "");
+    let first: usize = kept.code(0).out.split(' ').next().unwrap().parse().unwrap();
+    assert_eq!(kept.out.lines().count(), 40_000 - first, "the newest are kept, in order");
+    assert!((28_000..35_000).contains(&first), "the first {first} of 40000 lines went");
+}
+
+#[test]
 fn a_line_over_the_bound_is_told_by_number_and_the_rest_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     run(dir.path(), &with(&["topic", "create", "t"]), "").code(0);

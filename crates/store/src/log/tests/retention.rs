@@ -220,6 +220,36 @@ fn small_bounds_hold_in_large_segments() {
     assert_eq!(log.topic("aged").unwrap().config().segment_bytes, 64 << 20);
 }
 
+/// What came at once is not taken away at once.
+#[test]
+fn a_burst_beyond_the_bound_leaves_the_newest() {
+    let disk = SimDisk::new();
+    let log = quiet(&disk).unwrap();
+    let large = TopicConfig { segment_bytes: 64 << 20, ..config(Sync::Always) };
+    let bound = Retention { max_age: None, max_bytes: Some(20_000) };
+    let cut = log.create_topic("cut", &TopicConfig { retention: bound, ..large.clone() }).unwrap();
+    let whole = log.create_topic("whole", &large).unwrap();
+    for topic in [&cut, &whole] {
+        for i in 0..200 {
+            topic.append(0, &rows(i * 5, 5, 90), None).unwrap();
+        }
+    }
+    whole.set_retention(bound).unwrap();
+    for topic in [&cut, &whole] {
+        topic.apply_retention(Timestamp(2_000_000)).unwrap();
+    }
+    assert!((14_000..=20_000).contains(&cut.bytes()), "{} bytes are left", cut.bytes());
+    assert!(cut.end(0).0 - cut.start(0).0 > 50, "with the newest rows");
+    // One segment from before the bound was set goes when as much as is to be kept has come.
+    assert_eq!((whole.start(0), whole.end(0)), (Offset(0), Offset(1000)));
+    for i in 200..400 {
+        whole.append(0, &rows(i * 5, 5, 90), None).unwrap();
+        whole.apply_retention(Timestamp(2_000_000)).unwrap();
+        assert!(whole.end(0).0 - whole.start(0).0 > 50, "append {i}");
+    }
+    assert!(whole.bytes() <= 26_000 && whole.start(0).0 >= 1000, "{} bytes are left", whole.bytes());
+}
+
 #[test]
 fn options_say_what_is_kept() {
     let of = |pairs: &[(&str, &str)]| {
