@@ -241,3 +241,47 @@ fn a_program_without_anything_to_do_says_so() {
         context.stop(false).unwrap();
     }
 }
+
+#[test]
+fn a_batch_that_was_planned_and_not_committed_runs_again_with_its_own_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(at(10_500)));
+    let started = |call: Box<dyn Fn(u64, i64, Vec<i64>) + Send + Sync>| {
+        let context = StreamingContext::builder("p")
+            .interval(Duration::from_secs(1))
+            .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+            .data_dir(dir.path())
+            .build();
+        context.queue_stream([vec![1_i64, 2], vec![3]]).unwrap().foreach_batch(move |batch, records| {
+            call(batch.id.0, batch.time.millis(), records);
+            Ok(())
+        });
+        let events = context.board().subscribe();
+        context.start().unwrap();
+        (context, events)
+    };
+    let (enter, entered) = std::sync::mpsc::channel();
+    let (leave, left) = std::sync::mpsc::channel::<()>();
+    let (enter, left) = (Mutex::new(enter), Mutex::new(left));
+    let (context, _) = started(Box::new(move |id, time, records| {
+        enter.lock().send((id, time, records)).unwrap();
+        // Until the test has stopped the program, in the middle of the batch.
+        let _stopped = left.lock().recv();
+    }));
+    clock.set(at(11_000));
+    let first = entered.recv().unwrap();
+    assert_eq!(first, (1, 11_000, vec![1, 2]));
+    context.stop(false).unwrap();
+    drop((leave, context));
+
+    clock.set(at(3_600_200));
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let told = Arc::clone(&seen);
+    let (context, mut events) = started(Box::new(move |id, time, records| told.lock().push((id, time, records))));
+    committed(&mut events, 1);
+    clock.set(at(3_601_000));
+    committed(&mut events, 2);
+    assert_eq!(*seen.lock(), [first, (2, 3_601_000, vec![3])]);
+    assert!(context.board().reports().iter().all(|report| report.scheduling_delay_us == 0));
+    context.stop(false).unwrap();
+}

@@ -109,11 +109,12 @@ impl Intakes {
                         }
                         Err(error) => {
                             tracing::error!(stream = port.stream, error = error.chain(), "a receiver ended");
+                            port.source.end_one(Some(error.chain()));
                             return;
                         }
                         Ok(()) => {
                             if !stop.is_stopped() {
-                                port.source.end_one();
+                                port.source.end_one(None);
                             }
                             return;
                         }

@@ -69,6 +69,8 @@ pub(crate) struct TopicSource {
     /// Receivers that fill the topic, and how many of them have come to the end of their input.
     receivers: OnceLock<usize>,
     ended: watch::Sender<usize>,
+    /// Why a receiver ended before its input did.
+    failed: OnceLock<String>,
     /// The end that `wait` has told of.
     told: AtomicUsize,
     /// Records and bytes appended by this process, for the size of a record.
@@ -146,8 +148,12 @@ impl TopicSource {
         let _opened = (self.topic.set(topic), self.stream.set(stream.to_string()), self.receivers.set(receivers));
     }
 
-    /// A receiver has appended the last of its input.
-    pub(crate) fn end_one(&self) {
+    /// A receiver has appended the last of its input, or `failed` for good.
+    pub(crate) fn end_one(&self, failed: Option<String>) {
+        if let Some(failed) = failed {
+            // The first one tells.
+            let _told = self.failed.set(failed);
+        }
         self.ended.send_modify(|ended| *ended += 1);
     }
 
@@ -261,6 +267,11 @@ impl Source for TopicSource {
     }
 
     async fn is_exhausted(&self, position: &Position) -> Result<bool> {
+        if let Some(failed) = self.failed.get() {
+            // An input that broke off has not ended: nobody may take it for whole.
+            let stream = self.stream.get().map_or("", String::as_str);
+            return Err(Error::external(format!("stream `{stream}` can't be read to its end: {failed}")).fatal());
+        }
         // Before the ends are looked at: a receiver ends after its last append.
         if self.received && self.receivers.get().is_none_or(|count| *count == 0 || *self.ended.borrow() < *count) {
             return Ok(false);

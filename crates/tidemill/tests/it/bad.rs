@@ -198,7 +198,12 @@ fn a_stream_whose_port_is_in_use_is_told_and_the_others_go_on() {
     connect(port).write_all(b"one\n").unwrap();
     running.wait_for("total: 1 |");
     running.signal(Signal::INT);
-    running.end().code(0).says(&[&format!("can't listen at 127.0.0.1:{taken_port}; choose another address or port")]);
+    let told = format!("can't listen at 127.0.0.1:{taken_port}; choose another address or port");
+    running.end().code(0).says(&[&told]);
+
+    // A program that is to read its inputs to their end can't, and must not wait for ever.
+    let drained = run(dir.path(), &[["run", "p.sql", "--trigger", "drain"].as_slice(), &QUIET].concat(), "");
+    drained.code(1).says(&["error: stream `deaf` can't be read to its end", &told]);
 }
 
 /// Waits until the board shows it.
@@ -265,8 +270,12 @@ fn a_full_disk_is_told_and_the_program_goes_on_when_there_is_room() {
     until(&board, "the fourth record", |board| total(board) == 4);
     context.stop(true).unwrap();
     drop(context);
+    // It also starts on a full disk, and waits there.
+    disk.set_space(Some(0));
     let (context, board, mut client) = started();
     client.write_all(b"five\n").unwrap();
+    until(&board, "the error", |board| board.program().error.is_some_and(|e| e.contains("no space left: free some")));
+    disk.set_space(None);
     until(&board, "the count goes on", |board| total(board) == 5);
     context.stop(true).unwrap();
 }
