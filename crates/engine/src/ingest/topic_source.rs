@@ -100,6 +100,7 @@ impl TopicSource {
             bytes: AtomicU64::new(0),
             receivers: OnceLock::new(),
             ended: watch::Sender::new(0),
+            failed: OnceLock::new(),
             told: AtomicUsize::new(0),
         }
     }
