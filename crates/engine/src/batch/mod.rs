@@ -1,12 +1,13 @@
 //! A batch's life: tick, ranges, run, commit.
 //!
-//! [`run`] tells it top to bottom. [`clock`] says when a batch begins,
-//! [`rate`] how much it may read, [`keep`] what is durable, [`retain`] what the
-//! log gives up, [`pipeline`] puts the parts of a program together and owns the
-//! loop.
+//! [`run`] tells it top to bottom. [`next`] says what a batch reads, [`clock`]
+//! when it is due, [`rate`] how much it may be, [`keep`] what is durable,
+//! [`retain`] what the log gives up; [`pipeline`] puts the parts of a program
+//! together and owns the loop.
 
 mod clock;
 mod keep;
+mod next;
 mod pipeline;
 mod rate;
 mod retain;

@@ -212,9 +212,9 @@ fn each_window_by_batch_time_is_known_as_one() {
     super::lower(&context.config, &states, outputs).unwrap();
     let kinds: Vec<&str> = states.all().iter().map(|state| state.kind()).collect();
     assert!(kinds.len() >= 5, "{kinds:?}");
-    assert!(kinds.iter().all(|kind| super::pipeline::is_by_batch_time(kind)), "{kinds:?}");
-    assert!(!super::pipeline::is_by_batch_time("update_state_by_key"));
-    assert!(!super::pipeline::is_by_batch_time("aggregate"));
+    assert!(kinds.iter().all(|kind| super::next::is_by_batch_time(kind)), "{kinds:?}");
+    assert!(!super::next::is_by_batch_time("update_state_by_key"));
+    assert!(!super::next::is_by_batch_time("aggregate"));
 }
 
 #[test]

@@ -1,0 +1,191 @@
+//! What the next batch is, and when it is due.
+//!
+//! A tick or news of an input begins one; its ranges are what each input has
+//! since the last batch, within what the rate and the bounds allow. Invariant:
+//! nothing is decided from an input that `position` does not name, so a batch
+//! that was not planned leaves no trace. Called by the loop in [`super::pipeline`].
+
+use super::{
+    RateControl, Trigger,
+    clock::{self, Tick},
+    pipeline::Pipeline,
+};
+use futures::{FutureExt, future::select_all};
+use std::collections::BTreeMap;
+use tidemill_core::{Batch, BatchId, Budget, Duration, Phase, Position, Result, Stop, Timestamp};
+
+/// A program without anything to do says that it is well this often.
+const LOOK: Duration = Duration::from_secs(1);
+/// Pause between looks at sources that can't say when they have something new.
+const IDLE: Duration = Duration::from_millis(5);
+
+impl Pipeline {
+    /// The next batch, when it is due; `None` when the program ends.
+    pub(super) async fn next(&self, stop: &Stop, draining: Option<Timestamp>) -> Result<Option<(Batch, Tick)>> {
+        let mut looked = self.config.clock.now();
+        loop {
+            let (last, began) = {
+                let progress = self.progress.lock();
+                (progress.last, progress.began)
+            };
+            let id = last.map_or(BatchId(1), |(id, _)| BatchId(id.0 + 1));
+            let last_time = last.map(|(_, time)| time);
+            if draining.is_some() {
+                return self.next_draining(id, last_time, draining).await;
+            }
+            let now = self.config.clock.now();
+            if now < looked || now.since(looked) >= LOOK {
+                looked = now;
+                self.board.publish_idle();
+            }
+            let tick = match self.config.trigger {
+                Trigger::Every(interval) => clock::next_tick(interval, last_time, now, began, || self.owes_windows()),
+                Trigger::Asap | Trigger::Once | Trigger::Drain => Tick::now(clock::after(last_time, now), now),
+            };
+            if tick.due > now {
+                let until = tick.due.min(now.plus(LOOK));
+                tokio::select! {
+                    () = self.config.clock.sleep_until(until) => {}
+                    // The last tick comes early: a stop does not wait for the interval.
+                    () = stop.stopped() => return self.next_draining(id, last_time, None).await,
+                }
+                if until < tick.due {
+                    continue;
+                }
+            }
+            if tick.missed {
+                let ranges = self.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect();
+                return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
+            }
+            let ranges = self.ranges().await?;
+            let empty = ranges.values().all(Vec::is_empty) && !self.letters_wait();
+            let now = self.config.clock.now();
+            match self.config.trigger {
+                Trigger::Every(_) | Trigger::Once => return Ok(Some((Batch { id, time: tick.time, ranges }, tick))),
+                Trigger::Asap | Trigger::Drain if !empty => {
+                    let tick = Tick::now(clock::after(last_time, now), now);
+                    return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
+                }
+                Trigger::Drain if self.exhausted().await? => {
+                    // Without a watermark there is no window to close.
+                    if self.watermarks().is_empty() {
+                        return Ok(None);
+                    }
+                    let tick = Tick::now(clock::after(last_time, now), now);
+                    return Ok(Some((Batch::end(id, tick.time), tick)));
+                }
+                Trigger::Asap | Trigger::Drain => {}
+            }
+            tokio::select! {
+                () = self.wait() => {}
+                () = self.config.clock.sleep_until(now.plus(LOOK)) => {}
+                () = stop.stopped() => return self.next_draining(id, last_time, None).await,
+            }
+        }
+    }
+
+    /// Whether receivers refused something that no commit has kept yet.
+    fn letters_wait(&self) -> bool {
+        self.keep.as_ref().is_some_and(|keep| keep.dead().is_waiting())
+    }
+
+    /// Whether a batch ends the program: its inputs are exhausted.
+    pub(super) fn is_end(&self, batch: &Batch) -> bool {
+        batch.is_end() && !self.inputs.is_empty()
+    }
+
+    /// A batch over what is left when the program stops; `None` when nothing is,
+    /// or it is `until` and sources still give more.
+    async fn next_draining(
+        &self,
+        id: BatchId,
+        last: Option<Timestamp>,
+        until: Option<Timestamp>,
+    ) -> Result<Option<(Batch, Tick)>> {
+        let intakes = self.intakes.lock().take();
+        if let Some(intakes) = intakes {
+            self.board.update_program(|program| program.phase = Phase::Stopping);
+            intakes.close().await;
+        }
+        let now = self.config.clock.now();
+        if until.is_some_and(|until| now >= until) {
+            return Ok(None);
+        }
+        let ranges = self.ranges().await?;
+        if ranges.values().all(Vec::is_empty) && !self.letters_wait() {
+            return Ok(None);
+        }
+        let tick = Tick::now(clock::after(last, now), now);
+        Ok(Some((Batch { id, time: tick.time, ranges }, tick)))
+    }
+
+    pub(super) async fn ranges(&self) -> Result<BTreeMap<String, Vec<tidemill_core::OffsetRange>>> {
+        let rate = match self.config.rate {
+            RateControl::Fixed(rate) => Some(rate),
+            RateControl::Pid { .. } => self.progress.lock().rate,
+            RateControl::Off => None,
+        };
+        let records = match (rate, self.config.trigger) {
+            (Some(rate), Trigger::Every(interval)) => {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a positive count")]
+                let records = (rate * interval.as_secs_f64()).max(1.0) as u64;
+                records.min(self.config.batch_records)
+            }
+            _ => self.config.batch_records,
+        };
+        let count = self.inputs.len().max(1) as u64;
+        let budget = Budget {
+            records: (records / count).max(1),
+            bytes: (self.config.batch_bytes / count).max(1),
+            parallelism: self.config.partitions,
+        };
+        let mut ranges = BTreeMap::new();
+        for input in &self.inputs {
+            let position = self.position(&input.name);
+            let planned = self.persist(|| input.source.plan(&position, budget)).await?;
+            ranges.insert(input.name.clone(), planned);
+        }
+        Ok(ranges)
+    }
+
+    fn position(&self, stream: &str) -> Position {
+        self.progress.lock().positions.get(stream).cloned().unwrap_or_default()
+    }
+
+    async fn exhausted(&self) -> Result<bool> {
+        for input in &self.inputs {
+            if !input.source.is_exhausted(&self.position(&input.name)).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Completes when an input may have something new.
+    async fn wait(&self) {
+        let mut waits = Vec::with_capacity(self.inputs.len() + 1);
+        let mut all_wait = true;
+        for input in &self.inputs {
+            if input.source.can_wait() {
+                let position = self.position(&input.name);
+                waits.push(async move { input.source.wait(&position).await }.boxed());
+            } else {
+                all_wait = false;
+            }
+        }
+        if !all_wait || waits.is_empty() {
+            waits.push(self.config.clock.sleep_until(self.config.clock.now().plus(IDLE)));
+        }
+        select_all(waits).await;
+    }
+
+    /// Whether a window by batch time still holds rows: then ticks may not be skipped.
+    fn owes_windows(&self) -> bool {
+        self.states.all().iter().any(|state| is_by_batch_time(state.kind()) && state.rows() > 0)
+    }
+}
+
+/// Whether a state of this kind is a window by batch time, whose rows expire with the ticks.
+pub(super) fn is_by_batch_time(kind: &str) -> bool {
+    kind.ends_with("window")
+}
