@@ -28,10 +28,12 @@
 
 mod batch;
 mod clock;
+mod config;
 mod context;
 mod declare;
 mod emit;
 mod ingest;
+mod inputs;
 mod ops;
 mod plan;
 mod record;
@@ -43,7 +45,8 @@ pub mod text;
 
 pub use batch::{Pid, RateControl, Trigger};
 pub use clock::SystemClock;
-pub use context::{ContextBuilder, StreamingContext};
+pub use config::ContextBuilder;
+pub use context::StreamingContext;
 pub use emit::{BatchInfo, Remembered, TopicPlace, TopicSink};
 pub use ingest::QueueSource;
 pub use ops::{Filter, FlatMap, Map, Records, Split, StateStream};

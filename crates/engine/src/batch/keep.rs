@@ -6,7 +6,7 @@
 //! nothing is visible outside before that.
 
 use crate::{
-    context::Config,
+    config::Config,
     emit::TopicPlace,
     ingest::{DeadLetters, dead_schema},
     state::{StateRegistry, Version},

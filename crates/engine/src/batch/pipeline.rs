@@ -5,7 +5,8 @@
 
 use super::{Keep, RateControl, Trigger, clock::Tick, rate::Pid, retain::Retaining, run::Ran};
 use crate::{
-    context::{Config, Declare, Taken},
+    config::Config,
+    declare::{Declare, Taken},
     emit::{Output, OutputKind},
     ingest::Intakes,
     plan::{BatchRun, Lowering, StreamInput},

@@ -6,7 +6,7 @@
 //! receiver's socket.
 
 use super::{Ingest, TopicSource};
-use crate::{batch::Keep, context::Config};
+use crate::{batch::Keep, config::Config};
 use arrow_array::{BinaryArray, RecordBatch};
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};

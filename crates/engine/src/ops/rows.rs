@@ -85,7 +85,7 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
 }
 
 /// A node over the same rows with other column names; the node itself when `columns` is empty.
-pub(crate) fn renamed(declare: &crate::context::Declare, node: Arc<Lineage>, columns: &[&str]) -> Arc<Lineage> {
+pub(crate) fn renamed(declare: &crate::declare::Declare, node: Arc<Lineage>, columns: &[&str]) -> Arc<Lineage> {
     if columns.is_empty() {
         return node;
     }

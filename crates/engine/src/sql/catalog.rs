@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     StreamingContext,
-    context::is_operator_name,
+    declare::is_operator_name,
     emit::{Output, OutputKind, TopicSink},
     plan::StreamInput,
 };

@@ -11,7 +11,7 @@ pub(crate) mod chain;
 pub use chain::{Chain, Emit, Emittable, Read};
 
 use crate::{
-    context::Declare,
+    declare::Declare,
     plan::{Lineage, Operator},
     record::Record,
 };
