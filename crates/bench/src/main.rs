@@ -77,6 +77,8 @@ enum Job {
     W3,
     /// Latency at ten thousand events a second over TCP, from send to visible
     W4,
+    /// What an empty batch costs, and one of a thousand rows, on kept SQL plans
+    Batch,
     /// `kill -9` at random moments of a small W3 into the file sink: nothing lost, nothing twice
     Kills,
     /// The program that `kills` kills
@@ -109,6 +111,7 @@ fn run(options: &Options) -> Result<()> {
             kills::child(options.seed, options.items.unwrap_or(1), &options.dir, options.threads.get())?;
             return Ok(());
         }
+        Job::Batch => serde_json::to_string(&jobs::batch()?)?,
         Job::W4 => serde_json::to_string(&jobs::w4(options.items.unwrap_or(100_000), options.threads.get())?)?,
     };
     println!("{outcome}");

@@ -5,11 +5,13 @@
 //! building the program until its answer can be read, all inside. Every program
 //! has a data directory: ledger, log and state are kept as in real use.
 
+mod batch;
 mod latency;
 mod states;
 mod trends;
 mod words;
 
+pub(crate) use batch::batch;
 pub(crate) use latency::w4;
 pub(crate) use states::{killed_program, w3};
 pub(crate) use trends::w2;
