@@ -19,7 +19,7 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use std::{fmt::Debug, sync::Arc};
+use std::{fmt::Debug, ops::Range, sync::Arc};
 use tidemill_core::{
     Budget, Chunk, ChunkStream, Offset, OffsetRange, PartitionId, Position, Result, Shape, Source, Timestamp,
 };
@@ -61,9 +61,18 @@ where
     let count = input.len();
     let context = StreamingContext::builder("test").trigger(Trigger::Drain).partitions(partitions).build();
     let (left, right) = (context.queue_stream(input)?, context.queue_stream(other)?);
+    collect(&context, &program(left, right), 0..count)
+}
+
+/// Runs the batches `steps` and gives what each has in `stream`.
+fn collect<U: Record, C: Chain<Out = U>>(
+    context: &StreamingContext,
+    stream: &DStream<U, C>,
+    steps: Range<usize>,
+) -> Result<Vec<Vec<U>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let out = Arc::clone(&seen);
-    program(left, right).foreach_batch(move |_, records| {
+    stream.foreach_batch(move |_, records| {
         out.lock().push(records);
         Ok(())
     });
@@ -73,13 +82,12 @@ where
         .map_err(|e| tidemill_core::Error::external("can't start threads").because(e))?;
     runtime.block_on(async {
         let pipeline = Pipeline::open(&context.config, &context.declare, context.board())?;
-        for batch in 1..=count {
-            pipeline.step(Timestamp(i64::try_from(batch).unwrap_or(i64::MAX) * 1_000_000)).await?;
+        for batch in steps {
+            pipeline.step(Timestamp(i64::try_from(batch + 1).unwrap_or(i64::MAX) * 1_000_000)).await?;
         }
         Ok::<_, tidemill_core::Error>(())
     })?;
-    let mut seen = seen.lock();
-    Ok(std::mem::take(&mut *seen))
+    Ok(std::mem::take(&mut *seen.lock()))
 }
 
 /// Asserts what a program gives for each batch, in order.
@@ -150,7 +158,7 @@ pub(crate) fn run_kept<T, U, C>(
     input: &[Vec<T>],
     program: impl Fn(DStream<T>) -> DStream<U, C>,
     partitions: usize,
-    steps: std::ops::Range<usize>,
+    steps: Range<usize>,
 ) -> Result<Vec<Vec<U>>>
 where
     T: Record,
@@ -159,25 +167,7 @@ where
 {
     let context =
         StreamingContext::builder("test").trigger(Trigger::Drain).partitions(partitions).data_dir(dir).build();
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let out = Arc::clone(&seen);
-    program(context.queue_stream(input.to_vec())?).foreach_batch(move |_, records| {
-        out.lock().push(records);
-        Ok(())
-    });
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .build()
-        .map_err(|e| tidemill_core::Error::external("can't start threads").because(e))?;
-    runtime.block_on(async {
-        let pipeline = Pipeline::open(&context.config, &context.declare, context.board())?;
-        for batch in steps {
-            pipeline.step(Timestamp(i64::try_from(batch + 1).unwrap_or(i64::MAX) * 1_000_000)).await?;
-        }
-        Ok::<_, tidemill_core::Error>(())
-    })?;
-    let mut seen = seen.lock();
-    Ok(std::mem::take(&mut *seen))
+    collect(&context, &program(context.queue_stream(input.to_vec())?), steps)
 }
 
 /// A SQL program over queued rows: batches in, views out.

@@ -14,7 +14,7 @@ use arrow_array::{
     builder::{LargeStringBuilder, StringBuilder, StringViewBuilder},
 };
 use arrow_buffer::{NullBuffer, OffsetBuffer};
-use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use std::sync::Arc;
 use tidemill_core::{Error, Result};
 
@@ -40,6 +40,17 @@ pub(crate) enum Values {
     Time { micros: Vec<i64>, unit: TimeUnit, number: Unit },
     List { ends: Vec<usize>, item: Box<Column> },
     Struct { children: Vec<Column>, paths: Paths },
+}
+
+/// The schema of the columns at `projection`, and these columns, empty. A
+/// format has tried each when it was made.
+pub(super) fn projected(schema: &Schema, projection: &[usize], number: Unit) -> (SchemaRef, Vec<Column>) {
+    let fields: Vec<FieldRef> = projection.iter().map(|i| Arc::clone(&schema.fields()[*i])).collect();
+    let columns = fields
+        .iter()
+        .map(|f| Column::new(f, number).expect("the constructor checked that each column can be decoded to"))
+        .collect();
+    (Arc::new(Schema::new(fields)), columns)
 }
 
 impl Column {

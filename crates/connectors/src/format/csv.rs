@@ -13,7 +13,7 @@
 //! is not closed.
 
 use super::{
-    column::{Column, Values, nullable},
+    column::{Column, Values, nullable, projected},
     time::{self, Unit},
 };
 use arrow_array::{RecordBatch, RecordBatchOptions};
@@ -84,16 +84,12 @@ impl Format for CsvFormat {
     }
 
     fn decoder(&self, projection: &[usize]) -> Box<dyn Decoder> {
-        let fields: Vec<_> = projection.iter().map(|i| Arc::clone(&self.schema.fields()[*i])).collect();
-        let columns = fields
-            .iter()
-            .map(|f| Column::new(f, self.number).expect("the constructor checked that each column can be decoded to"))
-            .collect();
+        let (schema, columns) = projected(&self.schema, projection, self.number);
         Box::new(CsvDecoder {
             names: self.header.then(|| self.schema.fields().iter().map(|f| f.name().clone()).collect()),
             width: self.schema.fields().len(),
             projection: projection.to_vec(),
-            schema: Arc::new(Schema::new(fields)),
+            schema,
             columns,
             fields: Fields::new(self.delimiter),
         })

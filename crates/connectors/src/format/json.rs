@@ -46,11 +46,11 @@ pub(crate) use scan::utf8;
 pub use scan::{Fault, MAX_DEPTH, MAX_NUMBER, Paths, Raw, items, scan, scan_bytes, unescape};
 
 use super::{
-    column::{Column, Values},
+    column::{Column, Values, projected},
     time::{self, Unit},
 };
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use arrow_schema::{Schema, SchemaRef, TimeUnit};
+use arrow_schema::{SchemaRef, TimeUnit};
 use std::sync::Arc;
 use tidemill_core::{Block, Decoder, Error, Format, Options, Refusal, Result};
 
@@ -134,16 +134,8 @@ impl Format for JsonFormat {
     }
 
     fn decoder(&self, projection: &[usize]) -> Box<dyn Decoder> {
-        let fields: Vec<_> = projection.iter().map(|i| Arc::clone(&self.schema.fields()[*i])).collect();
-        let columns = fields
-            .iter()
-            .map(|f| Column::new(f, self.number).expect("the constructor checked that each column can be decoded to"))
-            .collect();
-        Box::new(JsonDecoder {
-            columns,
-            schema: Arc::new(Schema::new(fields)),
-            paths: Paths::new(projection.iter().map(|i| &self.paths[*i])),
-        })
+        let (schema, columns) = projected(&self.schema, projection, self.number);
+        Box::new(JsonDecoder { columns, schema, paths: Paths::new(projection.iter().map(|i| &self.paths[*i])) })
     }
 }
 

@@ -92,7 +92,7 @@ struct Bin<K, S>(HashTable<Slot<K, S>>);
 impl<K: Key, S: Record> Bin<K, S> {
     /// Looks the bucket of each row's key up; new keys get one. A loop of its
     /// own and short, so that the waits for memory of many rows overlap.
-    fn find<'a>(&mut self, rows: impl Iterator<Item = (u64, K::Ref<'a>)> + Clone, buckets: &mut Vec<usize>) {
+    fn find<'a>(&mut self, rows: &(impl Iterator<Item = (u64, K::Ref<'a>)> + Clone), buckets: &mut Vec<usize>) {
         buckets.clear();
         let mut left = rows.clone();
         while let Some((hash, key)) = left.next() {
@@ -177,7 +177,7 @@ impl<K: Key, S: Record> Part<K, S> {
         for (bin, end) in self.bins.iter_mut().zip(ends) {
             let range = start as usize..end as usize;
             let keys = range.clone().map(|row| <(K, V)>::get(&column, row).0);
-            bin.find(hashes[range].iter().copied().zip(keys), &mut touched.buckets);
+            bin.find(&hashes[range].iter().copied().zip(keys), &mut touched.buckets);
             bin.group(&mut touched)?;
             touched.sort(start, end);
             start = end;

@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, mpsc},
     time::Instant,
 };
-use tidemill::{Board, Trigger, store::disk::SimDisk};
+use tidemill::{Board, StreamingContext, Trigger, store::disk::SimDisk};
 
 /// What `top.dead` and its like hold.
 fn letters(dir: &Path, topic: &str) -> Vec<serde_json::Value> {
@@ -231,28 +231,26 @@ fn total(board: &Board) -> i64 {
         .map_or(0, |v| v.rows.column(0).as_primitive::<Int64Type>().value(0))
 }
 
+/// A program that counts lines, on a disk, and a client of it.
+fn counting(dir: &Path, disk: &Arc<SimDisk>) -> (StreamingContext, Arc<Board>, TcpStream) {
+    let context = tidemill::context("p").trigger(Trigger::Asap).data_dir(dir).disk(Arc::<SimDisk>::clone(disk)).build();
+    context
+        .declare_sql(
+            "CREATE STREAM lines WITH (connector = 'tcp-listen', address = '127.0.0.1:0', format = 'text');
+             CREATE VIEW total AS SELECT count(*) AS n FROM lines;",
+        )
+        .unwrap();
+    context.start().unwrap();
+    let board = context.board();
+    let client = connect(port_of(&board));
+    (context, board, client)
+}
+
 #[test]
 fn a_full_disk_is_told_and_the_program_goes_on_when_there_is_room() {
     let dir = tempfile::tempdir().unwrap();
     let disk = Arc::new(SimDisk::new());
-    let started = || {
-        let context = tidemill::context("p")
-            .trigger(Trigger::Asap)
-            .data_dir(dir.path())
-            .disk(Arc::<SimDisk>::clone(&disk))
-            .build();
-        context
-            .declare_sql(
-                "CREATE STREAM lines WITH (connector = 'tcp-listen', address = '127.0.0.1:0', format = 'text');
-                 CREATE VIEW total AS SELECT count(*) AS n FROM lines;",
-            )
-            .unwrap();
-        context.start().unwrap();
-        let board = context.board();
-        let port = port_of(&board);
-        (context, board, connect(port))
-    };
-    let (context, board, mut client) = started();
+    let (context, board, mut client) = counting(dir.path(), &disk);
     client.write_all(b"one\n").unwrap();
     until(&board, "the first record", |board| total(board) == 1);
 
@@ -272,7 +270,7 @@ fn a_full_disk_is_told_and_the_program_goes_on_when_there_is_room() {
     drop(context);
     // It also starts on a full disk, and waits there.
     disk.set_space(Some(0));
-    let (context, board, mut client) = started();
+    let (context, board, mut client) = counting(dir.path(), &disk);
     client.write_all(b"five\n").unwrap();
     until(&board, "the error", |board| board.program().error.is_some_and(|e| e.contains("no space left: free some")));
     disk.set_space(None);
@@ -286,21 +284,7 @@ fn a_disk_that_fills_up_anywhere_loses_and_doubles_nothing() {
     for room in (0..6_000).step_by(150) {
         let dir = tempfile::tempdir().unwrap();
         let disk = Arc::new(SimDisk::new());
-        let context = tidemill::context("p")
-            .trigger(Trigger::Asap)
-            .data_dir(dir.path())
-            .disk(Arc::<SimDisk>::clone(&disk))
-            .build();
-        context
-            .declare_sql(
-                "CREATE STREAM lines WITH (connector = 'tcp-listen', address = '127.0.0.1:0', format = 'text');
-                 CREATE VIEW total AS SELECT count(*) AS n FROM lines;",
-            )
-            .unwrap();
-        context.start().unwrap();
-        let board = context.board();
-        let port = port_of(&board);
-        let mut client = connect(port);
+        let (context, board, mut client) = counting(dir.path(), &disk);
         disk.set_space(Some(room));
         for _ in 0..8 {
             client.write_all(b"a record\n").unwrap();

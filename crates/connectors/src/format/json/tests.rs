@@ -6,7 +6,7 @@ use arrow_array::{
     cast::AsArray,
     types::{Float64Type, Int64Type, TimestampMicrosecondType},
 };
-use arrow_schema::{DataType, Field};
+use arrow_schema::{DataType, Field, Schema};
 use proptest::prelude::*;
 use serde_json::Value;
 

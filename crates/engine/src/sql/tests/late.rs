@@ -1,0 +1,58 @@
+//! Rows too late for every window.
+
+use super::*;
+
+#[test]
+fn late_rows_are_dead_letters() {
+    let dir = tempfile::tempdir().unwrap();
+    let late: Vec<(i64, &str, Option<i64>)> = vec![(2, "too late", Some(1)); 10_050];
+    let entries = vec![
+        vec![rows(&[(50, "a", Some(1))])],
+        vec![rows(&[(2, "too \"late\"\n", None), (30, "b", Some(1)), (60, "c", None)])],
+        vec![rows(&late)],
+    ];
+    let context =
+        crate::StreamingContext::builder("p").trigger(crate::Trigger::Drain).partitions(2).data_dir(dir.path());
+    let mut program = crate::testing::SqlProgram::over(context.build());
+    program.queue("posts", entries);
+    program
+        .start(
+            "CREATE STREAM posts (WATERMARK FOR t AS t - INTERVAL '10' SECOND) WITH (connector = 'program');
+             CREATE VIEW v AS SELECT window_end, sum(n) AS s
+             FROM TUMBLE(TABLE posts, DESCRIPTOR(t), INTERVAL '10' SECOND) WHERE tag <> '' GROUP BY window_start, window_end",
+        )
+        .unwrap();
+    program.step().unwrap();
+    program.step().unwrap();
+    let topic = program.pipeline().keep.as_ref().unwrap().log().topic("p.dead").unwrap();
+    let letters = |from: u64| {
+        let all: Vec<RecordBatch> =
+            topic.read(0, tidemill_core::Offset(from), topic.end(0)).map(|rows| rows.unwrap().rows).collect();
+        let text = |column: usize| -> Vec<String> {
+            let column =
+                |rows: &RecordBatch| arrow_cast::cast(rows.column(column), &arrow_schema::DataType::Utf8).unwrap();
+            all.iter()
+                .flat_map(|r| column(r).as_string::<i32>().iter().map(|v| v.unwrap().to_string()).collect::<Vec<_>>())
+                .collect()
+        };
+        [0, 3, 4, 5].map(text)
+    };
+    let [stream, batch, reason, raw] = letters(0);
+    assert_eq!((stream, batch), (vec!["posts".to_string(); 2], vec!["2".to_string(); 2]));
+    let at = "and the watermark of `v` was at 1970-01-01T00:00:40.000Z";
+    let of = |time: &str| format!("late: `t` is 1970-01-01T00:00:{time}.000Z, {at}");
+    assert_eq!(reason, [of("02"), of("30")]);
+    assert_eq!(raw[0], r#"{"t":"1970-01-01T00:00:02Z","tag":"too \"late\"\n","n":null}"#);
+    assert!(raw[1].contains(r#""tag":"b","n":1"#), "{}", raw[1]);
+    let report = program.context().board().program();
+    assert_eq!((report.late, report.refused), (2, 0));
+
+    // Of very many, some are kept and the others counted.
+    program.step().unwrap();
+    let [_, _, reason, raw] = letters(2);
+    assert_eq!((reason.len(), raw[10_000].as_str()), (10_001, ""));
+    assert_eq!(reason[10_000], "late: 50 more rows of this batch, of which nothing else is kept");
+    assert_eq!(topic.retention().max_bytes, Some(256 << 20), "dead letters are bounded");
+    program.step().unwrap();
+    assert_eq!(topic.end(0).0, 10_003, "each is kept once");
+}

@@ -1,0 +1,164 @@
+//! What wrong programs are told.
+
+use super::*;
+
+fn error_of(program: &str) -> String {
+    let mut sql = SqlProgram::new(2);
+    sql.queue("posts", vec![vec![rows(&[(1, "a", None)])]]);
+    sql.start(&format!("{POSTS}{program}")).expect_err("an error").to_string()
+}
+
+#[test]
+fn declared_columns_must_be_those_of_the_source() {
+    for (columns, expected) in [
+        ("(tagg TEXT)", "column `tagg` is declared and the source has no such column; it has t, tag, n, x"),
+        ("(n TEXT)", "column `n` is declared as Utf8 and the source gives Int64"),
+        ("(WATERMARK FOR tag AS tag)", "WATERMARK FOR `tag`: the column is TEXT, and event time is a TIMESTAMP"),
+    ] {
+        let mut sql = SqlProgram::new(1);
+        sql.queue("posts", vec![vec![rows(&[(1, "a", None)])]]);
+        let error = sql.start(&format!("CREATE STREAM posts {columns} WITH (connector = 'program')")).unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+    }
+}
+
+#[test]
+fn errors_name_the_place_and_the_way_out() {
+    for (program, expected) in [
+        (
+            "CREATE STREEM x",
+            "line 2, column 8: expected STREAM, TABLE, VIEW, SINK after CREATE, found `STREEM`; did you mean STREAM?",
+        ),
+        (
+            "SELEC 1",
+            "line 2, column 1: expected CREATE, INSERT, SELECT, WITH at the beginning of a statement, found `SELEC`; did you mean SELECT?",
+        ),
+        ("CREATE VIEW v AS SELECT FROM", "line 2, column"),
+        ("CREATE VIEW v AS SELECT 1 AS a 2", "expected the end of the statement, found `2`"),
+        ("CREATE VIEW v AS SELECT * FROM post", "there is no stream, table or view `post`; did you mean `posts`?"),
+        ("CREATE VIEW posts AS SELECT 1 AS a", "there is a stream of that name"),
+        (
+            "CREATE VIEW v AS\n SELECT tagg FROM posts",
+            "line 3, column 9: CREATE VIEW v: there is no column `tagg`; did you mean `tag`?",
+        ),
+        (
+            "CREATE VIEW v AS SELECT window_end FROM posts",
+            "line 2, column 25: CREATE VIEW v: there is no column `window_end`; it comes from TUMBLE or HOP in FROM",
+        ),
+        (
+            "CREATE VIEW v AS SELECT coutn(*) AS n FROM posts",
+            "line 2, column 25: CREATE VIEW v: there is no function `coutn`; did you mean `count`?",
+        ),
+        (
+            "CREATE VIEW v AS SELECT tag, count(*) AS n FROM posts",
+            "line 2, column 25: CREATE VIEW v: column `tag` stands beside an aggregate in SELECT: add it to GROUP BY",
+        ),
+        (
+            "CREATE VIEW v AS SELECT count(*) AS c FROM posts GROUP BY tag HAVING n > 1",
+            "line 2, column 70: CREATE VIEW v: column `n` stands beside an aggregate in HAVING",
+        ),
+        (
+            "CREATE VIEW v AS SELECT sum(tag) AS n FROM posts",
+            "line 2, column 25: CREATE VIEW v: function `sum` can't take TEXT: convert it, as in CAST(x AS BIGINT)",
+        ),
+        (
+            "CREATE VIEW v AS SELECT n FROM posts WHERE tag = \"ebb\"",
+            "line 2, column 50: CREATE VIEW v: there is no column `ebb`; there are t, tag, n, x; a text stands in single quotes: 'ebb'",
+        ),
+        ("CREATE VIEW v AS SELECT n FROM posts WHERE tag", "line 2, column 44: CREATE VIEW v: `tag` is no condition"),
+        ("CREATE VIEW v AS SELECT CAST(n AS MONEY) AS n FROM posts", "there is no type `MONEY` here; use TEXT"),
+        ("CREATE VIEW v AS SELECT substr(tag) AS n FROM posts", "`substr` needs a start"),
+        ("CREATE VIEW v AS SELECT n AS a, n AS a FROM posts", "another name with AS"),
+        ("CREATE VIEW v AS SELECT tag + 1 AS n FROM posts", "there is no TEXT + BIGINT: convert one side"),
+        (
+            "CREATE VIEW v AS SELECT n FROM posts WHERE t > '2026-13-01'",
+            "line 2, column 48: CREATE VIEW v: `2026-13-01` is no time: write it as '2026-05-25 14:00:00'",
+        ),
+        ("CREATE VIEW v AS SELECT tag FROM posts WHERE", "in this statement: expected an expression, found its end"),
+        ("SELECT 1", "a query alone shows nothing in a program"),
+        ("INSERT INTO nowhere SELECT 1 AS a", "there is no sink `nowhere`"),
+        ("INSERT INTO posts SELECT 1 AS a", "`posts` is a stream, and rows go into sinks only"),
+        ("CREATE STREAM s (a TEXT, WATERMARK FOR b AS b) WITH (connector = 'x')", "there is no such column"),
+        ("CREATE STREAM s (a MONEY) WITH (connector = 'x')", "there is no type MONEY here"),
+        ("CREATE STREAM s WITH (connector = 'x', connector = 'y')", "option `connector` is there twice"),
+        ("CREATE STREAM s (a TEXT)", "expected WITH"),
+        ("CREATE STREAM s WITH (connector = 'program')", "gave no source of that name"),
+        (
+            "CREATE TABLE t WITH (connector = 'csv', path = '/nowhere/x.csv')",
+            "there is no file or directory `/nowhere/x.csv`",
+        ),
+        ("CREATE TABLE t WITH (connector = 'cvs', path = '/')", "did you mean `csv`?"),
+        ("CREATE TABLE t WITH (connector = 'csv', path = 's3://x/y')", "not a local path"),
+        (
+            "CREATE VIEW v AS SELECT count(*) AS n FROM TUMBLE(posts, t, INTERVAL '10' SECOND)",
+            "must be grouped by the window",
+        ),
+        ("CREATE VIEW v AS SELECT tag FROM TUMBLE(posts, t, INTERVAL '10' SECOND)", "needs an aggregate"),
+        (
+            "CREATE VIEW v AS SELECT count(*) AS n FROM TUMBLE(posts, tag, INTERVAL '10' SECOND) GROUP BY window_start",
+            "a window needs a TIMESTAMP column, and `tag` is Utf8",
+        ),
+        (
+            "CREATE VIEW v AS SELECT count(*) AS n FROM HOP(posts, t, INTERVAL '60' SECOND, INTERVAL '10' SECOND) GROUP BY window_start",
+            "a window's slide (60s) must not exceed its size (10s): records between two windows would be lost; it reads: HOP(",
+        ),
+        (
+            "CREATE VIEW v AS SELECT count(*) AS n FROM TUMBLE(posts, t, INTERVAL '1' MONTH) GROUP BY window_start",
+            "no fixed length",
+        ),
+        ("CREATE VIEW v AS SELECT count(*) AS n FROM TUMBLE(posts, t) GROUP BY window_start", "TUMBLE reads: TUMBLE("),
+        (
+            "CREATE VIEW v AS SELECT count(*) AS n FROM TUMBLE(posts, t, INTERVAL '10' SECOND) WHERE window_start > t GROUP BY window_start",
+            "known only when the window closes",
+        ),
+        (
+            "CREATE VIEW v AS SELECT max(n) AS n FROM (SELECT tag, count(*) AS n FROM posts GROUP BY tag)",
+            "an aggregate over an aggregate over a stream",
+        ),
+        (
+            "CREATE VIEW a AS SELECT tag, count(*) AS n FROM posts GROUP BY tag; CREATE VIEW v AS SELECT max(n) AS n FROM a",
+            "again and again",
+        ),
+        ("CREATE VIEW v AS SELECT a.tag FROM posts a JOIN posts b ON a.tag = b.tag", "a join of two streams"),
+        ("CREATE VIEW v AS SELECT DISTINCT tag FROM posts", "DISTINCT over a stream: use GROUP BY"),
+        (
+            "CREATE VIEW v AS SELECT row_number() OVER (ORDER BY t) AS n FROM posts",
+            "window functions (OVER) over a stream",
+        ),
+        ("CREATE VIEW v AS SELECT tag FROM posts WHERE n = (SELECT max(n) FROM posts)", "a subquery over a stream"),
+        ("CREATE VIEW v AS SELECT count(*) AS n FROM (SELECT * FROM posts LIMIT 3)", "a LIMIT below an aggregate"),
+        ("CREATE VIEW v AS SELECT tag, count(*) AS n FROM posts GROUP BY ROLLUP(tag)", "ROLLUP"),
+        ("CREATE VIEW v AS SELECT count(*) AS n FROM posts UNION ALL SELECT n FROM posts", "make each part a view"),
+        ("CREATE VIEW v AS SELECT tag, upper(tag) AS tag FROM posts", "another name with AS"),
+        ("CREATE VIEW \"a b\" AS SELECT tag FROM posts", "can't name a view"),
+    ] {
+        let error = error_of(program);
+        assert!(error.contains(expected), "{program}\n  gave     {error}\n  expected {expected}");
+        assert!(error.starts_with("line "), "{program} gave {error}");
+    }
+}
+
+#[test]
+fn statements_that_are_too_deep_or_too_long_are_refused() {
+    let deep = format!("CREATE VIEW v AS SELECT {}1{} AS a", "(".repeat(10_000), ")".repeat(10_000));
+    let long = format!("CREATE VIEW v AS SELECT 1{} AS a", " + 1".repeat(100_000));
+    let ors = format!("CREATE VIEW v AS SELECT tag FROM posts WHERE n = 0{}", " OR n = 1".repeat(20_000));
+    let chain = format!("CREATE VIEW v AS SELECT n{} AS a FROM posts", " + n".repeat(600));
+    let minus = format!("CREATE VIEW v AS SELECT {}1 AS a", "- ".repeat(1_900));
+    for (program, expected) in [
+        (deep, "nested over 64 deep"),
+        (long, "over 2000 operators"),
+        (ors, "over 2000 operators"),
+        (chain, "nested over 400 deep"),
+        (minus, "nested too deep"),
+    ] {
+        let error = error_of(&program);
+        assert!(error.contains(expected), "{}… gave {error}", &program[..60]);
+    }
+    let mut sql = SqlProgram::new(1);
+    sql.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])]]);
+    sql.start(&format!("{POSTS}CREATE VIEW v AS SELECT tag FROM posts WHERE n = 0{}", " OR n + 0 = 1".repeat(380)))
+        .unwrap();
+    sql.step().unwrap();
+    assert_eq!(sql.view("v").unwrap().num_rows(), 1, "what is within the bounds runs");
+}
