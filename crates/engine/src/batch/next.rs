@@ -39,8 +39,14 @@ impl Pipeline {
                 self.board.publish_idle();
             }
             let tick = match self.config.trigger {
-                Trigger::Every(interval) => clock::next_tick(interval, last_time, now, began, || self.owes_windows()),
-                Trigger::Asap | Trigger::Once | Trigger::Drain => Tick::now(clock::after(last_time, now), now),
+                Trigger::Every(interval) => {
+                    let owed = || self.window_due(last_time, false).is_some();
+                    clock::next_tick(interval, last_time, now, began, owed)
+                }
+                Trigger::Asap | Trigger::Once | Trigger::Drain => match self.window_due(last_time, false) {
+                    Some(time) if time <= now => Tick { missed: true, ..Tick::now(time, time.max(began)) },
+                    _ => Tick::now(clock::after(last_time, now), now),
+                },
             };
             if tick.due > now {
                 let until = tick.due.min(now.plus(LOOK));
@@ -54,8 +60,7 @@ impl Pipeline {
                 }
             }
             if tick.missed {
-                let ranges = self.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect();
-                return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
+                return Ok(Some((self.nothing(id, tick.time), tick)));
             }
             let ranges = self.ranges().await?;
             let empty = ranges.values().all(Vec::is_empty) && !self.letters_wait();
@@ -67,6 +72,10 @@ impl Pipeline {
                     return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
                 }
                 Trigger::Drain if self.exhausted().await? => {
+                    if let Some(time) = self.window_due(last_time, true) {
+                        // A window by batch time is given early: nobody waits for its end.
+                        return Ok(Some((self.nothing(id, time), Tick::now(time, now))));
+                    }
                     // Without a watermark there is no window to close.
                     if self.watermarks().is_empty() {
                         return Ok(None);
@@ -76,9 +85,11 @@ impl Pipeline {
                 }
                 Trigger::Asap | Trigger::Drain => {}
             }
+            let look = now.plus(LOOK);
+            let look = self.window_due(last_time, false).map_or(look, |due| look.min(due));
             tokio::select! {
                 () = self.wait() => {}
-                () = self.config.clock.sleep_until(now.plus(LOOK)) => {}
+                () = self.config.clock.sleep_until(look) => {}
                 () = stop.stopped() => return self.next_draining(id, last_time, None).await,
             }
         }
@@ -179,13 +190,14 @@ impl Pipeline {
         select_all(waits).await;
     }
 
-    /// Whether a window by batch time still holds rows: then ticks may not be skipped.
-    fn owes_windows(&self) -> bool {
-        self.states.all().iter().any(|state| is_by_batch_time(state.kind()) && state.rows() > 0)
+    /// A batch that reads nothing.
+    fn nothing(&self, id: BatchId, time: Timestamp) -> Batch {
+        Batch { id, time, ranges: self.inputs.iter().map(|input| (input.name.clone(), Vec::new())).collect() }
     }
-}
 
-/// Whether a state of this kind is a window by batch time, whose rows expire with the ticks.
-pub(super) fn is_by_batch_time(kind: &str) -> bool {
-    kind.ends_with("window")
+    /// When a window by batch time needs a batch though nothing comes.
+    fn window_due(&self, last: Option<Timestamp>, ending: bool) -> Option<Timestamp> {
+        let last = last?;
+        self.states.all().iter().filter_map(|state| state.due(last, ending)).min()
+    }
 }

@@ -140,16 +140,6 @@ impl Pipeline {
         self.progress.lock().last.map(|(_, time)| time)
     }
 
-    /// The time of the tick before a batch, for windows by batch time: that of the
-    /// batch before, or of the last tick that was skipped between the two.
-    pub(crate) fn tick_before(&self, batch: &Batch) -> Option<Timestamp> {
-        let last = self.previous_time()?;
-        Some(match self.config.trigger {
-            Trigger::Every(interval) => last.max(batch.time.minus(interval)),
-            Trigger::Asap | Trigger::Once | Trigger::Drain => last,
-        })
-    }
-
     pub(crate) fn watermarks(&self) -> BTreeMap<String, Timestamp> {
         self.progress.lock().watermarks.clone()
     }
@@ -269,7 +259,7 @@ impl Pipeline {
                 None => Vec::new(),
             };
             settle(committing).await?;
-            let last = self.config.trigger == Trigger::Once || (self.is_end(&batch) && !repeated);
+            let last = (self.config.trigger == Trigger::Once && !tick.missed) || (self.is_end(&batch) && !repeated);
             let this = Arc::clone(self);
             *committing = Some(tokio::spawn(async move {
                 this.commit(Ran { run, emitted, report, kept }).await?;

@@ -45,7 +45,7 @@ pub(crate) struct Ran {
 impl Pipeline {
     /// Runs the plans over a planned batch and stages what they give.
     pub(crate) async fn run_batch(&self, batch: &Batch) -> Result<(Arc<BatchRun>, Vec<(usize, Emitted)>)> {
-        let run = Arc::new(BatchRun::new(batch.clone(), self.tick_before(batch), self.watermarks()));
+        let run = Arc::new(BatchRun::new(batch.clone(), self.watermarks()));
         let task = self.task(&run);
         let mut outputs = JoinSet::new();
         for (index, output) in self.outputs.iter().enumerate() {

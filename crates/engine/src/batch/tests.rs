@@ -106,10 +106,12 @@ fn a_stop_closes_no_window_and_the_next_start_goes_on() {
     assert_eq!(sums(&program), [(10, 1), (20, 6)]);
 }
 
-/// Sums of 4 s each 4 s by batch time, a batch each second; a batch reads one of `entries`.
-fn by_batch_time(dir: &Path, clock: &Arc<ManualClock>, entries: &[i64]) -> (StreamingContext, Given) {
+const EACH_SECOND: Trigger = Trigger::Every(Duration::from_secs(1));
+
+/// Sums of 4 s each 4 s by batch time; a batch reads one of `entries`.
+fn by_batch_time(dir: &Path, trigger: Trigger, clock: &Arc<ManualClock>, entries: &[i64]) -> (StreamingContext, Given) {
     let context = StreamingContext::builder("p")
-        .interval(Duration::from_secs(1))
+        .trigger(trigger)
         .partitions(1)
         .clock(Arc::clone(clock) as Arc<dyn Clock>)
         .data_dir(dir)
@@ -142,7 +144,7 @@ fn times(board: &Board) -> Vec<i64> {
 fn a_restart_skips_missed_ticks_but_those_that_a_window_needs() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(at(10_500)));
-    let (context, given) = by_batch_time(dir.path(), &clock, &[1]);
+    let (context, given) = by_batch_time(dir.path(), EACH_SECOND, &clock, &[1]);
     let mut events = context.board().subscribe();
     context.start().unwrap();
     clock.set(at(11_000));
@@ -151,7 +153,7 @@ fn a_restart_skips_missed_ticks_but_those_that_a_window_needs() {
     assert!(given.lock().is_empty());
 
     clock.set(at(3_600_200));
-    let (context, given) = by_batch_time(dir.path(), &clock, &[1, 2, 3]);
+    let (context, given) = by_batch_time(dir.path(), EACH_SECOND, &clock, &[1, 2, 3]);
     let mut events = context.board().subscribe();
     context.start().unwrap();
     // 12 gives the window of 11, and at 15 that batch has left all windows.
@@ -196,8 +198,8 @@ fn without_windows_by_batch_time_no_missed_tick_is_run() {
 }
 
 #[test]
-fn each_window_by_batch_time_is_known_as_one() {
-    let context = StreamingContext::builder("p").check_only().build();
+fn each_window_by_batch_time_asks_for_its_batch_and_nothing_else_does() {
+    let context = StreamingContext::builder("p").trigger(Trigger::Asap).build();
     let span = Duration::from_secs(4);
     let numbers = context.queue_stream([vec![1_i64]]).unwrap();
     numbers.window(span, span).print();
@@ -206,15 +208,55 @@ fn each_window_by_batch_time_is_known_as_one() {
     numbers.count_by_value_and_window(span, span).print();
     let pairs = numbers.map(|n: i64| (n, n));
     pairs.reduce_by_key_and_window(|a, b| a + b, span, span).print();
-    pairs.reduce_by_key(|a, b| a + b).print();
-    let states = crate::state::StateRegistry::default();
-    let outputs = context.declare.take().unwrap().outputs;
-    super::lower(&context.config, &states, outputs).unwrap();
-    let kinds: Vec<&str> = states.all().iter().map(|state| state.kind()).collect();
-    assert!(kinds.len() >= 5, "{kinds:?}");
-    assert!(kinds.iter().all(|kind| super::next::is_by_batch_time(kind)), "{kinds:?}");
-    assert!(!super::next::is_by_batch_time("update_state_by_key"));
-    assert!(!super::next::is_by_batch_time("aggregate"));
+    pairs.update_state_by_key(|new, _: Option<i64>| new.last().copied()).changes().print();
+    let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
+    let _in_runtime = runtime.enter();
+    let pipeline = super::Pipeline::open(&context.config, &context.declare, context.board()).unwrap();
+    let due = |ending| -> Vec<Option<i64>> {
+        let last = pipeline.previous_time().unwrap_or_default();
+        pipeline.states.all().iter().map(|state| state.due(last, ending).map(Timestamp::millis)).collect()
+    };
+    assert_eq!(due(false), [None; 6], "nothing is held yet");
+    for (now, later, at_the_end) in
+        [(9_000, Some(12_000), Some(12_000)), (12_000, Some(16_000), None), (16_000, None, None)]
+    {
+        runtime.block_on(pipeline.step(at(now))).unwrap();
+        let but_state = |due| [vec![due; 5], vec![None]].concat();
+        assert_eq!(due(false), but_state(later), "after {now}");
+        assert_eq!(due(true), but_state(at_the_end), "after {now}, at the end");
+    }
+}
+
+#[test]
+fn without_an_interval_each_record_is_shown_in_its_window_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(at(10_500)));
+    let (context, given) = by_batch_time(dir.path(), Trigger::Asap, &clock, &[1]);
+    let mut events = context.board().subscribe();
+    context.start().unwrap();
+    assert_eq!(committed(&mut events, 1), at(10_500));
+    clock.set(at(12_300));
+    assert_eq!(committed(&mut events, 2), at(12_000), "nothing came, and the window is given");
+    context.stop(false).unwrap();
+    assert_eq!(*given.lock(), [(12, vec![1])]);
+
+    // Long afterwards: what had been shown expires, what is new waits for its own window.
+    clock.set(at(3_600_200));
+    let (context, given) = by_batch_time(dir.path(), Trigger::Asap, &clock, &[1, 2]);
+    let mut events = context.board().subscribe();
+    context.start().unwrap();
+    assert_eq!(committed(&mut events, 3), at(16_000));
+    assert_eq!(committed(&mut events, 4), at(3_600_200));
+    context.stop(false).unwrap();
+    assert!(given.lock().is_empty());
+
+    // The end of an exhausted input gives what no window has shown.
+    for expected in [vec![(3_604, vec![2 + 4])], vec![]] {
+        let (context, given) = by_batch_time(dir.path(), Trigger::Drain, &clock, &[1, 2, 4]);
+        context.start().unwrap();
+        context.await_termination().unwrap();
+        assert_eq!(*given.lock(), expected);
+    }
 }
 
 #[test]

@@ -164,9 +164,11 @@ impl<T: Record, C: Chain<Out = T>, F: Fold<T>> Kernel for ReduceKernel<C, F> {
     }
 }
 
-/// Counts the records of a batch: always one row, also for an empty batch.
+/// Counts the records of a batch: one row.
 pub(super) struct Count<C> {
     pub(super) chain: C,
+    /// Whether a batch without records gives a row, 0.
+    pub(super) of_nothing: bool,
 }
 
 impl<C> fmt::Debug for Count<C> {
@@ -189,7 +191,7 @@ impl<C: Chain> Operator for Count<C> {
         let count = input.output_partitioning().partition_count();
         let partial = cx.node("count", CountKernel { chain: self.chain.clone() }, vec![input], self.schema(), count);
         let single: Arc<dyn ExecutionPlan> = Arc::new(CoalescePartitionsExec::new(partial));
-        Ok(cx.node("sum", SumKernel, vec![single], self.schema(), 1))
+        Ok(cx.node("sum", SumKernel { of_nothing: self.of_nothing }, vec![single], self.schema(), 1))
     }
 }
 
@@ -220,17 +222,21 @@ impl<C: Chain> Kernel for CountKernel<C> {
 
 /// Sums a column of counts to one row.
 #[derive(Debug)]
-struct SumKernel;
+struct SumKernel {
+    of_nothing: bool,
+}
 
 impl Kernel for SumKernel {
     fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
         let mut rows = inputs.open(0, partition)?;
+        let of_nothing = self.of_nothing;
         let summed = async move {
             let mut sum = 0_i64;
             while let Some(batch) = rows.next().await {
                 sum += records_of::<i64>(&batch?).map_err(external)?.into_iter().sum::<i64>();
             }
-            Ok(vec![batch_of([sum]).map_err(external)?])
+            let sum = (of_nothing || sum > 0).then_some(sum);
+            Ok(vec![batch_of(sum).map_err(external)?])
         };
         Ok(rows_from(schema_of::<i64>(), batches_of(summed)))
     }
@@ -246,7 +252,7 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
 
     /// The number of records of each batch: one row a batch.
     pub fn count(&self) -> DStream<i64> {
-        DStream::of(&self.declare, vec![self.base()], Count { chain: self.chain.clone() })
+        DStream::of(&self.declare, vec![self.base()], Count { chain: self.chain.clone(), of_nothing: true })
     }
 }
 

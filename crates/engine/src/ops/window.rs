@@ -7,9 +7,11 @@
 //! ```
 //!
 //! The window at batch time *t* holds the batches with times in
-//! (*t* − size, *t*]. It is given in the batch whose time passes a multiple of
-//! the slide; between, the stream's batches are empty. Where the trigger has an
-//! interval, size and slide must be multiples of it.
+//! (*t* − size, *t*]. It is given in the batch at a multiple of the slide;
+//! between, the stream's batches are empty. Where the trigger has an interval,
+//! size and slide must be multiples of it; where it has none, an empty batch is
+//! run at the multiple while a window holds rows, and at the end of an exhausted
+//! input, so that every record is shown.
 //!
 //! State, under the operator's name: one pane a batch. `window` keeps rows;
 //! the folds keep what they made of a batch, so a window of a million records
@@ -47,7 +49,7 @@ use datafusion::{
 use futures::TryStreamExt;
 use hashbrown::{HashTable, hash_table::Entry};
 use std::{fmt, marker::PhantomData, sync::Arc};
-use tidemill_core::{Duration, Error, Result, Timestamp, WindowSpec};
+use tidemill_core::{Batch, Duration, Error, Result, WindowSpec};
 
 type Plan = Arc<dyn ExecutionPlan>;
 /// The plan of a pane's rows over the operator's inputs.
@@ -92,7 +94,8 @@ impl<W: Total> Operator for Windowed<W> {
         let input = (self.pane)(inputs, cx)?;
         let partitions = input.output_partitioning().partition_count();
         let name = (cx.name.clone(), self.kind);
-        let panes = Panes::new(name, self.size, &self.schema, self.route, Arc::clone(&self.total), partitions);
+        let spans = (self.size, spec.slide());
+        let panes = Panes::new(name, spans, &self.schema, self.route, Arc::clone(&self.total), partitions);
         let panes = Arc::new(panes);
         cx.states.register(Arc::clone(&panes) as _);
         let kernel = WindowKernel { panes, slide: spec.slide(), emit: Arc::clone(&self.emit), schema: self.schema() };
@@ -117,12 +120,9 @@ fn spec(name: &str, size: Duration, slide: Duration, interval: Option<Duration>)
     Ok(spec)
 }
 
-/// Whether a batch's time has passed a multiple of the slide that the batch before had not.
-fn is_due(run: &BatchRun, slide: i64) -> bool {
-    let now = run.batch.time;
-    // The first batch of a program gives a window when it stands on a multiple itself.
-    let before = run.previous.unwrap_or(Timestamp(now.0.saturating_sub(1)));
-    now.floor(slide) > before.floor(slide)
+/// Whether a window ends with a batch. While it holds rows, the loop runs a batch at each multiple of the slide.
+fn is_due(batch: &Batch, slide: i64) -> bool {
+    batch.time.floor(slide) == batch.time
 }
 
 struct WindowKernel<W: Total> {
@@ -145,7 +145,7 @@ impl<W: Total> Kernel for WindowKernel<W> {
         let window = async move {
             let mut rows: Vec<RecordBatch> = rows.try_collect().await?;
             rows.retain(|rows| rows.num_rows() > 0);
-            panes.turn(partition, &run, rows, |part| if is_due(&run, slide) { emit(part) } else { Ok(vec![]) })
+            panes.turn(partition, &run, rows, |part| if is_due(&run.batch, slide) { emit(part) } else { Ok(vec![]) })
         };
         Ok(rows_from(Arc::clone(&self.schema), batches_of(window)))
     }
@@ -252,26 +252,28 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
     ) -> DStream<T> {
         let f = Arc::new(f);
         let batch = Reduce { chain: self.chain.clone(), fold: Arc::clone(&f) };
-        self.folded("reduce_by_window", (size, slide), move |inputs, cx| batch.lower(inputs, cx), f)
+        self.folded("reduce_by_window", (size, slide), move |inputs, cx| batch.lower(inputs, cx), f, None)
     }
 
     /// The number of records of the last `size`, each `slide`.
     pub fn count_by_window(&self, size: Duration, slide: Duration) -> DStream<i64> {
-        let batch = Count { chain: self.chain.clone() };
+        // A pane for each batch without records would keep an idle program awake.
+        let batch = Count { chain: self.chain.clone(), of_nothing: false };
         let add = Arc::new(|a: i64, b: i64| a + b);
-        self.folded("count_by_window", (size, slide), move |inputs, cx| batch.lower(inputs, cx), add)
+        self.folded("count_by_window", (size, slide), move |inputs, cx| batch.lower(inputs, cx), add, Some(0))
     }
 
-    /// A window over panes of at most one record.
+    /// A window over panes of at most one record; without any it gives `empty`.
     fn folded<U: Record>(
         &self,
         kind: &'static str,
         (size, slide): (Duration, Duration),
         pane: impl Fn(Vec<Plan>, &mut Lowering<'_>) -> Result<Plan> + Send + Sync + 'static,
         fold: Arc<impl Fold<U>>,
+        empty: Option<U>,
     ) -> DStream<U> {
         let emit = move |part: &Part<()>| {
-            let mut whole = None;
+            let mut whole = empty.clone();
             for rows in part.panes.values().flatten() {
                 for record in records_of::<U>(rows).map_err(external)? {
                     whole = Some(match whole.take() {

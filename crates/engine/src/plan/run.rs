@@ -22,8 +22,6 @@ use tidemill_core::{Batch, DeadLetter, Timestamp};
 pub(crate) struct BatchRun {
     /// Number, time and ranges.
     pub(crate) batch: Batch,
-    /// Time of the batch before, if there was one.
-    pub(crate) previous: Option<Timestamp>,
     /// Records read.
     pub(crate) records_in: AtomicU64,
     /// Records read by stream and part, by the reader that is ahead.
@@ -54,10 +52,9 @@ impl fmt::Debug for Step {
 }
 
 impl BatchRun {
-    pub(crate) fn new(batch: Batch, previous: Option<Timestamp>, before: BTreeMap<String, Timestamp>) -> Self {
+    pub(crate) fn new(batch: Batch, before: BTreeMap<String, Timestamp>) -> Self {
         Self {
             batch,
-            previous,
             records_in: AtomicU64::new(0),
             read: Mutex::default(),
             late: AtomicU64::new(0),

@@ -14,7 +14,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{fmt, sync::Arc};
-use tidemill_core::{BatchId, Result};
+use tidemill_core::{BatchId, Result, Timestamp};
 
 /// Rows of a version as they come back from disk.
 #[derive(Debug, Clone)]
@@ -49,6 +49,14 @@ pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
 
     /// Number of rows now.
     fn rows(&self) -> usize;
+
+    /// The time after the last batch at which this state needs a batch though
+    /// nothing comes: a window by batch time that holds rows is given, or lets
+    /// them expire. With `ending`, only when it has rows that no window has shown.
+    fn due(&self, last: Timestamp, ending: bool) -> Option<Timestamp> {
+        let _nothing_waits = (last, ending);
+        None
+    }
 }
 
 /// The stateful operators of a program.

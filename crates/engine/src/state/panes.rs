@@ -93,6 +93,8 @@ pub(crate) struct Panes<W: Total> {
     name: String,
     kind: &'static str,
     size: Duration,
+    /// From one window to the next, microseconds.
+    slide: i64,
     /// Columns on disk: [`TIME`], then the rows' own.
     stored: SchemaRef,
     rows: SchemaRef,
@@ -110,7 +112,7 @@ impl<W: Total> fmt::Debug for Panes<W> {
 impl<W: Total> Panes<W> {
     pub(crate) fn new(
         (name, kind): (String, &'static str),
-        size: Duration,
+        (size, slide): (Duration, i64),
         rows: &SchemaRef,
         route: Route,
         total: Arc<W>,
@@ -123,6 +125,7 @@ impl<W: Total> Panes<W> {
             name,
             kind,
             size,
+            slide,
             stored: Arc::new(Schema::new(fields)),
             rows: Arc::clone(rows),
             route,
@@ -254,6 +257,12 @@ impl<W: Total> StateOperator for Panes<W> {
         Ok(out)
     }
 
+    fn due(&self, last: Timestamp, ending: bool) -> Option<Timestamp> {
+        let newest = self.parts.iter().filter_map(|part| part.lock().panes.keys().next_back().copied()).max()?;
+        let given = last.floor(self.slide);
+        (newest > given || !ending).then(|| Timestamp(given.0.saturating_add(self.slide)))
+    }
+
     fn rows(&self) -> usize {
         self.parts.iter().map(|p| p.lock().panes.values().flatten().map(RecordBatch::num_rows).sum::<usize>()).sum()
     }
@@ -270,7 +279,7 @@ mod tests {
     fn panes(partitions: usize) -> Panes<()> {
         let name = ("sums".to_string(), "window");
         let size = Duration::from_micros(3);
-        Panes::new(name, size, &schema_of::<Pair>(), by_key::<String, i64>, Arc::new(()), partitions)
+        Panes::new(name, (size, 1), &schema_of::<Pair>(), by_key::<String, i64>, Arc::new(()), partitions)
     }
 
     /// What each part holds: the times and records of its panes.
@@ -290,7 +299,7 @@ mod tests {
 
     fn turn(panes: &Panes<()>, number: u8, keys: &[&str]) {
         let batch = Batch { id: BatchId(number.into()), time: Timestamp(number.into()), ..Batch::default() };
-        let run = BatchRun::new(batch, None, BTreeMap::new());
+        let run = BatchRun::new(batch, BTreeMap::new());
         let rows = batch_of(keys.iter().map(|key| ((*key).to_string(), i64::from(number)))).unwrap();
         for (part, rows) in by_key::<String, i64>(&rows, panes.parts.len()).unwrap().into_iter().enumerate() {
             let rows = if rows.num_rows() > 0 { vec![rows] } else { vec![] };
