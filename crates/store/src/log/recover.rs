@@ -212,7 +212,9 @@ impl Recovery<'_> {
         };
         let mark = index.as_ref().map(|(i, _)| i);
         let durable = if vouched { u64::MAX } else { scan.durable.max(mark.map_or(0, |m| m.len)) };
+        let mut cut = false;
         if let Some(gap) = scan.gaps.iter().find(|g| g.position >= durable).copied() {
+            cut = true;
             // Frames behind the torn one were as little durable as it.
             self.keep_torn(&path, gap.position, len)?;
             let file = self.disk.open(&path, Mode::Read).named("open", &path)?;
@@ -237,12 +239,14 @@ impl Recovery<'_> {
             );
             let file = self.disk.open(&path, Mode::Append).named("open", &path)?;
             file.truncate(scan.extent.len).named("cut", &path)?;
+            cut = true;
         } else if scan.extent.len < len {
             extendable = false;
         }
         let file = self.disk.open(&path, Mode::Append).named("open", &path)?;
-        if mark.is_none_or(|m| m.len != scan.extent.len) {
-            // Rows that a dead process wrote may still be in memory only.
+        if cut || mark.is_none_or(|m| m.len != scan.extent.len) {
+            // Rows that a dead process wrote may still be in memory only. And what was cut off must
+            // not come back once rows behind it are durable, and vouch for it.
             file.sync().named("sync", &path)?;
         }
         self.end = scan.extent.end;

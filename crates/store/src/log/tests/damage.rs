@@ -174,6 +174,41 @@ fn rows_behind_a_torn_one_are_kept_beside() {
     assert!(names.iter().any(|n| n.ends_with(".torn")), "{names:?}");
 }
 
+/// What a start cuts off stays off: rows that come later are durable, those that were cut never were.
+#[test]
+fn a_cut_that_is_followed_by_durable_rows_survives_the_next_crash() {
+    for seed in 0..50 {
+        let disk = SimDisk::new();
+        let log = quiet(&disk).unwrap();
+        let topic = log.create_topic("t", &config(Sync::Every(tidemill_core::Duration::from_secs(1)))).unwrap();
+        topic.append(0, &rows(0, 4, 100), None).unwrap();
+        // A mark that ends where the first segment will be torn.
+        drop((topic, log));
+        let log = quiet(&disk).unwrap();
+        let topic = log.topic("t").unwrap();
+        // Frames that are not durable: the rest of the segment, and a segment behind it.
+        for from in (4..40).step_by(4) {
+            topic.append(0, &rows(from, 4, 100), None).unwrap();
+        }
+        let disk = disk.crash(seed);
+        let log = quiet(&disk).unwrap();
+        let topic = log.topic("t").unwrap();
+        let cut = topic.end(0).0;
+        for from in (cut..cut + 6).step_by(3) {
+            // The second frame says that the first is durable.
+            topic.append(0, &rows(from.cast_signed(), 3, 10), None).unwrap();
+            topic.partitions()[0].flush().unwrap();
+        }
+        for again in 0..4 {
+            let disk = disk.fork().crash(seed ^ again);
+            let log = quiet(&disk).unwrap_or_else(|e| panic!("seed {seed}, {again}: {}", e.chain()));
+            let topic = log.topic("t").unwrap();
+            assert_eq!(topic.end(0).0, cut + 6, "seed {seed}, {again}");
+            assert_eq!(read(&topic, 0, cut + 6).unwrap().len() as u64, cut + 6, "seed {seed}, {again}");
+        }
+    }
+}
+
 #[test]
 fn a_log_that_can_not_be_read_says_where() {
     let disk = small(true, true);
