@@ -22,7 +22,7 @@ pub(crate) fn w2(files: &Files, threads: usize) -> Option<Side<'_, i64, Vec<(Str
                 let context = StreamingContext::builder("trends")
                     .data_dir(data.path())
                     .trigger(Trigger::Drain)
-                    .batch_bytes(64 << 20)
+                    .batch_bytes(256 << 20)
                     .partitions(threads)
                     .registry(tidemill_connectors::registry())
                     .build();
