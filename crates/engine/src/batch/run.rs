@@ -148,12 +148,17 @@ async fn emit(
         staged.sort_by_key(|(part, _)| *part);
         return Ok(Emitted::Staged(staged.into_iter().map(|(_, staged)| staged).collect()));
     }
+    // All partitions but the first in tasks of their own: a small batch has rows in one, and no thread to wake.
     let mut parts = JoinSet::new();
-    for part in 0..partitions {
+    for part in 1..partitions {
         let rows = plan.execute(part, Arc::clone(&task)).map_err(of_plan)?;
         parts.spawn(async move { rows.try_collect::<Vec<RecordBatch>>().await.map(|rows| (part, rows)) });
     }
     let mut collected = Vec::with_capacity(partitions);
+    if partitions > 0 {
+        let rows = plan.execute(0, task).map_err(of_plan)?;
+        collected.push((0, rows.try_collect::<Vec<RecordBatch>>().await.map_err(of_plan)?));
+    }
     while let Some(done) = parts.join_next().await {
         collected.push(done.map_err(|e| Error::internal("a step panicked").because(e))?.map_err(of_plan)?);
     }

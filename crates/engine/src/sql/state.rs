@@ -311,18 +311,23 @@ impl Kernel for AggregateKernel {
         let idle = self.streams.as_ref().is_some_and(|streams| {
             streams.iter().all(|s| run.batch.ranges.get(s).is_none_or(|ranges| ranges.iter().all(|r| r.is_empty())))
         });
-        let mut parts = JoinSet::new();
+        // All partitions but the first in tasks of their own: a small batch has rows in one, and no thread to wake.
+        let (mut first, mut parts) = (None, JoinSet::new());
         if !idle {
-            for partition in 0..inputs.partitions(0) {
+            for partition in 1..inputs.partitions(0) {
                 let rows = inputs.open(0, partition)?;
                 parts.spawn(async move { rows.try_collect::<Vec<_>>().await.map(|rows| (partition, rows)) });
             }
+            first = Some(inputs.open(0, 0)?);
         }
         let (above, task) = (Arc::clone(inputs.plan(ABOVE)), Arc::clone(inputs.task()));
         let (state, merge, repeats, schema) =
             (Arc::clone(&self.state), Arc::clone(&self.merge), self.repeats, Arc::clone(&self.schema));
         let rows = async move {
             let mut came = Vec::new();
+            if let Some(rows) = first {
+                came.push((0, rows.try_collect::<Vec<_>>().await?));
+            }
             while let Some(part) = parts.join_next().await {
                 came.push(part.map_err(|e| datafusion::common::DataFusionError::ExecutionJoin(Box::new(e)))??);
             }
