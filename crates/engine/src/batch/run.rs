@@ -27,8 +27,11 @@ use datafusion::{
     execution::TaskContext,
     physical_plan::{ExecutionPlan, ExecutionPlanProperties, execution_plan::reset_plan_states},
 };
-use futures::{StreamExt, TryStreamExt};
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 use tidemill_core::{Batch, BatchReport, Error, Result, Sink, ViewSnapshot};
 use tokio::task::JoinSet;
 
@@ -47,7 +50,9 @@ impl Pipeline {
     pub(crate) async fn run_batch(&self, batch: &Batch) -> Result<(Arc<BatchRun>, Vec<(usize, Emitted)>)> {
         let run = Arc::new(BatchRun::new(batch.clone(), self.watermarks()));
         let task = self.task(&run);
-        let mut outputs = JoinSet::new();
+        // All outputs but one in tasks of their own, as with partitions in `emit`. A callback may block, and a stop
+        // does not wait for it: it is never that one.
+        let (mut first, mut outputs) = (None, JoinSet::new());
         for (index, output) in self.outputs.iter().enumerate() {
             let plan = if output.resets {
                 reset_plan_states(Arc::clone(&output.plan)).map_err(of_plan)?
@@ -55,9 +60,14 @@ impl Pipeline {
                 Arc::clone(&output.plan)
             };
             let (output, task, batch) = (output.clone(), Arc::clone(&task), batch.clone());
-            outputs.spawn(async move { emit(&output, plan, task, &batch).await.map(|emitted| (index, emitted)) });
+            let emitting = async move { emit(&output, plan, task, &batch).await.map(|emitted| (index, emitted)) };
+            if first.is_none() && matches!(self.outputs[index].kind, OutputKind::View { .. }) {
+                first = Some(emitting);
+            } else {
+                outputs.spawn(emitting);
+            }
         }
-        let emitted = gather(&mut outputs).await;
+        let emitted = gather(first, &mut outputs).await;
         // Nothing of this run may go on beside a restore, or beside the next batch.
         outputs.shutdown().await;
         let ended = run.finish().await;
@@ -115,8 +125,15 @@ impl Pipeline {
 }
 
 /// What all outputs give; the first error otherwise.
-async fn gather(outputs: &mut JoinSet<Result<(usize, Emitted)>>) -> Result<Vec<(usize, Emitted)>> {
-    let mut emitted = Vec::with_capacity(outputs.len());
+async fn gather(
+    first: Option<impl Future<Output = Result<(usize, Emitted)>>>,
+    outputs: &mut JoinSet<Result<(usize, Emitted)>>,
+) -> Result<Vec<(usize, Emitted)>> {
+    let mut emitted = Vec::with_capacity(outputs.len() + 1);
+    if let Some(first) = first {
+        let done = AssertUnwindSafe(first).catch_unwind().await;
+        emitted.push(done.map_err(|_| Error::internal("an output panicked"))??);
+    }
     while let Some(done) = outputs.join_next().await {
         emitted.push(done.map_err(|e| Error::internal("an output panicked").because(e))??);
     }
