@@ -11,7 +11,7 @@
 //! commit  <path>/batch-000000000007-part-00000.json    renamed, directory synced
 //!
 //! partitioned
-//! stage   <path>/.batch-000000000007-part-00000-00003.json
+//! stage   <path>/day=2026-01-31/lang=en/.batch-000000000007-part-00000.json
 //! commit  <path>/day=2026-01-31/lang=en/batch-000000000007-part-00000.json
 //! ```
 //!
@@ -70,6 +70,12 @@ impl FilesSink {
         self
     }
 
+    /// The directory that it writes to.
+    #[cfg(test)]
+    pub(super) fn place(&self) -> PathBuf {
+        self.path.clone()
+    }
+
     /// From a sink's options.
     ///
     /// # Errors
@@ -87,8 +93,22 @@ impl FilesSink {
         Ok(Self::new(path, format, Arc::new(RealDisk)).partition_by(by))
     }
 
-    fn staged(&self, name: &str) -> PathBuf {
-        self.path.join(format!("{STAGED}{name}"))
+    /// The directory of files, by its place below the sink's.
+    fn dir(&self, below: &str) -> PathBuf {
+        if below.is_empty() { self.path.clone() } else { self.path.join(below) }
+    }
+
+    /// Removes what is staged in a directory and those below.
+    fn clear(&self, dir: &Path) -> Result<()> {
+        for name in self.disk.list(dir).map_err(|e| self.failed("list", dir, e))? {
+            let path = dir.join(&name);
+            if name.starts_with(".batch-") {
+                self.disk.remove(&path).map_err(|e| self.failed("remove", &path, e))?;
+            } else if self.by.is_some() && partition::is_dir(&name) && self.disk.list(&path).is_ok() {
+                self.clear(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn failed(&self, what: &str, path: &Path, error: io::Error) -> Error {
@@ -99,18 +119,18 @@ impl FilesSink {
 
 /// A file that is being staged.
 struct Staging {
-    /// Its name without the sign of staged files.
-    name: String,
+    /// Where it is staged.
+    path: PathBuf,
     encoder: Encoder,
     file: Option<Arc<dyn DiskFile>>,
 }
 
 impl Staging {
     fn write(&mut self, sink: &FilesSink) -> Result<()> {
-        let path = sink.staged(&self.name);
+        let path = &self.path;
         let opened = match self.file.take() {
             Some(opened) => Ok(opened),
-            None => sink.disk.open(&path, Mode::Create),
+            None => sink.disk.open(path, Mode::Create),
         };
         let bytes = self.encoder.bytes();
         let opened = opened.and_then(|opened| {
@@ -118,33 +138,16 @@ impl Staging {
             Ok(opened)
         });
         bytes.clear();
-        self.file = Some(opened.map_err(|e| sink.failed("write", &path, e))?);
+        self.file = Some(opened.map_err(|e| sink.failed("write", path, e))?);
         Ok(())
     }
 }
 
-/// A staged file and where it goes: its name, its directory below the sink's, its name there.
-struct Move<'a> {
-    name: &'a str,
-    dir: &'a str,
-    to: String,
-}
-
-impl<'a> Move<'a> {
-    /// A token has a line for each file: its name, and, partitioned, its directory after a tab.
-    fn parse(line: &'a str) -> Option<Self> {
-        let (name, dir) = line.split_once('\t').unwrap_or((line, ""));
-        let to = if dir.is_empty() {
-            name.to_string()
-        } else {
-            // `batch-…-part-…-00003.json` loses its last number.
-            let (stem, extension) = name.rsplit_once('.')?;
-            let (stem, _) = stem.rsplit_once('-')?;
-            format!("{stem}.{extension}")
-        };
-        let fine = name.starts_with("batch-") && !name.contains(['/', '\\']);
-        (fine && (dir.is_empty() || partition::is_dir(dir))).then_some(Self { name, dir, to })
-    }
+/// A token has a line for each file: its name, and, partitioned, its directory after a tab.
+fn parse(line: &str) -> Option<(&str, &str)> {
+    let (name, dir) = line.split_once('\t').unwrap_or((line, ""));
+    let fine = name.starts_with("batch-") && !name.contains(['/', '\\']);
+    (fine && (dir.is_empty() || partition::is_dir(dir))).then_some((name, dir))
 }
 
 /// Runs something that waits for the disk where nothing else waits for it.
@@ -191,7 +194,7 @@ impl Sink for FilesSink {
         part: usize,
         mut rows: BoxStream<'_, Result<RecordBatch>>,
     ) -> Result<Option<StagedPart>> {
-        let stem = format!("batch-{:012}-part-{part:05}", batch.0);
+        let name = format!("batch-{:012}-part-{part:05}.{}", batch.0, self.format.extension());
         let mut files: BTreeMap<String, Staging> = BTreeMap::new();
         while let Some(rows) = rows.next().await {
             let rows = rows?;
@@ -203,22 +206,20 @@ impl Sink for FilesSink {
                 None => [(String::new(), rows)].into(),
             };
             for (dir, rows) in dealt {
-                let number = files.len();
-                if number >= FILES && !files.contains_key(&dir) {
-                    return Err(Error::user(format!(
-                        "files: batch {batch} has rows for more than {FILES} directories of {}: take columns with fewer values in option `partition_by`",
-                        self.path.display()
-                    )));
+                if !files.contains_key(&dir) {
+                    if files.len() == FILES {
+                        return Err(Error::user(format!(
+                            "files: batch {batch} has rows for more than {FILES} directories of {}: take columns with fewer values in option `partition_by`",
+                            self.path.display()
+                        )));
+                    }
+                    let at = self.dir(&dir);
+                    disk::create_dir(&*self.disk, &at).map_err(|e| self.failed("make", &at, e))?;
+                    let path = at.join(format!("{STAGED}{name}"));
+                    let staging = Staging { path, encoder: Encoder::new(self.format), file: None };
+                    files.insert(dir.clone(), staging);
                 }
-                let name = || match &self.by {
-                    Some(_) => format!("{stem}-{number:05}.{}", self.format.extension()),
-                    None => format!("{stem}.{}", self.format.extension()),
-                };
-                let staging = files.entry(dir).or_insert_with(|| Staging {
-                    name: name(),
-                    encoder: Encoder::new(self.format),
-                    file: None,
-                });
+                let Some(staging) = files.get_mut(&dir) else { continue };
                 staging.encoder.encode(&rows)?;
                 if staging.encoder.bytes().len() >= BUFFER {
                     staging.write(self)?;
@@ -229,64 +230,50 @@ impl Sink for FilesSink {
             return Ok(None);
         }
         let mut opened = Vec::with_capacity(files.len());
-        for staging in files.values_mut() {
+        for (dir, staging) in &mut files {
             staging.encoder.finish()?;
             if !staging.encoder.bytes().is_empty() {
                 staging.write(self)?;
             }
-            opened.extend(staging.file.take());
+            opened.extend(staging.file.take().map(|file| (file, self.dir(dir))));
         }
-        let (disk, dir) = (Arc::clone(&self.disk), self.path.clone());
-        blocking(move || opened.iter().try_for_each(|file| file.sync()).and_then(|()| disk.sync_dir(&dir)))
-            .await?
-            .map_err(|e| self.failed("sync", &self.staged(&stem), e))?;
-        let line = |(dir, staging): (&String, &Staging)| match dir.as_str() {
-            "" => staging.name.clone(),
-            dir => format!("{}\t{dir}", staging.name),
-        };
-        Ok(Some(StagedPart(files.iter().map(line).collect::<Vec<_>>().join("\n"))))
+        let disk = Arc::clone(&self.disk);
+        let sync = move || opened.iter().try_for_each(|(file, dir)| file.sync().and_then(|()| disk.sync_dir(dir)));
+        blocking(sync).await?.map_err(|e| self.failed("sync", &self.path, e))?;
+        let line = |dir: &String| if dir.is_empty() { name.clone() } else { format!("{name}\t{dir}") };
+        Ok(Some(StagedPart(files.keys().map(line).collect::<Vec<_>>().join("\n"))))
     }
 
     async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()> {
         if parts.is_empty() {
             return Ok(());
         }
-        let mut changed = BTreeSet::from([self.path.clone()]);
+        let mut changed = BTreeSet::new();
         for line in parts.iter().flat_map(|StagedPart(token)| token.lines()) {
-            let Some(Move { name, dir, to }) = Move::parse(line) else {
+            let Some((name, dir)) = parse(line) else {
                 return Err(Error::internal(format!("files: batch {batch} can't have staged a part `{line}`")));
             };
-            let dir = if dir.is_empty() { self.path.clone() } else { self.path.join(dir) };
-            let (from, to) = (self.staged(name), dir.join(to));
+            let dir = self.dir(dir);
+            let (from, to) = (dir.join(format!("{STAGED}{name}")), dir.join(name));
             if self.disk.exists(&from) {
-                if changed.insert(dir.clone()) {
-                    disk::create_dir(&*self.disk, &dir).map_err(|e| self.failed("make", &dir, e))?;
-                }
                 self.disk.rename(&from, &to).map_err(|e| self.failed("rename to", &to, e))?;
-            } else if self.disk.exists(&to) {
-                // Renamed by an earlier try, perhaps not durably.
-                changed.insert(dir);
-            } else {
+            } else if !self.disk.exists(&to) {
                 return Err(Error::user(format!(
                     "files: part {name} of committed batch {batch} is neither staged nor in {}: was it removed or moved by someone else?",
                     dir.display()
                 )));
             }
+            // Also where an earlier try has renamed it, perhaps not durably.
+            changed.insert(dir);
         }
         let disk = Arc::clone(&self.disk);
-        // Where a name comes to, before where it goes from.
-        blocking(move || changed.iter().rev().try_for_each(|dir| disk.sync_dir(dir)))
+        blocking(move || changed.iter().try_for_each(|dir| disk.sync_dir(dir)))
             .await?
             .map_err(|e| self.failed("sync", &self.path, e))
     }
 
     async fn recover(&self, _last_committed: Option<BatchId>) -> Result<()> {
         // What was committed has been renamed, so all that is left here was not.
-        let names = self.disk.list(&self.path).map_err(|e| self.failed("list", &self.path, e))?;
-        for name in names.iter().filter(|name| name.starts_with(".batch-")) {
-            let path = self.path.join(name);
-            self.disk.remove(&path).map_err(|e| self.failed("remove", &path, e))?;
-        }
-        Ok(())
+        self.clear(&self.path)
     }
 }
