@@ -29,11 +29,14 @@ const FIRST: Duration = Duration::from_secs(60);
 Examples:
   tidemill sql --data tidemill-data/demo
   tidemill sql --data tidemill-data/demo -e 'SELECT count(*) FROM posts'
+  tidemill sql -e 'SELECT reason, count(*) FROM dead GROUP BY reason'   refused records, also while the program runs
   tidemill sql --program top.sql               runs the program; ask its views, as in SELECT * FROM top;
 
 At the prompt a query ends with `;`. \\d lists what can be asked, \\d NAME its columns, \\q leaves.
 Ctrl-C stops a query that runs, and drops what was typed.
-A topic is a table with the columns _partition, _offset and _timestamp besides its own.")]
+A topic is a table with the columns _partition, _offset and _timestamp besides its own. Dead letters
+are the table `dead`, or `NAME.dead` where several programs have some: raw, reason, stream, partition,
+offset, batch. Another process may run a program on the directory meanwhile.")]
 pub(crate) struct Sql {
     #[command(flatten)]
     data: DataArg,
@@ -99,7 +102,7 @@ impl Answers {
         let mut text = String::new();
         match &self.asked {
             Asked::History(shell) => {
-                for topic in shell.topics() {
+                for topic in shell.topics()? {
                     text.push_str(&format!("topic {}\n", topic.name()));
                 }
             }
@@ -115,7 +118,7 @@ impl Answers {
     fn columns(&self, name: &str) -> Result<()> {
         let schema = match &self.asked {
             Asked::History(shell) => {
-                shell.topics().iter().find(|t| t.name() == name).map(|t| Arc::clone(&t.config().schema))
+                shell.topics()?.iter().find(|t| t.name() == name).map(|t| Arc::clone(&t.config().schema))
             }
             Asked::Program(context) => context.board().view(name).map(|view| view.rows.schema()),
         };
