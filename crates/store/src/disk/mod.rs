@@ -9,6 +9,8 @@
 //! whole by [`atomic_write`]; nothing is overwritten in place. Everything in
 //! this crate goes through this module.
 
+#[cfg(test)]
+pub(crate) mod canary;
 mod frozen;
 mod real;
 mod sim;

@@ -1,7 +1,10 @@
 //! Batches are planned and committed, and the machine stops.
 
 use super::*;
-use crate::{SimDisk, disk::Fault};
+use crate::{
+    SimDisk,
+    disk::{Fault, canary},
+};
 use tidemill_core::{Blame, Duration, Offset, PartitionId, WatermarkSpec};
 
 const DIR: &str = "/data/ledger";
@@ -177,6 +180,23 @@ fn a_crash_at_every_operation_keeps_what_was_committed() {
             check_after(&if crashed { after.crash(seed) } else { after });
         }
     }
+}
+
+/// A test of the tests: a sync that is left out is noticed.
+#[test]
+fn a_forgotten_sync_is_found() {
+    let life = |disk: &SimDisk| {
+        let mut told = 0;
+        let _stopped = life(disk, &mut told);
+        told
+    };
+    let (unnoticed, syncs) = canary::unnoticed(life, |disk, told| {
+        let ledger = open(disk).unwrap();
+        let n = ledger.last().map_or(0, |c| c.batch.0);
+        assert!(n == told || n == told + 1);
+        check(&ledger, n, "a sync was left out");
+    });
+    assert!(syncs > 10 && unnoticed.is_empty(), "{} of {syncs}: {unnoticed:?}", unnoticed.len());
 }
 
 #[test]
