@@ -171,7 +171,8 @@ impl Pipeline {
         self.progress.lock().positions.get(stream).cloned().unwrap_or_default()
     }
 
-    async fn exhausted(&self) -> Result<bool> {
+    /// Whether all input was read.
+    pub(crate) async fn exhausted(&self) -> Result<bool> {
         for input in &self.inputs {
             if !input.source.is_exhausted(&self.position(&input.name)).await? {
                 return Ok(false);
