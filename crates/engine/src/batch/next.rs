@@ -10,9 +10,10 @@ use super::{
     clock::{self, Tick},
     pipeline::Pipeline,
 };
+use crate::ingest::REPLAYED;
 use futures::{FutureExt, future::select_all};
 use std::collections::BTreeMap;
-use tidemill_core::{Batch, BatchId, Budget, Duration, Phase, Position, Result, Stop, Timestamp};
+use tidemill_core::{Batch, BatchId, Budget, Duration, Offset, PartitionId, Phase, Position, Result, Stop, Timestamp};
 
 /// A program without anything to do says that it is well this often.
 const LOOK: Duration = Duration::from_secs(1);
@@ -158,22 +159,43 @@ impl Pipeline {
             bytes: (self.config.batch_bytes / count).max(1),
             parallelism: self.config.partitions,
         };
+        self.take_replays().await?;
         let mut ranges = BTreeMap::new();
         for input in &self.inputs {
             let position = self.position(&input.name);
-            let planned = self.persist(|| input.source.plan(&position, budget)).await?;
+            let mut planned = self.persist(|| input.source.plan(&position, budget)).await?;
+            planned.extend(input.replays(self.replayed(&input.name)));
             ranges.insert(input.name.clone(), planned);
         }
         Ok(ranges)
     }
 
+    /// Takes requests to run dead letters again; they have come when somebody asked.
+    async fn take_replays(&self) -> Result<()> {
+        let Some(keep) = &self.keep else { return Ok(()) };
+        let at_once = matches!(self.config.trigger, Trigger::Once | Trigger::Drain);
+        let now = self.config.clock.now();
+        self.persist(|| async { tokio::task::block_in_place(|| keep.replays().take_requests(now, at_once)) }).await
+    }
+
+    /// Where a source has been read to.
     fn position(&self, stream: &str) -> Position {
-        self.progress.lock().positions.get(stream).cloned().unwrap_or_default()
+        let mut position = self.progress.lock().positions.get(stream).cloned().unwrap_or_default();
+        position.remove(&PartitionId::new(REPLAYED));
+        position
+    }
+
+    /// How far a stream has read the dead letters that are run again.
+    fn replayed(&self, stream: &str) -> Option<Offset> {
+        self.progress.lock().positions.get(stream)?.get(&PartitionId::new(REPLAYED)).copied()
     }
 
     /// Whether all input was read.
     pub(crate) async fn exhausted(&self) -> Result<bool> {
         for input in &self.inputs {
+            if input.replays(self.replayed(&input.name)).is_some() {
+                return Ok(false);
+            }
             if !input.source.is_exhausted(&self.position(&input.name)).await? {
                 return Ok(false);
             }
