@@ -6,7 +6,16 @@
 //! ```
 //!
 //! Batch *i* has the time *i* seconds. Every operator's tests use this, and so
-//! may a user's.
+//! may a user's. [`check`] and its like look at one stream; [`check_survives`]
+//! and [`Trial`] also stop the program dead at every step of its life, start it
+//! again after every batch, and step its clock.
+
+mod clock;
+mod probe;
+mod steps;
+mod trial;
+
+pub use trial::{Setup, Shown, Trial};
 
 use crate::{
     StreamingContext, Trigger,
@@ -127,6 +136,37 @@ pub fn check_unordered<T, U, C>(
         let got = sorted(run(input.clone(), &program, partitions).expect("the program runs"));
         assert_eq!(got, expected, "with {partitions} partitions");
     }
+}
+
+/// Asserts that a program gives what an undisturbed run gives, batch by batch,
+/// when the machine stops at any step of it ([`Trial::crash_at_every_step`]),
+/// when it is restarted after every batch with one, two and three partitions
+/// ([`Trial::restart_at_every_batch`]), and when its clock steps
+/// ([`Trial::step_the_clock`]).
+///
+/// ```
+/// # use tidemill_engine::testing::check_survives;
+/// check_survives(
+///     &[vec![("a".to_string(), 1)], vec![("a".to_string(), 2)]],
+///     |pairs| pairs.update_state_by_key(|new, sum: Option<i32>| Some(sum.unwrap_or(0) + new.iter().sum::<i32>())).changes(),
+/// );
+/// ```
+///
+/// # Panics
+/// When it gives something else, or fails.
+pub fn check_survives<T, U, C>(input: &[Vec<T>], program: impl Fn(DStream<T>) -> DStream<U, C>)
+where
+    T: Record,
+    U: Record,
+    C: Chain<Out = U>,
+{
+    let trial = Trial::new(|setup| {
+        setup.output("out", &program(setup.input(input.to_vec())?));
+        Ok(())
+    });
+    trial.crash_at_every_step();
+    trial.restart_at_every_batch(&[1, 2, 3]);
+    trial.step_the_clock();
 }
 
 /// Asserts that a program which is stopped after any number of batches, and

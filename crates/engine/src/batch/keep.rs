@@ -78,15 +78,15 @@ pub(crate) struct Keep {
     root: std::path::PathBuf,
     program: String,
     sync: Sync,
-    /// Held for its lock; dropped last.
-    _dir: DataDir,
+    /// Held for its lock, where there can be another owner; dropped last.
+    _dir: Option<DataDir>,
 }
 
 impl Keep {
     /// Takes ownership of the directory and recovers its log and ledger.
     pub(crate) fn open(path: &Path, config: &Config) -> Result<Self> {
-        let dir = DataDir::open(path)?;
         let disk = Arc::clone(&config.disk);
+        let dir = disk.is_shared().then(|| DataDir::open(path)).transpose()?;
         let log = Arc::new(Log::open(Arc::clone(&disk), &path.join("log"), Arc::clone(&config.clock))?);
         let root = path.join("programs").join(&config.name);
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;

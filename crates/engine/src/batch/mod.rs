@@ -6,6 +6,8 @@
 //! together and owns the loop.
 
 mod clock;
+#[cfg(test)]
+mod idle_tests;
 mod keep;
 mod next;
 mod pipeline;

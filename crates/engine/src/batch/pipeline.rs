@@ -157,6 +157,11 @@ impl Pipeline {
         self.progress.lock().last.map(|(_, time)| time)
     }
 
+    /// The last batch that ran.
+    pub(crate) fn last(&self) -> Option<(BatchId, Timestamp)> {
+        self.progress.lock().last
+    }
+
     pub(crate) fn watermarks(&self) -> BTreeMap<String, Timestamp> {
         self.progress.lock().watermarks.clone()
     }
@@ -191,16 +196,11 @@ impl Pipeline {
 
     /// Runs batches until told to stop, or until the trigger ends.
     pub(crate) async fn run(self: Arc<Self>, stop: Stop, kill: Stop) -> Result<()> {
-        self.repeat_last_commit().await?;
-        if let Some(intakes) = self.intakes.lock().as_ref() {
-            intakes.start();
-        }
-        self.board.update_program(|program| program.phase = Phase::Running);
         let mut committing = None;
         let ended = tokio::select! {
             biased;
             () = kill.stopped() => Ok(()),
-            ended = self.batches(&stop, &mut committing) => ended,
+            ended = self.begin(&stop, &mut committing) => ended,
         };
         if let Some(commit) = committing.take() {
             // Killed: a commit ends at its next wait, and holds the data directory no longer.
@@ -213,6 +213,16 @@ impl Pipeline {
         }
         self.retention_ended().await;
         ended
+    }
+
+    /// Ends what the last life began, then runs batches.
+    async fn begin(self: &Arc<Self>, stop: &Stop, committing: &mut Option<Commit>) -> Result<()> {
+        self.repeat_last_commit().await?;
+        if let Some(intakes) = self.intakes.lock().as_ref() {
+            intakes.start();
+        }
+        self.board.update_program(|program| program.phase = Phase::Running);
+        self.batches(stop, committing).await
     }
 
     /// The loop: tick, plan, run, commit.

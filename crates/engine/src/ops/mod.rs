@@ -13,6 +13,8 @@ mod reduce;
 mod rows;
 mod split;
 mod stateful;
+#[cfg(test)]
+mod survive;
 mod timers;
 mod transform;
 mod union;

@@ -10,6 +10,8 @@
 pub(crate) mod alarms;
 pub(crate) mod keyed;
 pub(crate) mod life;
+#[cfg(test)]
+mod model_tests;
 pub(crate) mod panes;
 
 use arrow_array::RecordBatch;

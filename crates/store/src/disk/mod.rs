@@ -66,6 +66,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
 
+    /// Whether other processes can reach it: a data directory on it then has to be locked.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
     /// Bytes left on the disk; `None` where that isn't known.
     fn free_bytes(&self, path: &Path) -> Option<u64> {
         let _ = path;

@@ -319,6 +319,10 @@ impl Fault {
 }
 
 impl Disk for SimDisk {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let mut inner = self.0.lock();
         inner.alive()?;
