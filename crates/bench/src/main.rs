@@ -79,6 +79,8 @@ enum Job {
     W4,
     /// What an empty batch costs, and one of a thousand rows, on kept SQL plans
     Batch,
+    /// Hopping windows of 60 s each second over a million keys, beside tumbling ones; items are records a second
+    Windows,
     /// `kill -9` at random moments of a small W3 into the file sink: nothing lost, nothing twice
     Kills,
     /// The program that `kills` kills
@@ -110,6 +112,10 @@ fn run(options: &Options) -> Result<()> {
         Job::KillsChild => {
             kills::child(options.seed, options.items.unwrap_or(1), &options.dir, options.threads.get())?;
             return Ok(());
+        }
+        Job::Windows => {
+            let rows = options.items.unwrap_or(250_000);
+            serde_json::to_string(&jobs::windows(options.seed, rows, options.threads.get())?)?
         }
         Job::Batch => serde_json::to_string(&jobs::batch()?)?,
         Job::W4 => serde_json::to_string(&jobs::w4(options.items.unwrap_or(100_000), options.threads.get())?)?,

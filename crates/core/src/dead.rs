@@ -11,10 +11,10 @@ use crate::{BatchId, Offset, PartitionId, StreamName};
 pub struct DeadLetter {
     /// Input stream that it came from.
     pub stream: StreamName,
-    /// Partition of the stream.
+    /// Partition of the stream; empty where it is not known.
     pub partition: PartitionId,
     /// Its offset there; for a line that was never appended, of the next record;
-    /// 0, and the partition empty, for a row that came too late: its place is not known.
+    /// 0 for a record that came too late where functions or a view stand before the window: its place is not known.
     pub offset: Offset,
     /// Batch that refused it; `None` when it was refused before any batch.
     pub batch: Option<BatchId>,

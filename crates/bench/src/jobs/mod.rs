@@ -9,10 +9,12 @@ mod batch;
 mod latency;
 mod states;
 mod trends;
+mod windows;
 mod words;
 
 pub(crate) use batch::batch;
 pub(crate) use latency::w4;
 pub(crate) use states::{killed_program, w3};
 pub(crate) use trends::w2;
+pub(crate) use windows::windows;
 pub(crate) use words::{Spelling, w1_file, w1_tcp};

@@ -23,8 +23,7 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{
-    Batch, BatchId, BatchReport, Board, Duration, Error, Guarantee, Phase, Position, Result, Stop, Timestamp,
-    Watermark,
+    Batch, BatchId, BatchReport, Board, Duration, Error, Guarantee, Phase, Position, Result, Stop, Timestamp, Watermark,
 };
 
 /// How long a graceful stop goes on with batches over what was received.

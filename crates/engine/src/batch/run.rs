@@ -95,7 +95,10 @@ impl Pipeline {
         report.late = run.late.load(Relaxed);
         dead.extend(late_letters(&run, report.late));
         if let Some(keep) = &self.keep {
-            self.persist(|| async { keep.commit(batch, &kept, (&run.watermarks_after(), &run.streams_after()), &staged, &dead) }).await?;
+            self.persist(|| async {
+                keep.commit(batch, &kept, (&run.watermarks_after(), &run.streams_after()), &staged, &dead)
+            })
+            .await?;
         }
         for (index, emitted) in emitted {
             let output = &self.outputs[index];

@@ -9,8 +9,8 @@ use super::{
     node::{Inputs, external, rows_from},
 };
 use arrow_array::{
-    Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray, UInt64Array, cast::AsArray,
-    types::TimestampMicrosecondType,
+    Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray, UInt64Array,
+    cast::AsArray, types::TimestampMicrosecondType,
 };
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -18,8 +18,8 @@ use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
 use futures::{StreamExt, TryStreamExt, stream};
 use std::sync::{Arc, OnceLock};
 use tidemill_core::{
-    Block, Chunk, DeadLetter, Decoder, Error, Format, OffsetRange, PartitionId, Refusal, Result, Shape, Source, Timestamp,
-    WatermarkSpec,
+    Block, Chunk, DeadLetter, Decoder, Error, Format, OffsetRange, PartitionId, Refusal, Result, Shape, Source,
+    Timestamp, WatermarkSpec,
 };
 
 /// Columns that every stream has beside its own.
@@ -72,7 +72,14 @@ impl StreamInput {
             true,
         )));
         let count = own.fields().len();
-        Ok(Self { name, source, format, schema: Arc::new(Schema::new(fields)), own: count, event_time: OnceLock::new() })
+        Ok(Self {
+            name,
+            source,
+            format,
+            schema: Arc::new(Schema::new(fields)),
+            own: count,
+            event_time: OnceLock::new(),
+        })
     }
 
     /// Declares the stream's event time; the first declaration counts.
@@ -125,11 +132,14 @@ impl SourceExec {
         Ok(Self { input, projection, schema, partitions, tags: false }.node())
     }
 
-    /// The same leaf, whose rows name their partition; only for readers that pass no rows on.
-    pub(crate) fn tagged(&self) -> Arc<dyn ExecutionPlan> {
-        let (input, projection, schema) =
-            (Arc::clone(&self.input), self.projection.clone(), Arc::clone(&self.schema));
-        Self { input, projection, schema, partitions: self.partitions, tags: true }.node()
+    /// Of a plan that is such a leaf the same one, whose rows name their partition, and its
+    /// stream; only for readers that pass no rows on.
+    pub(crate) fn tagged_plan(plan: &Arc<dyn ExecutionPlan>) -> Option<(Arc<dyn ExecutionPlan>, String)> {
+        let kernel: &dyn std::any::Any = plan.downcast_ref::<NodeExec>()?.kernel();
+        let leaf = kernel.downcast_ref::<Self>()?;
+        let (input, projection, schema) = (Arc::clone(&leaf.input), leaf.projection.clone(), Arc::clone(&leaf.schema));
+        let tagged = Self { input, projection, schema, partitions: leaf.partitions, tags: true };
+        Some((tagged.node(), leaf.input.name.clone()))
     }
 
     fn node(self) -> Arc<dyn ExecutionPlan> {

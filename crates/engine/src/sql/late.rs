@@ -63,8 +63,7 @@ impl Late {
             } else {
                 self.reason(Timestamp(times.value(row)), latest, before, run.batch.time)
             };
-            let (partition, offset) =
-                place_of(rows, &self.place, row).unwrap_or_else(|| (PartitionId::new(""), 0));
+            let (partition, offset) = place_of(rows, &self.place, row).unwrap_or_else(|| (PartitionId::new(""), 0));
             let (stream, batch) = (self.stream.clone(), Some(run.batch.id));
             DeadLetter { stream, partition, offset: Offset(offset), batch, reason, raw }
         });
@@ -99,7 +98,7 @@ pub(crate) fn letters(run: &BatchRun, late: u64) -> Vec<DeadLetter> {
 }
 
 /// Each row as an object; in Rust's notation where JSON has none for a column's type.
-fn json(rows: &RecordBatch) -> Vec<Vec<u8>> {
+pub(crate) fn json(rows: &RecordBatch) -> Vec<Vec<u8>> {
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
     let written = writer.write(rows).and_then(|()| writer.finish());
     let text = writer.into_inner();
