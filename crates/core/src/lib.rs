@@ -36,7 +36,7 @@ mod window;
 pub use batch::{Batch, BatchId, Offset, OffsetRange, PartitionId, Position, StreamName};
 pub use board::{BatchReport, Board, Event, InputReport, Phase, Program, ViewSnapshot};
 pub use connector::{FormatFactory, Input, InputFactory, Registry, SinkFactory};
-pub use dead::DeadLetter;
+pub use dead::{DeadLetter, reason_kind};
 pub use error::{Blame, Error, Result};
 pub use format::{Block, Decoder, Format, OffsetStep, Refusal, Span};
 pub use options::{Options, nearest, parse_bytes, parse_duration};

@@ -48,9 +48,10 @@ pub use clock::SystemClock;
 pub use config::ContextBuilder;
 pub use context::StreamingContext;
 pub use emit::{BatchInfo, Remembered, TopicPlace, TopicSink};
-pub use ingest::QueueSource;
+pub use ingest::{DeadShare, KeptLetter, LetterFilter, Letters, QueueSource};
 pub use ops::{
-    Bounds, CountWindow, EventStream, EventWindows, Filter, FlatMap, Map, Records, Split, StateStream, TimeWindow,
+    Bounds, CountWindow, EventStream, EventWindows, Filter, FlatMap, Keyed, Map, MapWithState, Records, Split, State,
+    StateStream, TimeWindow, Timer, WithTimers,
 };
 pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};
 pub use sql::Shell;

@@ -8,7 +8,7 @@
 use crate::{
     config::Config,
     emit::TopicPlace,
-    ingest::{DeadLetters, dead_schema},
+    ingest::{DeadLetters, Replays, dead_schema},
     state::{StateRegistry, Version},
 };
 use arrow_array::RecordBatch;
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp, Watermark};
 use tidemill_store::{
-    DataDir,
+    DataDir, Gate, Passing,
     disk::Disk,
     ledger::{Committed, Ledger, OperatorEntry},
     log::{Log, Retention, Sync, Topic, TopicConfig},
@@ -72,6 +72,8 @@ pub(crate) struct Keep {
     states: Mutex<BTreeMap<String, StateEntry>>,
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     dead: Arc<DeadLetters>,
+    replays: Arc<Replays>,
+    gate: Gate,
     disk: Arc<dyn Disk>,
     root: std::path::PathBuf,
     program: String,
@@ -90,6 +92,7 @@ impl Keep {
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;
         let bound = Some(config.dead_retention);
         let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always, bound)?;
+        let replays = Arc::new(Replays::open(&log, &dead, &disk, &config.name, &root)?);
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
@@ -97,6 +100,8 @@ impl Keep {
             states: Mutex::default(),
             topics: Mutex::default(),
             dead: Arc::new(DeadLetters::new(dead)),
+            replays,
+            gate: Gate::of(path)?,
             disk,
             root,
             program: config.name.clone(),
@@ -113,6 +118,20 @@ impl Keep {
     /// The program's dead letters.
     pub(crate) fn dead(&self) -> Arc<DeadLetters> {
         Arc::clone(&self.dead)
+    }
+
+    /// The dead letters that are run again.
+    pub(crate) fn replays(&self) -> &Arc<Replays> {
+        &self.replays
+    }
+
+    /// Passed by each commit, from its first durable step to the last sink: who
+    /// copies the directory closes it, and finds one batch whole and none begun.
+    pub(crate) fn pass_gate(&self) -> Result<Passing<'_>> {
+        match self.gate.try_pass()? {
+            Some(passing) => Ok(passing),
+            None => tokio::task::block_in_place(|| self.gate.pass()),
+        }
     }
 
     /// Where an output into a topic finds its log.

@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
-    ingest::Intakes,
+    ingest::{Intakes, Watch},
     plan::{BatchRun, Lowering, StreamInput},
     state::StateRegistry,
 };
@@ -23,7 +23,8 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{
-    Batch, BatchId, BatchReport, Board, Duration, Error, Guarantee, Phase, Position, Result, Stop, Timestamp, Watermark,
+    Batch, BatchId, BatchReport, Board, DeadLetter, Duration, Error, Guarantee, Phase, Position, Result, Stop,
+    Timestamp, Watermark,
 };
 
 /// How long a graceful stop goes on with batches over what was received.
@@ -60,6 +61,8 @@ pub(crate) struct Pipeline {
     pub(super) progress: Mutex<Progress>,
     pub(super) intakes: Mutex<Option<Intakes>>,
     pub(super) retaining: Mutex<Retaining>,
+    /// Streams whose share of dead letters is bounded.
+    watches: Mutex<BTreeMap<String, Watch>>,
 }
 
 /// Where the program stands after the last batch that ran.
@@ -118,8 +121,19 @@ impl Pipeline {
             OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
             OutputKind::View { .. } | OutputKind::Kept(_) => false,
         });
+        for input in &inputs {
+            if let Some(keep) = &keep {
+                input.replay_from(keep.replays());
+            }
+        }
+        let watches = inputs.iter().filter_map(|input| {
+            let bound = input.dead_share.get().copied().or(config.dead_share)?;
+            Some((input.name.clone(), Watch::new(&input.name, bound)))
+        });
+        let watches = Mutex::new(watches.collect());
         progress.began = config.clock.now();
         Ok(Arc::new(Self {
+            watches,
             outputs,
             early,
             inputs,
@@ -368,6 +382,15 @@ impl Pipeline {
         self.commit(Ran { run, emitted, report, kept }).await?;
         self.retain_to_make_room();
         Ok(())
+    }
+
+    /// Whether too much was refused to commit the batch.
+    ///
+    /// # Errors
+    /// When it was: with the share and some of the reasons.
+    pub(super) fn watch_dead(&self, run: &BatchRun, dead: &[DeadLetter]) -> Result<()> {
+        let mut watches = self.watches.lock();
+        watches.iter_mut().try_for_each(|(stream, watch)| watch.look(run.records_of(stream), dead))
     }
 
     fn advance(&self, batch: &Batch, run: &BatchRun) {

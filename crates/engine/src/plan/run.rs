@@ -180,6 +180,11 @@ impl BatchRun {
         }
     }
 
+    /// Records of a stream that were read.
+    pub(crate) fn records_of(&self, stream: &str) -> u64 {
+        self.read.lock().get(stream).map_or(0, |parts| parts.values().sum())
+    }
+
     pub(crate) fn refuse(&self, letter: DeadLetter) {
         self.dead.lock().push(letter);
     }

@@ -8,6 +8,7 @@ use super::{
     BatchRun, Kernel, NodeExec, Rows,
     node::{Inputs, external, rows_from},
 };
+use crate::ingest::{DeadShare, REPLAYED, Replays};
 use arrow_array::{
     Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray, UInt64Array,
     cast::AsArray, types::TimestampMicrosecondType,
@@ -15,10 +16,10 @@ use arrow_array::{
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use std::sync::{Arc, OnceLock};
 use tidemill_core::{
-    Block, Chunk, DeadLetter, Decoder, Error, Format, OffsetRange, PartitionId, Refusal, Result, Shape, Source,
+    Block, Chunk, DeadLetter, Decoder, Error, Format, Offset, OffsetRange, PartitionId, Refusal, Result, Shape, Source,
     Timestamp, WatermarkSpec,
 };
 
@@ -35,6 +36,10 @@ pub(crate) struct StreamInput {
     pub(crate) schema: SchemaRef,
     own: usize,
     event_time: OnceLock<EventTime>,
+    /// The share of records that may be refused, where the stream says so itself.
+    pub(crate) dead_share: OnceLock<DeadShare>,
+    /// Dead letters that are run again; set when the program starts.
+    replays: OnceLock<Arc<Replays>>,
 }
 
 /// Which column is a stream's event time, and how its watermark follows it.
@@ -79,6 +84,8 @@ impl StreamInput {
             schema: Arc::new(Schema::new(fields)),
             own: count,
             event_time: OnceLock::new(),
+            dead_share: OnceLock::new(),
+            replays: OnceLock::new(),
         })
     }
 
@@ -95,6 +102,36 @@ impl StreamInput {
     /// The partition under which a range's event time counts.
     fn time_partition(&self, range: &OffsetRange) -> PartitionId {
         if self.source.partitions_are_parallel() { range.partition.clone() } else { PartitionId::new("") }
+    }
+
+    /// Where its dead letters come from that are run again. Without a format nothing is refused that could be.
+    pub(crate) fn replay_from(&self, replays: &Arc<Replays>) {
+        if self.format.is_some() {
+            // Set once, by the pipeline.
+            let _set = self.replays.set(Arc::clone(replays));
+        }
+    }
+
+    /// Dead letters to be run again that it has not read yet; it has read those up to `at`.
+    pub(crate) fn replays(&self, at: Option<Offset>) -> Option<OffsetRange> {
+        self.replays.get().and_then(|replays| replays.next(at))
+    }
+
+    /// The chunks of a range, each with the range that it is of: letters that are run again keep their own.
+    fn read(&self, range: OffsetRange, columns: &[usize]) -> BoxStream<'static, Result<(OffsetRange, Chunk)>> {
+        if &*range.partition.0 == REPLAYED {
+            return match self.replays.get() {
+                Some(replays) => replays.read(&self.name, &range),
+                None => {
+                    stream::once(async { Err(Error::internal("dead letters of a stream without a format")) }).boxed()
+                }
+            };
+        }
+        let chunks = match self.source.shape() {
+            Shape::Columns(_) => self.source.read_columns(&range, columns),
+            Shape::Raw => self.source.read(&range),
+        };
+        chunks.map_ok(move |chunk| (range.clone(), chunk)).boxed()
     }
 
     /// Places of the stream's own columns.
@@ -188,22 +225,14 @@ impl Kernel for SourceExec {
             total: 0,
         };
         let (input, tags) = (Arc::clone(&self.input), self.tags);
-        let rows = stream::iter(ranges)
-            .flat_map(move |range| {
-                let chunks = match input.source.shape() {
-                    Shape::Columns(_) => input.source.read_columns(&range, &columns),
-                    Shape::Raw => input.source.read(&range),
-                };
-                chunks.map_ok(move |chunk| (range.clone(), chunk))
-            })
-            .map(move |item| {
-                let rows = item.and_then(|(range, chunk)| {
-                    let rows = reader.rows(&range, &chunk)?;
-                    reader.observe(&range, &rows)?;
-                    if tags { tag(&reader.input.time_partition(&range), &rows) } else { Ok(rows) }
-                });
-                rows.map_err(external)
+        let rows = stream::iter(ranges).flat_map(move |range| input.read(range, &columns)).map(move |item| {
+            let rows = item.and_then(|(range, chunk)| {
+                let rows = reader.rows(&range, &chunk)?;
+                reader.observe(&range, &rows)?;
+                if tags { tag(&reader.input.time_partition(&range), &rows) } else { Ok(rows) }
             });
+            rows.map_err(external)
+        });
         Ok(rows_from(Arc::clone(&self.schema), rows))
     }
 }
