@@ -37,7 +37,9 @@ impl KeptLetter {
     pub fn only_kept(&self) -> Option<&'static str> {
         let reason = &self.letter.reason;
         if reason.starts_with("late:") || reason.starts_with("ahead:") {
-            return Some("a row that was late, or dated ahead, was read well; `tidemill rewind` computes its windows anew");
+            return Some(
+                "a late row was read well, and so was one dated ahead; `tidemill rewind` computes its windows anew",
+            );
         }
         let cut = self.letter.batch.is_none() || tidemill_core::reason_kind(reason) == "too_long";
         cut.then_some("only its beginning was kept")

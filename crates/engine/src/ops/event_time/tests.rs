@@ -1,6 +1,9 @@
 //! Windows by event time against a model that keeps every record.
 
-use crate::testing::{check_restarts, run};
+use crate::{
+    StreamingContext, Trigger, batch_of,
+    testing::{check_restarts, collect, parts, run},
+};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use tidemill_core::{Duration, Timestamp, WindowKind, WindowSpec};
@@ -137,16 +140,6 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Pair>>> {
     })
 }
 
-/// The same in microseconds.
-fn micros(kind: WindowKind) -> WindowKind {
-    match kind {
-        WindowKind::Time(spec) => {
-            WindowKind::Time(WindowSpec::hop(spec.size() * 1_000_000, spec.slide() * 1_000_000).unwrap())
-        }
-        other => other,
-    }
-}
-
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -158,7 +151,6 @@ proptest! {
         partitions in 1_usize..4,
     ) {
         let spec = WindowSpec::hop(size.into(), slide.into()).unwrap();
-        prop_assert!(matches!(micros(WindowKind::Time(spec)), WindowKind::Time(_)));
         let got = run(batches.clone(), |s| {
             s.with_event_time(at, bound * SECOND).allowed_lateness(lateness * SECOND).hop(size * SECOND, slide * SECOND).reduce_by_key(add)
         }, partitions).unwrap();
@@ -220,6 +212,36 @@ fn a_restart_in_between_changes_nothing() {
         );
         check_restarts(&some_batches(), |s| s.with_event_time(at, SECOND).count(3, 2).reduce_by_key(add), partitions);
     }
+}
+
+#[test]
+fn the_slowest_partition_holds_the_windows_until_it_is_idle() {
+    let of = |second: i64, n: i64| batch_of([("k".to_string(), (second, n))]).unwrap();
+    let entries = vec![
+        vec![of(1, 1), of(2, 1)],
+        vec![of(12, 1), of(3, 1)],
+        vec![of(13, 1)],
+        vec![of(14, 1)],
+        vec![of(15, 1)],
+        vec![of(26, 1), of(16, 1)],
+    ];
+    let given = |idle: Option<Duration>| {
+        let context = StreamingContext::builder("test").trigger(Trigger::Drain).partitions(2).build();
+        let pairs = context.source_stream::<Pair>("pairs", parts(entries.clone()), None).unwrap();
+        let windows = pairs
+            .filter(|(key, _)| !key.is_empty())
+            .with_event_time(at, Duration::ZERO)
+            .idle_after(idle)
+            .tumble(10 * SECOND)
+            .reduce_by_key(add);
+        let given = in_seconds(collect(&context, &windows, 0..6).unwrap());
+        given.into_iter().map(|batch| batch.into_iter().map(|(window, _, sum)| (window.1, sum)).collect()).collect()
+    };
+    let none = Vec::<(i64, i64)>::new;
+    let held: Vec<Vec<(i64, i64)>> = given(None);
+    assert_eq!(held, [none(), none(), none(), none(), none(), vec![(10, 3)]]);
+    let let_go: Vec<Vec<(i64, i64)>> = given(Some(3 * SECOND));
+    assert_eq!(let_go, [none(), none(), none(), none(), vec![(10, 3)], none()]);
 }
 
 #[test]

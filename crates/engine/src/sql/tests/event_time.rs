@@ -163,7 +163,7 @@ proptest! {
         let options = format!("WITH (emit = '{emit}', allowed_lateness = '5s')");
         let views = view(&options, HOP);
         let mut last = std::collections::BTreeMap::new();
-        for line in given(&entries, 0, ", allowed_lateness = '1s'", &views).concat().iter().flat_map(|rows| in_order(rows)) {
+        for line in given(&entries, 0, ", allowed_lateness = '1s'", &views).concat().iter().flat_map(in_order) {
             let key: Vec<String> = line.split('|').take(4).map(str::to_string).collect();
             last.insert(key, line);
         }
