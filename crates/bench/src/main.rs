@@ -81,6 +81,8 @@ enum Job {
     Batch,
     /// A thousand changes a batch among ten million keys: what a checkpoint and a restart cost
     Keys,
+    /// Hopping windows of 60 s each second over a million keys, beside tumbling ones; items are records a second
+    Windows,
     /// `kill -9` at random moments of a small W3 into the file sink: nothing lost, nothing twice
     Kills,
     /// The program that `kills` kills
@@ -116,6 +118,10 @@ fn run(options: &Options) -> Result<()> {
         Job::Keys => {
             let keys = options.items.unwrap_or(10_000_000);
             serde_json::to_string(&jobs::keys(options.seed, keys, options.threads.get())?)?
+        }
+        Job::Windows => {
+            let rows = options.items.unwrap_or(250_000);
+            serde_json::to_string(&jobs::windows(options.seed, rows, options.threads.get())?)?
         }
         Job::Batch => serde_json::to_string(&jobs::batch()?)?,
         Job::W4 => serde_json::to_string(&jobs::w4(options.items.unwrap_or(100_000), options.threads.get())?)?,

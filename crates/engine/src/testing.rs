@@ -74,7 +74,7 @@ where
 }
 
 /// Runs the batches `steps` and gives what each has in `stream`.
-fn collect<U: Record, C: Chain<Out = U>>(
+pub(crate) fn collect<U: Record, C: Chain<Out = U>>(
     context: &StreamingContext,
     stream: &DStream<U, C>,
     steps: Range<usize>,
@@ -305,6 +305,13 @@ impl SqlProgram {
     pub fn view(&self, name: &str) -> Option<RecordBatch> {
         self.context.board().view(name).map(|shown| shown.rows.clone())
     }
+}
+
+/// A source of entries whose parts are partitions that go on side by side.
+#[cfg(test)]
+pub(crate) fn parts(entries: Vec<Vec<RecordBatch>>) -> Arc<dyn Source> {
+    let schema = entries.iter().flatten().next().expect("at least one part").schema();
+    Arc::new(Parts { schema, entries })
 }
 
 /// Queued rows whose entries have parts.

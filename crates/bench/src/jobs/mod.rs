@@ -10,6 +10,7 @@ mod keys;
 mod latency;
 mod states;
 mod trends;
+mod windows;
 mod words;
 
 pub(crate) use batch::batch;
@@ -17,4 +18,5 @@ pub(crate) use keys::keys;
 pub(crate) use latency::w4;
 pub(crate) use states::{killed_program, w3};
 pub(crate) use trends::w2;
+pub(crate) use windows::windows;
 pub(crate) use words::{Spelling, w1_file, w1_tcp};

@@ -150,7 +150,7 @@ pub(super) async fn plan(
                 partial,
                 above,
                 merge: made.merge,
-                layout: made.layout,
+                layout: Box::new(made.layout),
                 numbers: made.numbers,
                 streams,
                 repeats: view,
@@ -220,7 +220,7 @@ enum Body {
         partial: Arc<dyn ExecutionPlan>,
         above: Arc<dyn ExecutionPlan>,
         merge: Arc<dyn ExecutionPlan>,
-        layout: Layout,
+        layout: Box<Layout>,
         /// The state that numbers the rows of a count window.
         numbers: Option<Arc<dyn StateOperator>>,
         streams: Option<Vec<String>>,
@@ -265,7 +265,7 @@ impl Operator for Select {
                 Ok(plan)
             }
             Body::Aggregate { partial, above, merge, layout, numbers, streams, repeats, state } => {
-                let made = WindowState::new(cx.name.clone(), layout.clone()).map_err(of)?;
+                let made = WindowState::new(cx.name.clone(), layout.as_ref().clone()).map_err(of)?;
                 let state = state.get_or_init(|| made);
                 cx.states.register(state.operator());
                 if let Some(numbers) = numbers {
@@ -546,6 +546,7 @@ impl Planner {
             low: places - spans,
             high: places.saturating_sub(1),
             timing: below_window.timing,
+            aggregates: partial.aggr_expr()[..own].to_vec(),
         };
         let (last, merge) = (Arc::new(last), Arc::new(merge));
         Ok((Arc::new(partial), Made { numbers: below_window.numbers, last, merge, layout }))

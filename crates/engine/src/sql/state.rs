@@ -27,6 +27,7 @@
 
 use super::{
     keyed::KeyedWindows,
+    slide::Slide,
     times::{Emit, Timing},
 };
 use crate::{
@@ -34,12 +35,14 @@ use crate::{
     state::{StateOperator, Version},
 };
 use arrow_array::{
-    ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray, types::TimestampMicrosecondType,
+    ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray,
+    types::TimestampMicrosecondType,
 };
 use arrow_schema::{DataType, SchemaRef};
 use datafusion::{
     common::{Result as DfResult, internal_datafusion_err},
     execution::TaskContext,
+    physical_expr::aggregate::AggregateFunctionExpr,
     physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states},
 };
 use futures::{StreamExt, TryStreamExt};
@@ -84,6 +87,8 @@ pub(super) struct Layout {
     pub(super) low: usize,
     pub(super) high: usize,
     pub(super) timing: Timing,
+    /// The aggregates, for windows that are merged pane by pane.
+    pub(super) aggregates: Vec<Arc<AggregateFunctionExpr>>,
 }
 
 /// The rows that a nested plan reads, as an extension of its task.
@@ -157,6 +162,8 @@ struct Inner {
     delta: Option<(BatchId, Vec<RecordBatch>)>,
     /// What the last batch gave, when there is no window.
     shown: Option<Vec<RecordBatch>>,
+    /// Panes merged ahead, of a hopping window with many.
+    slide: Option<Slide>,
 }
 
 /// What an aggregate keeps, by the kind of its windows.
@@ -286,6 +293,45 @@ impl AggregateState {
             .flat_map(|(_, pane)| &pane.rows)
             .map(|rows| self.full(rows, window))
             .collect()
+    }
+
+    /// As [`Self::window_rows`], with the panes merged ahead where that is worth it.
+    fn slid(&self, window: Interval) -> DfResult<Vec<RecordBatch>> {
+        // Each window once, in order: what is merged ahead is never needed again.
+        if self.layout.timing.emit != Emit::Append || !self.layout.timing.lateness.is_zero() {
+            return self.window_rows(window);
+        }
+        let inner = &mut *self.inner.lock();
+        let alive = || inner.panes.values().map(|pane| pane.count).max().unwrap_or_default();
+        if inner.slide.as_ref().is_none_or(|slide| slide.is_stale(alive())) {
+            inner.slide = Slide::of(&self.layout, &self.layout.aggregates)?;
+        }
+        let Inner { slide, panes, .. } = inner;
+        match slide {
+            Some(slide) => {
+                slide.window(&self.layout, window, panes.iter().map(|(at, pane)| (*at, pane.rows.as_slice())))
+            }
+            None => panes
+                .range(window.start.0..window.end.0)
+                .flat_map(|(_, pane)| &pane.rows)
+                .map(|rows| self.full(rows, window))
+                .collect(),
+        }
+    }
+
+    /// Tells what is merged ahead of rows that came for a pane in it.
+    fn amend(&self, inner: &mut Inner, came: &[RecordBatch], touched: &BTreeSet<i64>) -> DfResult<()> {
+        let Some(slide) = &mut inner.slide else { return Ok(()) };
+        for pane in touched.iter().filter(|pane| slide.has(**pane)).copied().collect::<Vec<_>>() {
+            let mut rows = Vec::new();
+            for block in came {
+                let panes = self.pane_of_rows(block).map_err(crate::plan::external)?;
+                let of_pane: BooleanArray = panes.values().iter().map(|at| Some(*at == pane)).collect();
+                rows.push(arrow_select::filter::filter_record_batch(block, &of_pane)?);
+            }
+            slide.amend(pane, &rows)?;
+        }
+        Ok(())
     }
 
     fn full(&self, rows: &RecordBatch, window: Interval) -> DfResult<RecordBatch> {
@@ -435,6 +481,7 @@ impl AggregateState {
             for rows in &came {
                 self.append(&mut inner, rows).map_err(crate::plan::external)?;
             }
+            self.amend(&mut inner, &came, &touched)?;
             inner.delta = Some((run.batch.id, came));
             let wanting: Vec<(i64, Vec<RecordBatch>)> = inner
                 .panes
@@ -472,7 +519,7 @@ impl AggregateState {
         self.drop_closed(spec, timing.horizon(before));
         let mut results = Vec::new();
         for window in self.given(spec, &touched, before, now) {
-            let rows = self.window_rows(window)?;
+            let rows = self.slid(window)?;
             results.extend(feed(above, task, rows).await?.into_iter().filter(|rows| rows.num_rows() > 0));
         }
         self.drop_closed(spec, timing.horizon(now));
