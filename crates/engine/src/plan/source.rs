@@ -13,7 +13,11 @@ use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, Timest
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
-use std::sync::{Arc, OnceLock};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 use tidemill_core::{
     Block, Chunk, DeadLetter, Decoder, Error, Format, Offset, OffsetRange, Refusal, Result, Shape, Source, Timestamp,
 };
@@ -30,6 +34,9 @@ pub(crate) struct StreamInput {
     /// The stream's own columns, then [`META`].
     pub(crate) schema: SchemaRef,
     own: usize,
+    /// Columns that any leaf reads. All leaves decode all of them, so that a record
+    /// is refused by every output or by none, and one that is run again is new to each.
+    read: Mutex<BTreeSet<usize>>,
     /// The share of records that may be refused, where the stream says so itself.
     pub(crate) dead_share: OnceLock<DeadShare>,
     /// Dead letters that are run again; set when the program starts.
@@ -64,7 +71,15 @@ impl StreamInput {
         )));
         let count = own.fields().len();
         let schema = Arc::new(Schema::new(fields));
-        Ok(Self { name, source, format, schema, own: count, dead_share: OnceLock::new(), replays: OnceLock::new() })
+        let read = Mutex::default();
+        let (dead_share, replays) = (OnceLock::new(), OnceLock::new());
+        Ok(Self { name, source, format, schema, own: count, read, dead_share, replays })
+    }
+
+    /// What a leaf that reads the columns `wanted` decodes: those, then those of other leaves.
+    fn decoded(&self, wanted: &[usize]) -> Vec<usize> {
+        let read = self.read.lock();
+        wanted.iter().copied().chain(read.iter().copied().filter(|column| !wanted.contains(column))).collect()
     }
 
     /// Where its dead letters come from that are run again. Without a format nothing is refused that could be.
@@ -132,6 +147,7 @@ impl SourceExec {
             input.name,
             schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>()
         );
+        input.read.lock().extend(projection.iter().copied().filter(|column| *column < input.own));
         let kernel = Self { input, projection, schema: Arc::clone(&schema), partitions };
         Ok(NodeExec::plan(name, kernel, vec![], schema, partitions))
     }
@@ -157,7 +173,7 @@ impl Kernel for SourceExec {
         let wanted: Vec<usize> = self.projection.iter().copied().filter(|c| *c < self.input.own).collect();
         let columns = wanted.clone();
         let mut reader = Reader {
-            decoder: self.input.format.as_ref().map(|f| f.decoder(&wanted)),
+            decoder: self.input.format.as_ref().map(|f| f.decoder(&self.input.decoded(&wanted))),
             input: Arc::clone(&self.input),
             projection: self.projection.clone(),
             wanted,
@@ -244,7 +260,7 @@ impl Reader {
             });
         }
         if self.wanted.len() == self.projection.len() {
-            return self.batch(rows.columns().to_vec(), rows.num_rows());
+            return self.batch(rows.columns()[..self.wanted.len()].to_vec(), rows.num_rows());
         }
         // Rows of the block that were kept, by row of the result.
         let mut refused = self.refused.iter().map(|r| r.row).peekable();

@@ -113,7 +113,7 @@ pub fn verify(dir: &Path) -> Result<Verified> {
 /// As [`verify`], of a directory that nobody else touches.
 pub(super) fn directory(dir: &Path) -> Result<Verified> {
     let mut names = Vec::new();
-    capture::list(dir, "", &mut names)?;
+    capture::list(dir, "", &mut names, &mut Vec::new())?;
     let paths: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
     let mut files = Vec::new();
     for (name, path) in names.iter().zip(&paths) {

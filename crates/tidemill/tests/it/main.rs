@@ -2,10 +2,12 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod backup;
 mod bad;
 mod demo;
 mod ends;
 mod golden;
+mod letters;
 mod live;
 mod programs;
 mod prompt;
