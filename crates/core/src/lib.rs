@@ -30,6 +30,7 @@ mod receiver;
 mod sink;
 mod source;
 mod time;
+mod watermark;
 mod window;
 
 pub use batch::{Batch, BatchId, Offset, OffsetRange, PartitionId, Position, StreamName};
@@ -43,4 +44,5 @@ pub use receiver::{Ack, Intake, Receiver, Stop, StopHandle};
 pub use sink::{Guarantee, Sink, StagedPart};
 pub use source::{Budget, Chunk, ChunkStream, Shape, Source};
 pub use time::{Clock, Duration, ManualClock, Timestamp};
-pub use window::{Interval, Watermark, WindowSpec};
+pub use watermark::{Watermark, WatermarkSpec};
+pub use window::{Interval, WindowKind, WindowSpec};

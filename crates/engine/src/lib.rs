@@ -49,7 +49,7 @@ pub use config::ContextBuilder;
 pub use context::StreamingContext;
 pub use emit::{BatchInfo, Remembered, TopicPlace, TopicSink};
 pub use ingest::{DeadShare, KeptLetter, LetterFilter, Letters, QueueSource};
-pub use ops::{Filter, FlatMap, Map, Records, Split, StateStream};
+pub use ops::{Filter, FlatMap, Keyed, Map, MapWithState, Records, Split, State, StateStream, Timer, WithTimers};
 pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};
 pub use sql::Shell;
 pub use stream::{Chain, DStream, Emit, Emittable, Read};

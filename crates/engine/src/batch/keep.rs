@@ -15,7 +15,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
-use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp};
+use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp, Watermark};
 use tidemill_store::{
     DataDir, Gate, Passing,
     disk::Disk,
@@ -50,6 +50,7 @@ pub(crate) struct Recovered {
     pub(crate) last: Option<(BatchId, Timestamp)>,
     pub(crate) positions: BTreeMap<String, Position>,
     pub(crate) watermarks: BTreeMap<String, Timestamp>,
+    pub(crate) streams: BTreeMap<String, Watermark>,
 }
 
 #[derive(Debug)]
@@ -245,6 +246,7 @@ impl Keep {
                 last: ledger.last().map(|last| (last.batch, last.time)),
                 positions: ledger.positions().clone(),
                 watermarks: ledger.last().map(|last| last.watermarks.clone()).unwrap_or_default(),
+                streams: ledger.last().map(|last| last.streams.clone()).unwrap_or_default(),
             }
         };
         for operator in registry.all() {
@@ -343,7 +345,7 @@ impl Keep {
         &self,
         batch: &Batch,
         kept: &[KeptState],
-        watermarks: &BTreeMap<String, Timestamp>,
+        (watermarks, streams): (&BTreeMap<String, Timestamp>, &BTreeMap<String, Watermark>),
         staged: &BTreeMap<String, Vec<StagedPart>>,
         dead: &[DeadLetter],
     ) -> Result<()> {
@@ -375,6 +377,7 @@ impl Keep {
                         batch: batch.id,
                         time: batch.time,
                         watermarks: watermarks.clone(),
+                        streams: streams.clone(),
                         staged: staged.clone(),
                         ..Committed::default()
                     })?;

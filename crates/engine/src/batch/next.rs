@@ -72,6 +72,11 @@ impl Pipeline {
                     let tick = Tick::now(clock::after(last_time, now), now);
                     return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
                 }
+                Trigger::Asap if self.wakes(last_time).is_some_and(|wakes| wakes <= now) => {
+                    // Timeouts and timers that are due, all in one batch however long nobody ran.
+                    let tick = Tick::now(clock::after(last_time, now), now);
+                    return Ok(Some((self.nothing(id, tick.time), tick)));
+                }
                 Trigger::Drain if self.exhausted().await? => {
                     if let Some(time) = self.window_due(last_time, true) {
                         // A window by batch time is given early: nobody waits for its end.
@@ -87,7 +92,10 @@ impl Pipeline {
                 Trigger::Asap | Trigger::Drain => {}
             }
             let look = now.plus(LOOK);
-            let look = self.window_due(last_time, false).map_or(look, |due| look.min(due));
+            // At its end a drained program does not wait for timeouts and timers: they stay for the next start.
+            let wakes = self.wakes(last_time).filter(|_| self.config.trigger == Trigger::Asap);
+            let due = [self.window_due(last_time, false), wakes].into_iter().flatten().min();
+            let look = due.map_or(look, |due| look.min(due));
             tokio::select! {
                 () = self.wait() => {}
                 () = self.config.clock.sleep_until(look) => {}
@@ -221,5 +229,11 @@ impl Pipeline {
     fn window_due(&self, last: Option<Timestamp>, ending: bool) -> Option<Timestamp> {
         let last = last?;
         self.states.all().iter().filter_map(|state| state.due(last, ending)).min()
+    }
+
+    /// When a timeout or a timer has something to do though nothing comes.
+    fn wakes(&self, last: Option<Timestamp>) -> Option<Timestamp> {
+        let last = last?;
+        self.states.all().iter().filter_map(|state| state.wakes(last)).min()
     }
 }

@@ -24,7 +24,7 @@ use std::{
 };
 use tidemill_core::{
     Batch, BatchId, BatchReport, Board, DeadLetter, Duration, Error, Guarantee, Phase, Position, Result, Stop,
-    Timestamp,
+    Timestamp, Watermark,
 };
 
 /// How long a graceful stop goes on with batches over what was received.
@@ -71,6 +71,8 @@ pub(super) struct Progress {
     pub(super) last: Option<(BatchId, Timestamp)>,
     pub(super) positions: BTreeMap<String, Position>,
     pub(super) watermarks: BTreeMap<String, Timestamp>,
+    /// What the watermarks of streams follow from.
+    pub(super) streams: BTreeMap<String, Watermark>,
     pub(super) rate: Option<f64>,
     /// When this start had recovered: ticks before it were due while nobody ran.
     pub(super) began: Timestamp,
@@ -97,6 +99,7 @@ impl Pipeline {
             progress.last = recovered.last;
             progress.positions = recovered.positions;
             progress.watermarks = recovered.watermarks;
+            progress.streams = recovered.streams;
         }
         for output in &outputs {
             let Some(sink) = topic_sinks.get(&output.name) else { continue };
@@ -156,6 +159,19 @@ impl Pipeline {
 
     pub(crate) fn watermarks(&self) -> BTreeMap<String, Timestamp> {
         self.progress.lock().watermarks.clone()
+    }
+
+    /// The run of a batch, which goes on where the one before stopped.
+    pub(super) fn begin(&self, batch: &Batch) -> BatchRun {
+        let progress = self.progress.lock();
+        let gap = progress.last.map_or(Duration::ZERO, |(_, before)| batch.time.since(before));
+        let run = BatchRun::new(batch.clone(), progress.watermarks.clone()).with_streams(progress.streams.clone(), gap);
+        for input in &self.inputs {
+            if let Some(time) = input.event_time() {
+                run.follow(&input.name, time.spec, &input.name);
+            }
+        }
+        run
     }
 
     /// The task context of a batch: its configuration carries the run.
@@ -384,6 +400,7 @@ impl Pipeline {
             batch.advance(name, progress.positions.entry(name.clone()).or_default());
         }
         progress.watermarks = run.watermarks_after();
+        progress.streams = run.streams_after();
     }
 
     /// After a crash between the commit point and the sinks' commit: repeats the latter.

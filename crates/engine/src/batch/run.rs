@@ -51,7 +51,7 @@ pub(crate) struct Ran {
 impl Pipeline {
     /// Runs the plans over a planned batch and stages what they give.
     pub(crate) async fn run_batch(&self, batch: &Batch) -> Result<(Arc<BatchRun>, Vec<(usize, Emitted)>)> {
-        let run = Arc::new(BatchRun::new(batch.clone(), self.watermarks()));
+        let run = Arc::new(self.begin(batch));
         let task = self.task(&run);
         // All outputs but one in tasks of their own, as with partitions in `emit`. A callback may block, and a stop
         // does not wait for it: it is never that one.
@@ -105,7 +105,7 @@ impl Pipeline {
         }
         let _passing = self.keep.as_ref().map(Keep::pass_gate).transpose()?;
         if let Some(keep) = &self.keep {
-            self.persist(|| async { keep.commit(batch, &kept, &run.watermarks_after(), &staged, &dead) }).await?;
+            self.persist(|| async { keep.commit(batch, &kept, (&run.watermarks_after(), &run.streams_after()), &staged, &dead) }).await?;
         }
         for (index, emitted) in emitted {
             let output = &self.outputs[index];

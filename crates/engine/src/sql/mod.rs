@@ -33,16 +33,21 @@
 
 mod catalog;
 mod functions;
+mod keyed;
 mod late;
 mod lower;
 mod mistakes;
+mod number;
+mod panes;
 mod parse;
 mod query;
 mod shape;
+mod side;
 mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod times;
 mod topics;
 mod window;
 

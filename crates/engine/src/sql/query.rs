@@ -55,12 +55,10 @@ impl StreamingContext {
     /// # Errors
     /// When it is no SELECT, names what is not there, or needs more than its share of memory.
     pub fn sql(&self, query: &str) -> Result<Vec<RecordBatch>> {
-        let tables = self.queryable()?;
-        let query = query.to_string();
-        wait(start(move || run(query, tables))?)
+        futures::executor::block_on(self.sql_async(query))
     }
 
-    /// As [`StreamingContext::sql`], without blocking the caller's thread.
+    /// As [`StreamingContext::sql`], without blocking the caller's thread. Dropping the answer ends the query.
     ///
     /// # Errors
     /// As [`StreamingContext::sql`].
@@ -122,6 +120,14 @@ impl Shell {
     /// # Errors
     /// As [`StreamingContext::sql`].
     pub fn query(&self, query: &str) -> Result<Vec<RecordBatch>> {
+        futures::executor::block_on(self.query_async(query))
+    }
+
+    /// As [`Shell::query`], without blocking the caller's thread. Dropping the answer ends the query.
+    ///
+    /// # Errors
+    /// As [`StreamingContext::sql`].
+    pub async fn query_async(&self, query: &str) -> Result<Vec<RecordBatch>> {
         let log = self.log()?;
         let mut tables = topic_tables(log.topics())?;
         // The dead letters of the only program need no name.
@@ -131,7 +137,7 @@ impl Shell {
             tables.entry(DEAD[1..].to_string()).or_insert(only);
         }
         let query = query.to_string();
-        wait(start(move || run(query, tables))?)
+        start(move || run(query, tables))?.await.map_err(gone)?
     }
 }
 
@@ -152,18 +158,24 @@ pub(super) fn rows_table(rows: &RecordBatch) -> Result<Arc<dyn TableProvider>> {
 
 type Answer = tokio::sync::oneshot::Receiver<Result<Vec<RecordBatch>>>;
 
-/// Runs a query on a thread of its own with room to recurse.
+/// Runs a query on a thread of its own with room to recurse, for as long as someone waits for its answer.
 fn start<F: Future<Output = Result<Vec<RecordBatch>>>>(query: impl FnOnce() -> F + Send + 'static) -> Result<Answer> {
-    let (tell, answer) = tokio::sync::oneshot::channel();
+    let (mut tell, answer) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("tidemill-query".into())
-        .spawn(move || drop(tell.send(super::catalog::with_room(query))))
+        .spawn(move || {
+            let rows = super::catalog::with_room(|| async {
+                tokio::select! {
+                    biased;
+                    () = tell.closed() => Err(Error::user("nobody waits for the query")),
+                    rows = query() => rows,
+                }
+            });
+            // Nobody may be there to hear it.
+            let _unheard = tell.send(rows);
+        })
         .map_err(|e| Error::external("can't start a thread for the query").because(e))?;
     Ok(answer)
-}
-
-fn wait(answer: Answer) -> Result<Vec<RecordBatch>> {
-    futures::executor::block_on(answer).map_err(gone)?
 }
 
 fn gone(error: tokio::sync::oneshot::error::RecvError) -> Error {
