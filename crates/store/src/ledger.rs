@@ -24,7 +24,9 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tidemill_core::{Batch, BatchId, Error, OffsetRange, Position, Result, StagedPart, StreamName, Timestamp, Watermark};
+use tidemill_core::{
+    Batch, BatchId, Error, OffsetRange, Position, Result, StagedPart, StreamName, Timestamp, Watermark,
+};
 
 #[cfg(test)]
 mod tests;

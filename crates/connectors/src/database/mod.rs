@@ -20,6 +20,8 @@
 
 #[cfg(feature = "postgres")]
 mod postgres;
+#[doc(hidden)]
+pub mod probe;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod table;

@@ -21,6 +21,7 @@ use arrow_array::{
     cast::AsArray,
     types::{Float64Type, Int64Type},
 };
+use arrow_cast::{CastOptions, display::FormatOptions};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
@@ -133,7 +134,13 @@ fn declared(kind: Kind) -> &'static str {
 /// A column as SQLite takes it.
 fn converted(column: &ArrayRef, kind: Kind) -> Result<ArrayRef> {
     let cast = |column: &ArrayRef, ty: &DataType| {
-        arrow_cast::cast(column, ty).map_err(|e| Error::user("sqlite: a column can't be written").because(e))
+        // Times of one width, so that they sort as text.
+        let format = FormatOptions::new()
+            .with_timestamp_tz_format(Some("%Y-%m-%dT%H:%M:%S%.6fZ"))
+            .with_timestamp_format(Some("%Y-%m-%dT%H:%M:%S%.6f"));
+        let options = CastOptions { format_options: format, ..CastOptions::default() };
+        let cast = arrow_cast::cast_with_options(column, ty, &options);
+        cast.map_err(|e| Error::user("sqlite: a column can't be written").because(e))
     };
     let own = cast(column, &kind.arrow())?;
     match kind {
@@ -200,7 +207,8 @@ fn stage(
     let (batch, part) = (signed(batch.0)?, signed(part as u64)?);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let staged = opened.table.staged();
-    transaction.execute(&format!("DELETE FROM {staged} WHERE _tm_batch = ?1 AND _tm_part = ?2"), params![batch, part])?;
+    transaction
+        .execute(&format!("DELETE FROM {staged} WHERE _tm_batch = ?1 AND _tm_part = ?2"), params![batch, part])?;
     let marks: Vec<String> = (1..=opened.columns.len() + 3).map(|i| format!("?{i}")).collect();
     let insert = format!("INSERT INTO {staged} ({}) VALUES ({})", opened.staged_columns(), marks.join(", "));
     let mut insert = transaction.prepare(&insert)?;
@@ -317,23 +325,3 @@ impl Sink for SqliteSink {
         self.run("recover", move |connection, opened| recover(connection, opened, last_committed)).await
     }
 }
-
-/// Rows of a query, each as text, for tests.
-#[cfg(test)]
-pub(super) fn query(path: &Path, query: &str) -> Vec<String> {
-    let Ok(connection) = Connection::open(path) else { return Vec::new() };
-    let Ok(mut statement) = connection.prepare(query) else { return Vec::new() };
-    let count = statement.column_count();
-    let row = |row: &rusqlite::Row<'_>| {
-        let cells = (0..count).map(|i| match row.get_ref(i) {
-            Ok(ValueRef::Null) => "null".to_string(),
-            Ok(ValueRef::Integer(n)) => n.to_string(),
-            Ok(ValueRef::Real(x)) => x.to_string(),
-            Ok(ValueRef::Text(bytes) | ValueRef::Blob(bytes)) => String::from_utf8_lossy(bytes).into_owned(),
-            Err(e) => e.to_string(),
-        });
-        Ok(cells.collect::<Vec<_>>().join("|"))
-    };
-    statement.query_map([], row).unwrap().map(|row| row.unwrap()).collect()
-}
-

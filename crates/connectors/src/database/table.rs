@@ -142,9 +142,8 @@ impl Opened {
     }
 
     fn declared(&self, ty: impl Fn(Kind) -> &'static str) -> String {
-        let column = |c: &Column| {
-            format!("{} {}{}", quoted(&c.name), ty(c.kind), if c.nullable { "" } else { " NOT NULL" })
-        };
+        let column =
+            |c: &Column| format!("{} {}{}", quoted(&c.name), ty(c.kind), if c.nullable { "" } else { " NOT NULL" });
         self.columns.iter().map(column).collect::<Vec<_>>().join(", ")
     }
 
@@ -228,9 +227,9 @@ impl Token {
     }
 
     pub(super) fn parse(StagedPart(token): &StagedPart) -> Result<Self> {
-        let read = token.split_once(' ').and_then(|(part, time)| {
-            Some(Self { part: part.parse().ok()?, time: Timestamp(time.parse().ok()?) })
-        });
+        let read = token
+            .split_once(' ')
+            .and_then(|(part, time)| Some(Self { part: part.parse().ok()?, time: Timestamp(time.parse().ok()?) }));
         read.ok_or_else(|| Error::internal(format!("`{token}` is no staged part of a table")))
     }
 }
@@ -281,7 +280,11 @@ pub(super) fn is_ahead(table: &Table, mark: Option<Mark>, last: Option<BatchId>)
             table.name, mark.batch
         )));
     }
-    tracing::warn!(table = table.name, batch = mark.batch, "the table is ahead: {stands} Rows are written again by their key");
+    tracing::warn!(
+        table = table.name,
+        batch = mark.batch,
+        "the table is ahead: {stands} Rows are written again by their key"
+    );
     Ok(true)
 }
 

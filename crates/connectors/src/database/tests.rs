@@ -28,7 +28,9 @@ fn columns_that_no_table_holds_are_told() {
     let table = table::Table::from_options(&Options::new("s", [("table", "t"), ("key", "n, word")])).unwrap();
     table.with(&rows([]).schema()).unwrap();
     let list = DataType::List(Arc::new(arrow_schema::Field::new("item", DataType::Int64, true)));
-    for (name, ty, hint) in [("n", list, "CAST it"), ("", DataType::Int64, "can't be called"), ("m", DataType::Int64, "no column `n`")] {
+    for (name, ty, hint) in
+        [("n", list, "CAST it"), ("", DataType::Int64, "can't be called"), ("m", DataType::Int64, "no column `n`")]
+    {
         let schema = arrow_schema::Schema::new(vec![arrow_schema::Field::new(name, ty, true)]);
         let error = table.with(&schema).unwrap_err().to_string();
         assert!(error.contains(hint), "{error}");
@@ -53,7 +55,7 @@ mod sqlite_file {
     }
 
     fn seen(path: &Path) -> Vec<String> {
-        sqlite::query(path, "SELECT n, word FROM words ORDER BY n")
+        probe::sqlite(path, "SELECT n, word FROM words ORDER BY n")
     }
 
     #[tokio::test]
@@ -64,7 +66,7 @@ mod sqlite_file {
             assert_eq!(sink(&path, key).guarantee(), Guarantee::ExactlyOnce);
             check_sink(|| sink(&path, key), || seen(&path)).await;
             assert_eq!(seen(&path), ["1|word-1", "2|word-2", "3|word-3", "4|word-4", "5|word-5"]);
-            let left = sqlite::query(&path, "SELECT count(*) FROM tidemill_staged_words");
+            let left = probe::sqlite(&path, "SELECT count(*) FROM tidemill_staged_words");
             assert_eq!(left, ["0"], "nothing staged is left");
         }
     }
@@ -95,9 +97,12 @@ mod sqlite_file {
         sink.open(kinds().schema()).await.unwrap();
         let part = stage(&*sink, 1, 0, vec![kinds()]).await.unwrap();
         sink.commit(BatchId(1), &[part]).await.unwrap();
-        let rows = sqlite::query(&path, "SELECT * FROM words");
+        let rows = probe::sqlite(&path, "SELECT * FROM words");
         let times = "1970-01-01T00:00:01.500000Z";
-        assert_eq!(rows, [format!("-7|0.5|tab\there, \\ \"潮\"\nline|1|ebb|{times}|1970-01-02"), ["null"; 7].join("|")]);
+        assert_eq!(
+            rows,
+            [format!("-7|0.5|tab\there, \\ \"潮\"\nline|1|ebb|{times}|1970-01-02"), ["null"; 7].join("|")]
+        );
     }
 
     #[tokio::test]
@@ -142,5 +147,103 @@ mod sqlite_file {
         let error = sink(&path, "n").open(rows([]).schema()).await.unwrap_err();
         assert_eq!(error.blame(), tidemill_core::Blame::User, "{}", error.chain());
         assert!(error.to_string().contains("can't open table `words`"), "{error}");
+    }
+}
+
+/// Against the server that `TIDEMILL_POSTGRES` names: `ci/services up` starts one.
+/// Without it these tests are skipped, and fail if `TIDEMILL_SERVICES=required`.
+#[cfg(feature = "postgres")]
+mod postgres_server {
+    use super::*;
+
+    /// The server, with a table of its own for the test.
+    async fn server(table: &str) -> Option<String> {
+        let Ok(url) = std::env::var("TIDEMILL_POSTGRES") else {
+            let required = std::env::var("TIDEMILL_SERVICES").is_ok_and(|services| services == "required");
+            assert!(!required, "TIDEMILL_POSTGRES is not set, and TIDEMILL_SERVICES=required");
+            eprintln!("skipped: TIDEMILL_POSTGRES is not set; ci/services up starts a server");
+            return None;
+        };
+        let clean = format!("DROP TABLE IF EXISTS {table}, tidemill_staged_{table}");
+        probe::postgres(&url, &clean).await;
+        probe::postgres(&url, &format!("DELETE FROM {BATCHES} WHERE sink = '{table}'")).await;
+        Some(url)
+    }
+
+    fn sink(url: &str, table: &str, key: &str) -> Arc<dyn Sink> {
+        let options = Options::new("sink", [("url", url), ("table", table), ("key", key)]);
+        let sink = PostgresSink::from_options(&options).unwrap();
+        options.finish().unwrap();
+        Arc::new(sink)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn it_is_a_sink() {
+        for (table, key) in [("added", ""), ("upserted", "n")] {
+            let Some(url) = server(table).await else { return };
+            let select = format!("SELECT n, word FROM {table} ORDER BY n");
+            let seen = || {
+                let (url, select) = (url.clone(), select.clone());
+                tokio::task::block_in_place(|| {
+                    tokio::runtime::Handle::current().block_on(async { probe::postgres(&url, &select).await })
+                })
+            };
+            check_sink(|| sink(&url, table, key), seen).await;
+            assert_eq!(seen(), ["1|word-1", "2|word-2", "3|word-3", "4|word-4", "5|word-5"]);
+            let left = probe::postgres(&url, &format!("SELECT count(*) FROM tidemill_staged_{table}")).await;
+            assert_eq!(left, ["0"], "nothing staged is left");
+        }
+    }
+
+    #[tokio::test]
+    async fn every_kind_of_column_is_written_and_the_last_row_of_a_key_counts() {
+        let Some(url) = server("kinds").await else { return };
+        let sink = sink(&url, "kinds", "t");
+        sink.open(kinds().schema()).await.unwrap();
+        let one = kinds().slice(0, 1);
+        let part = stage(&*sink, 1, 0, vec![one.clone(), one]).await.unwrap();
+        sink.commit(BatchId(1), &[part]).await.unwrap();
+        let rows = probe::postgres(
+            &url,
+            "SELECT i, x, t, b, convert_from(raw, 'UTF8'), at AT TIME ZONE 'UTC', day FROM kinds",
+        )
+        .await;
+        assert_eq!(rows, ["-7|0.5|tab\there, \\ \"潮\"\nline|t|ebb|1970-01-01 00:00:01.5|1970-01-02"]);
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_is_made_anew_and_the_commit_happens_once() {
+        let Some(url) = server("cut").await else { return };
+        let sink = sink(&url, "cut", "");
+        sink.open(rows([]).schema()).await.unwrap();
+        sink.recover(None).await.unwrap();
+        for batch in 1..=5_u64 {
+            let number = i64::try_from(batch).unwrap();
+            let part = stage(&*sink, batch, 0, vec![rows([number])]).await.unwrap();
+            let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'tidemill' AND query LIKE '%cut%'";
+            probe::postgres(&url, cut).await;
+            // As the engine does: what is outside is tried again.
+            let mut tries = 0;
+            while let Err(error) = sink.commit(BatchId(batch), std::slice::from_ref(&part)).await {
+                assert!(error.is_retryable() && tries < 10, "{}", error.chain());
+                tries += 1;
+            }
+            sink.commit(BatchId(batch), &[part]).await.unwrap();
+        }
+        let rows = probe::postgres(&url, "SELECT n FROM cut ORDER BY n").await;
+        assert_eq!(rows, ["1", "2", "3", "4", "5"]);
+    }
+
+    #[test]
+    fn a_password_in_a_program_is_refused_and_not_told() {
+        let options = |url: &str| PostgresSink::from_options(&Options::new("sink", [("url", url), ("table", "t")]));
+        for url in ["postgres://me:hunter2@localhost/x", "host=localhost password=hunter2", "postgres://me:hunter2@[/x"]
+        {
+            let error = options(url).unwrap_err();
+            assert!(!error.chain().contains("hunter2"), "{}", error.chain());
+        }
+        let sink = options("postgres://me@db.example.org/shop").unwrap();
+        assert_eq!(sink.describe(), "postgres db.example.org/shop (table t, added to)");
+        assert!(!format!("{sink:?}").contains("password"));
     }
 }

@@ -105,7 +105,10 @@ impl Pipeline {
         }
         let _passing = self.keep.as_ref().map(Keep::pass_gate).transpose()?;
         if let Some(keep) = &self.keep {
-            self.persist(|| async { keep.commit(batch, &kept, (&run.watermarks_after(), &run.streams_after()), &staged, &dead) }).await?;
+            self.persist(|| async {
+                keep.commit(batch, &kept, (&run.watermarks_after(), &run.streams_after()), &staged, &dead)
+            })
+            .await?;
         }
         for (index, emitted) in emitted {
             let output = &self.outputs[index];

@@ -10,8 +10,8 @@ use super::{
 };
 use crate::ingest::{DeadShare, REPLAYED, Replays};
 use arrow_array::{
-    Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray, UInt64Array, cast::AsArray,
-    types::TimestampMicrosecondType,
+    Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray, UInt64Array,
+    cast::AsArray, types::TimestampMicrosecondType,
 };
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -185,8 +185,7 @@ impl SourceExec {
 
     /// The same leaf, whose rows name their partition; only for readers that pass no rows on.
     pub(crate) fn tagged(&self) -> Arc<dyn ExecutionPlan> {
-        let (input, projection, schema) =
-            (Arc::clone(&self.input), self.projection.clone(), Arc::clone(&self.schema));
+        let (input, projection, schema) = (Arc::clone(&self.input), self.projection.clone(), Arc::clone(&self.schema));
         Self { input, projection, schema, partitions: self.partitions, tags: true }.node()
     }
 
@@ -237,16 +236,14 @@ impl Kernel for SourceExec {
             total: 0,
         };
         let (input, tags) = (Arc::clone(&self.input), self.tags);
-        let rows = stream::iter(ranges)
-            .flat_map(move |range| input.read(range, &columns))
-            .map(move |item| {
-                let rows = item.and_then(|(range, chunk)| {
-                    let rows = reader.rows(&range, &chunk)?;
-                    reader.observe(&range, &rows)?;
-                    if tags { tag(&reader.input.time_partition(&range), &rows) } else { Ok(rows) }
-                });
-                rows.map_err(external)
+        let rows = stream::iter(ranges).flat_map(move |range| input.read(range, &columns)).map(move |item| {
+            let rows = item.and_then(|(range, chunk)| {
+                let rows = reader.rows(&range, &chunk)?;
+                reader.observe(&range, &rows)?;
+                if tags { tag(&reader.input.time_partition(&range), &rows) } else { Ok(rows) }
             });
+            rows.map_err(external)
+        });
         Ok(rows_from(Arc::clone(&self.schema), rows))
     }
 }

@@ -440,7 +440,8 @@ impl Catalog {
         let name = format!("insert-{target}");
         let state = self.state(context, meta)?;
         let logical = self.logical(&state, query).await?;
-        let Planned { mut select, inputs, .. } = lower::plan(&state, logical, &name, false, &ViewOptions::default()).await.map_err(of_df)?;
+        let Planned { mut select, inputs, .. } =
+            lower::plan(&state, logical, &name, false, &ViewOptions::default()).await.map_err(of_df)?;
         select.whole = inputs.iter().map(|n| n.name.clone()).filter(|n| self.whole.contains(n)).collect();
         unique_names(&crate::plan::Operator::schema(&select))?;
         context.declare.claim("output", &name)?;

@@ -27,7 +27,8 @@ use crate::{
     state::{StateOperator, Version},
 };
 use arrow_array::{
-    Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray, cast::AsArray,
+    Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    cast::AsArray,
     types::{Int64Type, TimestampMicrosecondType},
 };
 use arrow_schema::{DataType, SchemaRef};

@@ -63,8 +63,7 @@ impl Late {
             } else {
                 self.reason(Timestamp(times.value(row)), latest, before, run.batch.time)
             };
-            let (partition, offset) =
-                place_of(rows, &self.place, row).unwrap_or_else(|| (PartitionId::new(""), 0));
+            let (partition, offset) = place_of(rows, &self.place, row).unwrap_or_else(|| (PartitionId::new(""), 0));
             let (stream, batch) = (self.stream.clone(), Some(run.batch.id));
             DeadLetter { stream, partition, offset: Offset(offset), batch, reason, raw }
         });

@@ -14,8 +14,8 @@
 //! not asked for, since a batch is small.
 
 use super::{
-    shape::{StateNode, arrange, check_depth},
     panes::{KEY, WindowNode, pane_column},
+    shape::{StateNode, arrange, check_depth},
     side::LateNode,
     state::{AggregateKernel, FedLeaf, Layout, Role, WindowState},
     tables::{Leaf, kernel_of},
@@ -35,8 +35,8 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     execution::SessionState,
-    logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     functions_aggregate::min_max::{max_udaf, min_udaf},
+    logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     physical_expr::{
         aggregate::{AggregateExprBuilder, LoweredAggregateBuilder},
         expressions::Column,
@@ -169,7 +169,7 @@ fn plain(schema: &SchemaRef) -> SchemaRef {
         .iter()
         .map(|field| {
             let mut metadata = field.metadata().clone();
-                metadata.remove(PANE);
+            metadata.remove(PANE);
             metadata.remove(KEY);
             Arc::new(field.as_ref().clone().with_metadata(metadata))
         })

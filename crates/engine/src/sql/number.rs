@@ -155,7 +155,8 @@ impl StateOperator for Numbers {
             for rows in &version.rows {
                 let count = rows.num_columns().saturating_sub(1);
                 let counts = rows.columns().get(count).and_then(|column| column.as_primitive_opt::<Int64Type>());
-                let counts = counts.ok_or_else(|| Error::user(format!("the state of `{}` has no counts", self.name)))?;
+                let counts =
+                    counts.ok_or_else(|| Error::user(format!("the state of `{}` has no counts", self.name)))?;
                 self.keys
                     .each(&rows.columns()[..count], rows.num_rows(), |row, key| {
                         inner.counts.insert(key.into(), counts.value(row));
@@ -209,7 +210,8 @@ impl Kernel for NumberKernel {
                 .iter()
                 .zip(all)
                 .map(|(rows, numbers)| {
-                    let panes = Int64Array::from_iter_values(numbers.values().iter().map(|n| spec.pane_of(Timestamp(*n)).0));
+                    let panes =
+                        Int64Array::from_iter_values(numbers.values().iter().map(|n| spec.pane_of(Timestamp(*n)).0));
                     let mut columns = rows.columns().to_vec();
                     columns.extend([Arc::new(panes) as ArrayRef, Arc::new(numbers)]);
                     RecordBatch::try_new(Arc::clone(&schema), columns)

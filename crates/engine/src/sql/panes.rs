@@ -143,7 +143,8 @@ impl WindowNode {
         options: &ViewOptions,
     ) -> DfResult<(Arc<dyn ExecutionPlan>, Option<Arc<dyn StateOperator>>)> {
         let below = self.input.schema();
-        let places = |columns: &[Column]| columns.iter().map(|c| below.index_of_column(c)).collect::<DfResult<Vec<_>>>();
+        let places =
+            |columns: &[Column]| columns.iter().map(|c| below.index_of_column(c)).collect::<DfResult<Vec<_>>>();
         let keys = places(&self.keys)?;
         let time = self.time.as_ref().map(|time| below.index_of_column(time)).transpose()?;
         let kind = match time.map(|time| input.schema().field(time).data_type().clone()) {
@@ -328,7 +329,11 @@ pub(super) fn times_of(rows: &RecordBatch, time: usize, kind: &DataType) -> DfRe
 pub(super) type Timed = (RecordBatch, TimestampMicrosecondArray);
 
 /// The rows that a mask keeps, and the others.
-pub(super) fn parted(rows: &RecordBatch, times: &TimestampMicrosecondArray, mask: &BooleanArray) -> DfResult<[Timed; 2]> {
+pub(super) fn parted(
+    rows: &RecordBatch,
+    times: &TimestampMicrosecondArray,
+    mask: &BooleanArray,
+) -> DfResult<[Timed; 2]> {
     let of = |mask: &BooleanArray| {
         let rows = arrow_select::filter::filter_record_batch(rows, mask)?;
         let times = arrow_select::filter::filter(times, mask)?;

@@ -7,8 +7,8 @@
 //! aggregate over streams, and all it reads of streams is below that.
 
 use super::{
-    tables::{NodeTable, StreamTable},
     panes::{KEY, WindowNode, pane_column},
+    tables::{NodeTable, StreamTable},
 };
 use datafusion::{
     common::{

@@ -49,7 +49,9 @@ impl LateNode {
             return plan_err!("option `late`: the view has no window, so nothing comes too late for it");
         };
         let Some(time) = window.time.clone() else {
-            return plan_err!("option `late`: a window by number of rows knows no time, so nothing comes too late for it");
+            return plan_err!(
+                "option `late`: a window by number of rows knows no time, so nothing comes too late for it"
+            );
         };
         // Where a row lay is not one of the table's columns.
         let shown: Vec<Expr> = window

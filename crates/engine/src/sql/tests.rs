@@ -4,8 +4,8 @@ mod beside;
 mod decoding;
 mod event_time;
 mod late;
-mod modes;
 mod mistakes;
+mod modes;
 
 use super::catalog;
 use crate::testing::SqlProgram;

@@ -192,7 +192,9 @@ impl Call<'_> {
         let time = named(time).ok_or_else(wrong)?;
         let (kind, keys) = match (self.function, spans) {
             ("TUMBLE", [size]) => (WindowSpec::tumble(micros(size)?).map(WindowKind::Time), Vec::new()),
-            ("HOP", [slide, size]) => (WindowSpec::hop(micros(size)?, micros(slide)?).map(WindowKind::Time), Vec::new()),
+            ("HOP", [slide, size]) => {
+                (WindowSpec::hop(micros(size)?, micros(slide)?).map(WindowKind::Time), Vec::new())
+            }
             ("SESSION", [gap]) => (WindowKind::session(micros(gap)?), Vec::new()),
             ("SESSION", [gap, keys]) => (WindowKind::session(micros(gap)?), columns_of(keys).ok_or_else(wrong)?),
             _ => return Err(wrong()),

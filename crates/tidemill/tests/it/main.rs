@@ -4,6 +4,8 @@
 
 mod backup;
 mod bad;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod databases;
 mod demo;
 mod ends;
 mod golden;

@@ -67,7 +67,8 @@ fn one_record_dated_years_ahead_makes_no_other_late() {
 
 #[test]
 fn a_late_row_within_what_is_allowed_corrects_its_window() {
-    let entries: &[&[&[(i64, i64)]]] = &[&[&[(1, 1), (12, 1)]], &[&[(2, 5)]], &[&[(17, 1)]], &[&[(3, 1)]], &[&[(40, 1)]]];
+    let entries: &[&[&[(i64, i64)]]] =
+        &[&[&[(1, 1), (12, 1)]], &[&[(2, 5)]], &[&[(17, 1)]], &[&[(3, 1)]], &[&[(40, 1)]]];
     for (stream, view) in [(", allowed_lateness = '5s'", ""), ("", "WITH (allowed_lateness = '5s')")] {
         let program = start(entries, stream, view, SUMS);
         let given: Vec<_> = (0..5).map(|_| next(&program)).collect();
@@ -126,10 +127,8 @@ fn a_session_is_corrected_and_joined() {
 
 #[test]
 fn sessions_may_be_of_fewer_columns_than_the_groups() {
-    let entries = vec![
-        vec![rows(&[(1, "a", Some(1)), (4, "b", Some(2)), (20, "a", Some(1))])],
-        vec![rows(&[(100, "z", None)])],
-    ];
+    let entries =
+        vec![vec![rows(&[(1, "a", Some(1)), (4, "b", Some(2)), (20, "a", Some(1))])], vec![rows(&[(100, "z", None)])]];
     let program = program(
         2,
         entries,
