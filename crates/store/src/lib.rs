@@ -5,6 +5,7 @@
 //! - [`log`]: topics of rows by offset; what can't be replayed enters here.
 //! - [`ledger`]: which batches were planned and which are committed.
 //! - [`state`]: the versioned rows of an operator.
+//! - [`rewind`] and [`fork`]: a program as it was after an earlier batch, in its place or in another.
 //!
 //! ```
 //! use arrow_array::{RecordBatch, StringArray};
@@ -30,16 +31,18 @@
 mod dir;
 pub mod disk;
 mod fault;
+pub mod fork;
 mod frame;
 mod ipc;
 pub mod ledger;
 pub mod log;
+pub mod rewind;
 mod staged;
 pub mod state;
 
 pub use dir::DataDir;
 pub use disk::{Disk, RealDisk, SimDisk, atomic_write};
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Past};
 pub use log::{Log, Topic, TopicConfig};
 pub use staged::StagedFiles;
 pub use state::StateFiles;

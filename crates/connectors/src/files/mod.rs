@@ -9,6 +9,7 @@ mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
+mod undo;
 
 pub use sink::{FileFormat, FilesSink};
 pub use source::{Complete, FilesSource};

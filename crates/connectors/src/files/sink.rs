@@ -10,6 +10,9 @@
 //! commit  <path>/batch-000000000007-part-00000.json    renamed, directory synced
 //! ```
 //!
+//! A program that is rewound has the files of the batches that it undoes moved
+//! to `.undone/<to>-<upto>/`.
+//!
 //! Invariant: a file in `path` without a leading dot is whole and belongs to a
 //! committed batch. A commit may be repeated; a quiet batch makes no file. The
 //! `files` source passes over names with a dot, so the output can be read as it
@@ -17,6 +20,7 @@
 //!
 //! In a `text` file, a line end within a value stays one; `json` escapes it.
 
+use super::undo;
 use arrow_array::{RecordBatch, cast::AsArray};
 use arrow_json::writer::{LineDelimited, WriterBuilder};
 use arrow_schema::{DataType, SchemaRef};
@@ -232,7 +236,17 @@ impl Sink for FilesSink {
         blocking(move || disk.sync_dir(&path)).await?.map_err(|e| self.failed("sync", &self.path, e))
     }
 
-    async fn recover(&self, _last_committed: Option<BatchId>) -> Result<()> {
+    fn undoes(&self) -> Option<String> {
+        Some(format!("its files are moved aside, to {}", self.path.join(undo::ASIDE).display()))
+    }
+
+    async fn undo(&self, to: BatchId, upto: BatchId) -> Result<()> {
+        let (disk, path) = (Arc::clone(&self.disk), self.path.clone());
+        blocking(move || undo::move_aside(&*disk, &path, to, upto)).await?
+    }
+
+    async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {
+        undo::refuse_unknown(&*self.disk, &self.path, last_committed)?;
         // What was committed has been renamed, so all that is left here was not.
         let names = self.disk.list(&self.path).map_err(|e| self.failed("list", &self.path, e))?;
         for name in names.iter().filter(|name| name.starts_with(".batch-")) {

@@ -5,6 +5,7 @@
 
 use super::{Keep, RateControl, Trigger, clock::Tick, rate::Pid, retain::Retaining, run::Ran};
 use crate::{
+    change::{Changes, Rebuilt, describe, reach, refuse},
     config::Config,
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
@@ -19,12 +20,13 @@ use datafusion::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 use tidemill_core::{
     Batch, BatchId, BatchReport, Board, Duration, Error, Guarantee, Phase, Position, Result, Stop, Timestamp,
 };
+use tidemill_store::ledger::ProgramEntry;
 
 /// How long a graceful stop goes on with batches over what was received.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -75,7 +77,12 @@ pub(super) struct Progress {
 
 impl Pipeline {
     /// Recovers and plans a program. Called within its runtime.
-    pub(crate) fn open(config: &Config, declare: &Declare, board: Arc<Board>) -> Result<Arc<Self>> {
+    pub(crate) fn open(
+        config: &Config,
+        declare: &Declare,
+        board: Arc<Board>,
+        text: Option<String>,
+    ) -> Result<Arc<Self>> {
         board.update_program(|program| {
             program.name.clone_from(&config.name);
             program.started = config.clock.now();
@@ -86,14 +93,19 @@ impl Pipeline {
             return Err(Error::user("the program has no output: add a view, a sink, print or foreach_batch"));
         }
         let states = StateRegistry::default();
-        let outputs = lower(config, &states, outputs)?;
+        let declared = outputs;
+        let outputs = lower(config, &states, declared.clone())?;
         let keep = config.data_dir.as_ref().map(|path| Keep::open(path, config)).transpose()?;
-        let mut progress = Progress::default();
-        if let Some(keep) = &keep {
-            let recovered = keep.recover(&states)?;
-            progress.last = recovered.last;
-            progress.positions = recovered.positions;
-            progress.watermarks = recovered.watermarks;
+        let program = describe(&states, &outputs, &declared, text)?;
+        let changes = match (&keep, &config.data_dir) {
+            (Some(keep), Some(data)) => {
+                let reach = reach(&*config.disk, data, &config.name, &inputs)?;
+                Some(keep.compare(&program, &outputs, &config.asked, &reach)?)
+            }
+            _ => None,
+        };
+        if let Some(changes) = changes.as_ref().filter(|changes| !changes.are_free() && !config.asked.accept) {
+            return Err(refuse(changes));
         }
         for output in &outputs {
             let Some(sink) = topic_sinks.get(&output.name) else { continue };
@@ -110,13 +122,28 @@ impl Pipeline {
             topic_inputs.iter().try_for_each(|input| input.open(keep))?;
             keep.forget_other_streams()?;
         }
+        let this = Arc::new(Self::assembled(config, board, (inputs, outputs, states), keep, intakes));
+        if let Some(changes) = changes {
+            this.take_over(&changes, program, &declared)?;
+        }
+        this.progress.lock().began = config.clock.now();
+        Ok(this)
+    }
+
+    /// The parts put together, as nothing has run.
+    pub(crate) fn assembled(
+        config: &Config,
+        board: Arc<Board>,
+        (inputs, outputs, states): (Vec<Arc<StreamInput>>, Vec<OutputPlan>, StateRegistry),
+        keep: Option<Keep>,
+        intakes: Option<Intakes>,
+    ) -> Self {
         let early = outputs.iter().any(|output| match &output.kind {
             OutputKind::Call(_) => true,
             OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
             OutputKind::View { .. } | OutputKind::Kept(_) => false,
         });
-        progress.began = config.clock.now();
-        Ok(Arc::new(Self {
+        Self {
             outputs,
             early,
             inputs,
@@ -126,10 +153,35 @@ impl Pipeline {
             config: config.clone(),
             session: SessionConfig::new().with_target_partitions(config.partitions),
             runtime: Arc::default(),
-            progress: Mutex::new(progress),
+            progress: Mutex::default(),
             intakes: Mutex::new(intakes),
             retaining: Mutex::default(),
-        }))
+        }
+    }
+
+    /// Lets the program take over what is kept, and gives the states their rows.
+    fn take_over(&self, changes: &Changes, program: ProgramEntry, declared: &[Output]) -> Result<()> {
+        let Some(keep) = &self.keep else { return Ok(()) };
+        let rebuilt = if changes.rebuilt().next().is_some() {
+            let reads = |output: &Output| {
+                let (mut seen, mut reads) = (HashSet::new(), false);
+                output.node.walk(&mut seen, &mut |node| reads |= changes.rebuilt().any(|c| c.name == node.name));
+                reads
+            };
+            let chosen: Vec<bool> = declared.iter().map(reads).collect();
+            let runtime = tokio::runtime::Handle::current();
+            tokio::task::block_in_place(|| runtime.block_on(self.rebuild(keep, changes, &chosen)))?
+        } else {
+            Rebuilt::default()
+        };
+        keep.apply(changes, program, &self.states, rebuilt)?;
+        keep.restore(&self.states)?;
+        let past = keep.past();
+        let mut progress = self.progress.lock();
+        progress.last = past.last().map(|last| (last.batch, last.time));
+        progress.watermarks = past.last().map(|last| last.watermarks.clone()).unwrap_or_default();
+        progress.positions = past.positions();
+        Ok(())
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -366,9 +418,16 @@ impl Pipeline {
     /// After a crash between the commit point and the sinks' commit: repeats the latter.
     async fn repeat_last_commit(&self) -> Result<()> {
         let last = self.keep.as_ref().and_then(Keep::last);
+        let past = self.keep.as_ref().map(Keep::past);
+        let pending = past.as_ref().is_some_and(|past| !past.undone().is_empty());
+        // What a copy has undone, the first program has shown, and still shows.
+        let undone = past.filter(|past| !past.is_forked()).map(|past| past.undone().to_vec()).unwrap_or_default();
         for output in &self.outputs {
             if let OutputKind::Sink(sink) = &output.kind {
                 self.persist(|| sink.open(output.plan.schema())).await?;
+                for undone in &undone {
+                    self.persist(|| sink.undo(undone.to, undone.upto)).await?;
+                }
                 if let Some((id, staged)) = &last
                     && let Some(parts) = staged.get(&output.name)
                 {
@@ -376,6 +435,9 @@ impl Pipeline {
                 }
                 self.persist(|| sink.recover(last.as_ref().map(|(id, _)| *id))).await?;
             }
+        }
+        if let (Some(keep), true) = (&self.keep, pending) {
+            self.persist(|| async { keep.taken_back() }).await?;
         }
         Ok(())
     }

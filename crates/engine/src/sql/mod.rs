@@ -29,7 +29,7 @@
 //! Where things are: [`parse`] reads statements, [`catalog`] declares what they
 //! name, [`shape`] says which queries mean something, [`lower`] plans them,
 //! [`mistakes`] words errors, [`window`] assigns panes, [`late`] sets late rows aside, [`state`] keeps aggregates, [`functions`] has the
-//! functions for social text, [`query`] answers questions beside the program.
+//! functions for social text, [`query`] answers questions beside the program, [`past`] those about state.
 
 mod catalog;
 mod functions;
@@ -37,6 +37,7 @@ mod late;
 mod lower;
 mod mistakes;
 mod parse;
+mod past;
 mod query;
 mod shape;
 mod state;

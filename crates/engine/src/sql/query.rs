@@ -1,7 +1,8 @@
 //! Queries beside a running program, and over a data directory that none runs on.
 //!
-//! A query sees the views as they are shown now, the static tables, and the
-//! topics of the log with `_offset`, `_partition` and `_timestamp`. It can only
+//! A query sees the views as they are shown now, the static tables, the states
+//! as of a batch ([`super::past`]), and the topics of the log with `_offset`,
+//! `_partition` and `_timestamp`. It can only
 //! SELECT, has a bounded share of memory, and writes nothing to disk.
 //!
 //! Invariant: a query takes no lock that a batch needs for longer than a copy of
@@ -11,12 +12,13 @@ use super::{
     catalog::{config, session},
     mistakes::{self, of_df},
     parse::{self, Kind},
+    past::{STATE, StateTables},
     topics::TopicTable,
 };
 use crate::StreamingContext;
 use arrow_array::RecordBatch;
 use datafusion::{
-    catalog::TableProvider,
+    catalog::{MemorySchemaProvider, TableProvider},
     common::TableReference,
     datasource::MemTable,
     execution::{
@@ -33,7 +35,7 @@ use std::{
 };
 use tidemill_core::{Error, Result, nearest};
 use tidemill_store::{
-    DataDir,
+    DataDir, Past,
     log::{Log, Topic},
 };
 
@@ -44,15 +46,16 @@ const MEMORY: usize = 256 << 20;
 type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
 
 impl StreamingContext {
-    /// Rows of a SELECT over the views as they are shown now, the static tables
-    /// and the topics of the log.
+    /// Rows of a SELECT over the views as they are shown now, the static tables,
+    /// the topics of the log, and the states: `state.top` after the last committed
+    /// batch, `state."top@17"` after batch 17 while that is kept.
     ///
     /// # Errors
     /// When it is no SELECT, names what is not there, or needs more than its share of memory.
     pub fn sql(&self, query: &str) -> Result<Vec<RecordBatch>> {
-        let tables = self.queryable()?;
+        let (tables, states) = (self.queryable()?, self.states());
         let query = query.to_string();
-        wait(start(move || run(query, tables))?)
+        wait(start(move || run(query, tables, states))?)
     }
 
     /// As [`StreamingContext::sql`], without blocking the caller's thread.
@@ -60,9 +63,17 @@ impl StreamingContext {
     /// # Errors
     /// As [`StreamingContext::sql`].
     pub async fn sql_async(&self, query: &str) -> Result<Vec<RecordBatch>> {
-        let tables = self.queryable()?;
+        let (tables, states) = (self.queryable()?, self.states());
         let query = query.to_string();
-        start(move || run(query, tables))?.await.map_err(gone)?
+        start(move || run(query, tables, states))?.await.map_err(gone)?
+    }
+
+    /// The program's own states, when it keeps any.
+    fn states(&self) -> Option<StateTables> {
+        let data = self.config.data_dir.as_ref()?;
+        let mut states = StateTables::new(Arc::clone(&self.config.disk));
+        states.add(data, self.name(), self.operators());
+        Some(states)
     }
 
     fn queryable(&self) -> Result<Tables> {
@@ -80,6 +91,7 @@ impl StreamingContext {
 #[derive(Debug)]
 pub struct Shell {
     log: Log,
+    states: StateTables,
     _dir: DataDir,
 }
 
@@ -95,7 +107,43 @@ impl Shell {
         }
         let dir = DataDir::open(path)?;
         let log = Log::open(dir.disk(), &dir.join("log"), Arc::new(crate::SystemClock))?;
-        Ok(Self { log, _dir: dir })
+        let mut states = StateTables::new(dir.disk());
+        for name in tidemill_store::rewind::programs(&*dir.disk(), path)? {
+            states.add(path, &name, Vec::new());
+        }
+        Ok(Self { log, states, _dir: dir })
+    }
+
+    /// As [`Shell::open`], and shows the states of SQL programs as they would:
+    /// `declare` makes, of a program's name and text, a context that is only to
+    /// be looked at. A program that it can't make shows its rows as they are kept.
+    ///
+    /// # Errors
+    /// As [`Shell::open`].
+    pub fn open_with(path: impl AsRef<Path>, declare: impl Fn(&str, &str) -> Result<StreamingContext>) -> Result<Self> {
+        let path = path.as_ref();
+        let mut shell = Self::open(path)?;
+        let disk = shell._dir.disk();
+        shell.states = StateTables::new(Arc::clone(&disk));
+        for name in tidemill_store::rewind::programs(&*disk, path)? {
+            let past = Past::read(&*disk, &path.join("programs").join(&name).join("ledger"))?;
+            let text = past.and_then(|past| past.program().text);
+            let operators = text.map(|text| declare(&name, &text).and_then(|context| context.state_operators()));
+            let operators = operators.transpose().unwrap_or_else(|error| {
+                tracing::debug!(program = name, error = error.chain(), "its states are shown as they are kept");
+                None
+            });
+            shell.states.add(path, &name, operators.unwrap_or_default());
+        }
+        Ok(shell)
+    }
+
+    /// The states, as `state.<name>` names them.
+    ///
+    /// # Errors
+    /// When a ledger can't be read.
+    pub fn states(&self) -> Result<Vec<String>> {
+        self.states.names()
     }
 
     /// The topics, by name.
@@ -108,9 +156,9 @@ impl Shell {
     /// # Errors
     /// As [`StreamingContext::sql`].
     pub fn query(&self, query: &str) -> Result<Vec<RecordBatch>> {
-        let tables = topic_tables(self.log.topics())?;
+        let (tables, states) = (topic_tables(self.log.topics())?, Some(self.states.clone()));
         let query = query.to_string();
-        wait(start(move || run(query, tables))?)
+        wait(start(move || run(query, tables, states))?)
     }
 }
 
@@ -149,7 +197,7 @@ fn gone(error: tokio::sync::oneshot::error::RecvError) -> Error {
     Error::internal("a query ended without an answer").because(error)
 }
 
-async fn run(query: String, tables: Tables) -> Result<Vec<RecordBatch>> {
+async fn run(query: String, tables: Tables, states: Option<StateTables>) -> Result<Vec<RecordBatch>> {
     let mut mixed: BTreeSet<String> = tables
         .values()
         .flat_map(|table| table.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>())
@@ -177,6 +225,26 @@ async fn run(query: String, tables: Tables) -> Result<Vec<RecordBatch>> {
     let state = session.state();
     let statement = DfStatement::Statement(Box::new(AstStatement::Query(select)));
     for reference in state.resolve_table_references(&statement).map_err(of_df)? {
+        if reference.schema() == Some(STATE) {
+            let told = |error: Error| {
+                let (at, text) = mistakes::placed(error.chain(), &words, at);
+                Error::user(format!("{at}: {text}"))
+            };
+            let Some(states) = &states else {
+                return Err(told(Error::user("a program without a data directory keeps no state that could be asked")));
+            };
+            let catalog =
+                session.catalog("datafusion").ok_or_else(|| Error::internal("a session without a catalog"))?;
+            if catalog.schema(STATE).is_none() {
+                catalog.register_schema(STATE, Arc::new(MemorySchemaProvider::new())).map_err(of_df)?;
+            }
+            if !session.table_exist(reference.clone()).map_err(of_df)? {
+                session
+                    .register_table(reference.clone(), states.table(reference.table()).map_err(told)?)
+                    .map_err(of_df)?;
+            }
+            continue;
+        }
         if !session.table_exist(reference.clone()).map_err(of_df)? {
             let names: Vec<&str> = tables.keys().map(String::as_str).collect();
             let hint = match nearest(reference.table(), &names) {

@@ -24,7 +24,7 @@ use arrow_schema::SchemaRef;
 use datafusion::common::Result as DfResult;
 use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::Mutex;
-use std::fmt;
+use std::{fmt, sync::Arc};
 use tidemill_core::{BatchId, Error, Result};
 
 const NONE: u32 = u32::MAX;
@@ -341,5 +341,9 @@ impl<K: Key, S: Record> StateOperator for KeyedState<K, S> {
 
     fn rows(&self) -> usize {
         self.parts.iter().map(|part| part.lock().len()).sum()
+    }
+
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        Some(Arc::new(Self::new(self.name.clone(), self.kind, 1)))
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: a command only reads arguments, puts parts together through
 //! [`tidemill::assemble`] or the store, and prints. Called by `main`.
 
+mod change;
 mod check;
 mod consume;
 mod data;
@@ -11,6 +12,8 @@ mod plan;
 mod produce;
 mod program;
 mod replay;
+mod replay_batch;
+mod rewind;
 mod run;
 mod sql;
 mod status;
@@ -41,6 +44,8 @@ Examples:
   tidemill check program.sql          is this program right?
   tidemill run program.sql            run it; Ctrl-C stops and keeps
   tidemill sql                        ask the history
+  tidemill plan program.sql           what becomes of its state, now that it has changed?
+  tidemill rewind --to 20m            go back, and run it again from there
 
 `tidemill COMMAND --help` explains a command and shows examples."
 )]
@@ -66,6 +71,8 @@ pub(crate) enum Command {
     Produce(produce::Produce),
     Consume(consume::Consume),
     Replay(replay::ReplayCommand),
+    ReplayBatch(replay_batch::ReplayBatch),
+    Rewind(rewind::Rewind),
     Status(status::Status),
 }
 
@@ -82,6 +89,8 @@ impl Command {
             Self::Produce(command) => command.run(),
             Self::Consume(command) => command.run(),
             Self::Replay(command) => command.run(),
+            Self::ReplayBatch(command) => command.run(),
+            Self::Rewind(command) => command.run(),
             Self::Status(command) => command.run(),
         }
     }

@@ -25,6 +25,8 @@ Examples:
   tidemill sql --data tidemill-data/demo
   tidemill sql --data tidemill-data/demo -e 'SELECT count(*) FROM posts'
   tidemill sql --program top.sql               runs the program; ask its views, as in SELECT * FROM top;
+  tidemill sql --data d -e 'SELECT * FROM state.top'            the state of top after the last batch
+  tidemill sql --data d -e 'SELECT * FROM state.\"top@17\"'       after batch 17, while that is kept
 
 At the prompt a query ends with `;`. \\d lists what can be asked, \\d NAME its columns, \\q leaves.
 A topic is a table with the columns _partition, _offset and _timestamp besides its own.")]
@@ -68,6 +70,9 @@ impl Answers {
                 for topic in shell.topics() {
                     text.push_str(&format!("topic {}\n", topic.name()));
                 }
+                for state in shell.states()? {
+                    text.push_str(&format!("state {state}\n"));
+                }
             }
             Self::Program(context) => {
                 for view in context.board().view_names() {
@@ -96,7 +101,11 @@ impl Sql {
     pub(crate) fn run(self) -> Result<()> {
         let answers = match &self.program {
             Some(path) => Answers::Program(Box::new(self.start(path)?)),
-            None => Answers::History(Shell::open(&self.data.path)?),
+            None => Answers::History(Shell::open_with(&self.data.path, |name, text| {
+                let context = tidemill::context(name).data_dir(&self.data.path).check_only().build();
+                context.declare_sql(text)?;
+                Ok(context)
+            })?),
         };
         let done = match &self.query {
             Some(query) => statements(query).iter().try_for_each(|query| answers.query(query)),
