@@ -27,7 +27,7 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{Batch, BatchId, DeadLetter, Error, Result, Timestamp};
-use tidemill_store::Past;
+use tidemill_store::{Past, ledger::ProgramEntry};
 
 /// A batch that was run again, to be looked at.
 #[derive(Debug, Clone)]
@@ -128,7 +128,7 @@ impl Pipeline {
         let Some(keep) = &this.keep else { return Err(Error::internal("a replay without a directory")) };
         let mut notes = BTreeMap::new();
         for operator in this.states.all() {
-            notes.insert(operator.name().to_string(), restore(keep, &past, &operator, before)?);
+            notes.insert(operator.name().to_string(), restore(keep, &past.program_at(id), &operator, before)?);
         }
         let shown = |operator: &Arc<dyn StateOperator>| operator.shown();
         let states_before = this.states.all().iter().map(shown).collect::<Result<Vec<_>>>()?;
@@ -230,12 +230,16 @@ impl Pipeline {
 }
 
 /// Gives an operator the state that it had after `version`, under its columns of now.
-fn restore(keep: &Keep, past: &Past, operator: &Arc<dyn StateOperator>, version: BatchId) -> Result<Option<String>> {
+fn restore(
+    keep: &Keep,
+    program: &ProgramEntry,
+    operator: &Arc<dyn StateOperator>,
+    version: BatchId,
+) -> Result<Option<String>> {
     operator.restore(&[])?;
     if version.0 == 0 {
         return Ok(None);
     }
-    let program = past.program_at(version);
     let Some(entry) = program.operators.iter().find(|entry| entry.name == operator.name()) else {
         return Ok(Some("it had no state then, and begins empty".to_string()));
     };

@@ -133,11 +133,12 @@ fn check_asked(before: &ProgramEntry, now: &ProgramEntry, asked: &Asked) -> Resu
     }
     for (from, to) in &asked.rename {
         known("nothing can be renamed: the program has no operator with state named", to, &names(now))?;
-        if !names(now).contains(from) && before.operators.iter().any(|old| old.name == *to) {
+        let had = |name: &String| before.operators.iter().any(|old| old.name == *name);
+        if had(from) && had(to) {
             return Err(Error::user(format!("`{from}` can't be renamed to `{to}`, which has kept state of its own")));
         }
         // A rename that has been done already is fine: the same command may be given again.
-        if !before.operators.iter().any(|old| old.name == *to) {
+        if !had(to) {
             known("no state is kept under", from, &names(before))?;
         }
     }

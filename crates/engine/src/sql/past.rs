@@ -84,15 +84,16 @@ impl StateTables {
         let mut names = Vec::new();
         for of in self.programs.iter().filter(|of| program.is_none_or(|program| program == of.name)) {
             let Some(past) = Past::read(&*self.disk, &of.root.join("ledger"))? else { continue };
-            let version = match version {
-                None => past.version(),
-                Some(version) if past.recent().any(|batch| batch.id == version) => version,
+            let (version, program) = match version {
+                // A change since the last batch has taken its state over already.
+                None => (past.version(), past.program()),
+                Some(version) if past.recent().any(|batch| batch.id == version) => (version, past.program_at(version)),
                 Some(version) => {
                     names.push(format!("{operator}, but not of batch {version}: kept are {}", kept(&past)));
                     continue;
                 }
             };
-            let entries = past.program_at(version).operators;
+            let entries = program.operators;
             names.extend(entries.iter().map(|entry| entry.name.clone()));
             found.extend(entries.into_iter().filter(|entry| entry.name == operator).map(|entry| (of, entry, version)));
         }
