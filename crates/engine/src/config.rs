@@ -7,6 +7,7 @@ use crate::{
     batch::{RateControl, Trigger},
     change::Asked,
     context::StreamingContext,
+    ingest::DeadShare,
 };
 use std::{path::PathBuf, sync::Arc};
 use tidemill_core::{Clock, Duration, Error, Registry};
@@ -33,6 +34,8 @@ pub(crate) struct Config {
     pub(crate) versions: Versions,
     /// What a start may do with a changed program.
     pub(crate) asked: Asked,
+    /// What share of records may be refused, of streams that say nothing themselves.
+    pub(crate) dead_share: Option<DeadShare>,
     pub(crate) disk: Arc<dyn tidemill_store::disk::Disk>,
     /// Whether the program is only looked at, never started.
     pub(crate) check: bool,
@@ -83,6 +86,7 @@ impl ContextBuilder {
                 dead_retention: Retention { max_age: None, max_bytes: Some(256 << 20) },
                 versions: Versions::default(),
                 asked: Asked::default(),
+                dead_share: None,
                 disk: Arc::new(tidemill_store::disk::RealDisk),
                 check: false,
             },
@@ -213,6 +217,15 @@ impl ContextBuilder {
     #[must_use]
     pub fn rename(mut self, from: impl Into<String>, to: impl Into<String>) -> Self {
         self.config.asked.rename.push((from.into(), to.into()));
+        self
+    }
+
+    /// Stops the program, before the batch is committed, when more than a share
+    /// of the last records of a stream is refused (`dead_stop_share` and
+    /// `dead_stop_over` in SQL). By default all is kept and the program goes on.
+    #[must_use]
+    pub fn dead_stop(mut self, share: DeadShare) -> Self {
+        self.config.dead_share = Some(share);
         self
     }
 

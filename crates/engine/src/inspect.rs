@@ -123,8 +123,11 @@ impl Pipeline {
         if before.0 == 0 && id.0 > 1 && past.recent().next().is_some_and(|first| first.id == id) {
             return Err(Error::user(format!("what was before batch {id} is not kept any more: take a later one")));
         }
-        let watermarks = past.commit(before).map(|commit| commit.watermarks.clone()).unwrap_or_default();
         let this = Self::aside(context, &past)?;
+        // A commit of a version that kept none of the past has no watermarks: event time begins anew.
+        let commit = past.commit(before).cloned().unwrap_or_default();
+        let last = past.recent().find(|kept| kept.id == before).map(|kept| (before, kept.time));
+        this.stand_at(last, commit.watermarks, commit.streams);
         let Some(keep) = &this.keep else { return Err(Error::internal("a replay without a directory")) };
         let mut notes = BTreeMap::new();
         for operator in this.states.all() {
@@ -132,8 +135,8 @@ impl Pipeline {
         }
         let shown = |operator: &Arc<dyn StateOperator>| operator.shown();
         let states_before = this.states.all().iter().map(shown).collect::<Result<Vec<_>>>()?;
-        let inputs = this.rows_of(&batch, &watermarks).await?;
-        let run = Arc::new(BatchRun::new(batch.clone(), watermarks));
+        let inputs = this.rows_of(&batch).await?;
+        let run = Arc::new(this.begin(&batch));
         let outputs = this.collect_aside(&run).await?;
         let mut states = Vec::new();
         for (operator, before) in this.states.all().into_iter().zip(states_before) {
@@ -187,14 +190,10 @@ impl Pipeline {
     }
 
     /// The rows that the batch reads, by stream.
-    async fn rows_of(
-        &self,
-        batch: &Batch,
-        watermarks: &BTreeMap<String, Timestamp>,
-    ) -> Result<Vec<(String, Vec<RecordBatch>)>> {
+    async fn rows_of(&self, batch: &Batch) -> Result<Vec<(String, Vec<RecordBatch>)>> {
         let mut all = Vec::new();
         for input in &self.inputs {
-            let run = Arc::new(BatchRun::new(batch.clone(), watermarks.clone()));
+            let run = Arc::new(self.begin(batch));
             let columns = (0..input.schema.fields().len()).collect();
             let plan = SourceExec::plan(Arc::clone(input), columns, 1)?;
             let rows = plan.execute(0, self.task(&run)).map_err(of_plan)?;

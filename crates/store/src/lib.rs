@@ -5,6 +5,7 @@
 //! - [`log`]: topics of rows by offset; what can't be replayed enters here.
 //! - [`ledger`]: which batches were planned and which are committed.
 //! - [`state`]: the versioned rows of an operator.
+//! - [`backup`]: a data directory copied, checked and put back, also while a program runs.
 //! - [`rewind`] and [`fork`]: a program as it was after an earlier batch, in its place or in another.
 //!
 //! ```
@@ -28,6 +29,7 @@
 //! Invariants: what was acked survives; what is read was checked; after a
 //! failed sync nothing is acked. Everything blocks; nothing here is async.
 
+pub mod backup;
 mod dir;
 pub mod disk;
 mod fault;
@@ -40,8 +42,8 @@ pub mod rewind;
 mod staged;
 pub mod state;
 
-pub use dir::DataDir;
-pub use disk::{Disk, RealDisk, SimDisk, atomic_write};
+pub use dir::{DataDir, Gate, Passing};
+pub use disk::{Disk, FrozenDisk, RealDisk, SimDisk, atomic_write};
 pub use ledger::{Ledger, Past};
 pub use log::{Log, Topic, TopicConfig};
 pub use staged::StagedFiles;

@@ -8,16 +8,16 @@
 use crate::{
     config::{Config, Versions},
     emit::TopicPlace,
-    ingest::{DeadLetters, dead_schema},
+    ingest::{DeadLetters, Replays, dead_schema},
     state::{StateRegistry, look::of_files},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
-use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp};
+use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp, Watermark};
 use tidemill_store::{
-    DataDir, Past,
+    DataDir, Gate, Passing, Past,
     disk::Disk,
     ledger::{Committed, Ledger},
     log::{Log, Retention, Sync, Topic, TopicConfig},
@@ -70,6 +70,8 @@ pub(crate) struct Keep {
     pub(crate) states: Mutex<BTreeMap<String, StateEntry>>,
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     dead: Arc<DeadLetters>,
+    replays: Arc<Replays>,
+    gate: Gate,
     pub(crate) disk: Arc<dyn Disk>,
     /// The program's own directory.
     pub(crate) root: std::path::PathBuf,
@@ -90,6 +92,7 @@ impl Keep {
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;
         let bound = Some(config.dead_retention);
         let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always, bound)?;
+        let replays = Arc::new(Replays::open(&log, &dead, &disk, &config.name, &root)?);
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
@@ -97,6 +100,8 @@ impl Keep {
             states: Mutex::default(),
             topics: Mutex::default(),
             dead: Arc::new(DeadLetters::new(dead)),
+            replays,
+            gate: Gate::of(path)?,
             disk,
             root,
             program: config.name.clone(),
@@ -114,6 +119,20 @@ impl Keep {
     /// The program's dead letters.
     pub(crate) fn dead(&self) -> Arc<DeadLetters> {
         Arc::clone(&self.dead)
+    }
+
+    /// The dead letters that are run again.
+    pub(crate) fn replays(&self) -> &Arc<Replays> {
+        &self.replays
+    }
+
+    /// Passed by each commit, from its first durable step to the last sink: who
+    /// copies the directory closes it, and finds one batch whole and none begun.
+    pub(crate) fn pass_gate(&self) -> Result<Passing<'_>> {
+        match self.gate.try_pass()? {
+            Some(passing) => Ok(passing),
+            None => tokio::task::block_in_place(|| self.gate.pass()),
+        }
     }
 
     /// Where an output into a topic finds its log.
@@ -300,7 +319,7 @@ impl Keep {
         &self,
         batch: &Batch,
         kept: &[KeptState],
-        watermarks: &BTreeMap<String, Timestamp>,
+        (watermarks, streams): (&BTreeMap<String, Timestamp>, &BTreeMap<String, Watermark>),
         staged: &BTreeMap<String, Vec<StagedPart>>,
         dead: &[DeadLetter],
     ) -> Result<()> {
@@ -332,6 +351,7 @@ impl Keep {
                         batch: batch.id,
                         time: batch.time,
                         watermarks: watermarks.clone(),
+                        streams: streams.clone(),
                         staged: staged.clone(),
                         ..Committed::default()
                     })?;

@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
-    ingest::Intakes,
+    ingest::{Intakes, Watch},
     plan::{BatchRun, Lowering, StreamInput},
     state::StateRegistry,
 };
@@ -24,7 +24,8 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{
-    Batch, BatchId, BatchReport, Board, Duration, Error, Guarantee, Phase, Position, Result, Stop, Timestamp,
+    Batch, BatchId, BatchReport, Board, DeadLetter, Duration, Error, Guarantee, Phase, Position, Result, Stop,
+    Timestamp, Watermark,
 };
 use tidemill_store::ledger::ProgramEntry;
 
@@ -62,6 +63,8 @@ pub(crate) struct Pipeline {
     pub(super) progress: Mutex<Progress>,
     pub(super) intakes: Mutex<Option<Intakes>>,
     pub(super) retaining: Mutex<Retaining>,
+    /// Streams whose share of dead letters is bounded.
+    watches: Mutex<BTreeMap<String, Watch>>,
 }
 
 /// Where the program stands after the last batch that ran.
@@ -70,6 +73,8 @@ pub(super) struct Progress {
     pub(super) last: Option<(BatchId, Timestamp)>,
     pub(super) positions: BTreeMap<String, Position>,
     pub(super) watermarks: BTreeMap<String, Timestamp>,
+    /// What the watermarks of streams follow from.
+    pub(super) streams: BTreeMap<String, Watermark>,
     pub(super) rate: Option<f64>,
     /// When this start had recovered: ticks before it were due while nobody ran.
     pub(super) began: Timestamp,
@@ -143,7 +148,18 @@ impl Pipeline {
             OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
             OutputKind::View { .. } | OutputKind::Kept(_) => false,
         });
+        for input in &inputs {
+            if let Some(keep) = &keep {
+                input.replay_from(keep.replays());
+            }
+        }
+        let watches = inputs.iter().filter_map(|input| {
+            let bound = input.dead_share.get().copied().or(config.dead_share)?;
+            Some((input.name.clone(), Watch::new(&input.name, bound)))
+        });
+        let watches = Mutex::new(watches.collect());
         Self {
+            watches,
             outputs,
             early,
             inputs,
@@ -180,6 +196,7 @@ impl Pipeline {
         let mut progress = self.progress.lock();
         progress.last = past.last().map(|last| (last.batch, last.time));
         progress.watermarks = past.last().map(|last| last.watermarks.clone()).unwrap_or_default();
+        progress.streams = past.last().map(|last| last.streams.clone()).unwrap_or_default();
         progress.positions = past.positions();
         Ok(())
     }
@@ -194,6 +211,30 @@ impl Pipeline {
 
     pub(crate) fn watermarks(&self) -> BTreeMap<String, Timestamp> {
         self.progress.lock().watermarks.clone()
+    }
+
+    /// As if the last batch had been `last`, with what it left.
+    pub(crate) fn stand_at(
+        &self,
+        last: Option<(BatchId, Timestamp)>,
+        watermarks: BTreeMap<String, Timestamp>,
+        streams: BTreeMap<String, Watermark>,
+    ) {
+        let mut progress = self.progress.lock();
+        (progress.last, progress.watermarks, progress.streams) = (last, watermarks, streams);
+    }
+
+    /// The run of a batch, which goes on where the one before stopped.
+    pub(crate) fn begin(&self, batch: &Batch) -> BatchRun {
+        let progress = self.progress.lock();
+        let gap = progress.last.map_or(Duration::ZERO, |(_, before)| batch.time.since(before));
+        let run = BatchRun::new(batch.clone(), progress.watermarks.clone()).with_streams(progress.streams.clone(), gap);
+        for input in &self.inputs {
+            if let Some(time) = input.event_time() {
+                run.follow(&input.name, time.spec, &input.name);
+            }
+        }
+        run
     }
 
     /// The task context of a batch: its configuration carries the run.
@@ -406,6 +447,15 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Whether too much was refused to commit the batch.
+    ///
+    /// # Errors
+    /// When it was: with the share and some of the reasons.
+    pub(super) fn watch_dead(&self, run: &BatchRun, dead: &[DeadLetter]) -> Result<()> {
+        let mut watches = self.watches.lock();
+        watches.iter_mut().try_for_each(|(stream, watch)| watch.look(run.records_of(stream), dead))
+    }
+
     fn advance(&self, batch: &Batch, run: &BatchRun) {
         let mut progress = self.progress.lock();
         progress.last = Some((batch.id, batch.time));
@@ -413,6 +463,7 @@ impl Pipeline {
             batch.advance(name, progress.positions.entry(name.clone()).or_default());
         }
         progress.watermarks = run.watermarks_after();
+        progress.streams = run.streams_after();
     }
 
     /// After a crash between the commit point and the sinks' commit: repeats the latter.

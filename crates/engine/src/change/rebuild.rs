@@ -31,14 +31,16 @@ impl Pipeline {
         }
         let batches = self.past_batches(keep).await?;
         tracing::info!(batches = batches.len(), "states are computed anew from what the inputs have kept");
+        self.stand_at(None, BTreeMap::new(), BTreeMap::new());
         let mut watermarks = BTreeMap::new();
         for batch in batches {
-            let run = Arc::new(BatchRun::new(batch, watermarks));
+            let run = Arc::new(self.begin(&batch));
             self.run_aside(&run, outputs).await?;
             for operator in self.states.all() {
                 operator.delta(run.batch.id)?;
             }
             watermarks = run.watermarks_after();
+            self.stand_at(Some((batch.id, batch.time)), watermarks.clone(), run.streams_after());
         }
         let mut rebuilt = Rebuilt::default();
         for change in changes.rebuilt() {

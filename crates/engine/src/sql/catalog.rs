@@ -8,14 +8,16 @@ use super::{
     lower::{self, Planned, Shape},
     mistakes::{self, of_df},
     parse::{self, Kind, Statement},
+    side::LateNode,
     tables::{NodeTable, StreamTable},
+    times::{Emit, StreamTime, ViewOptions},
     window::{Tables, Watermarks, WindowPlanner},
 };
 use crate::{
     StreamingContext,
     declare::is_operator_name,
     emit::{Output, OutputKind, TopicSink},
-    plan::StreamInput,
+    plan::{EventTime, StreamInput},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -242,16 +244,20 @@ impl Catalog {
             Kind::Stream { name, columns, watermark, options } => {
                 self.take_name(context, "stream", &name)?;
                 let options = Options::new(format!("stream \"{name}\""), options);
+                let time = StreamTime::of(&name, watermark, &options)?;
                 context.open(&name, &options, columns.clone())?;
                 let input = context.declare.inputs().into_iter().rfind(|input| input.name == name);
                 let input = input.ok_or_else(|| Error::internal("a stream was opened and is not there"))?;
                 if let Some(columns) = columns {
                     check_columns(&columns, &input)?;
                 }
-                if let Some(mut mark) = watermark {
-                    mark.column = real_name(&input.schema, &mark.column)?;
-                    check_time(&input.schema, &mark.column)?;
-                    self.watermarks.lock().insert(name.clone(), mark);
+                if let Some(mut time) = time {
+                    time.column = real_name(&input.schema, &time.column)?;
+                    check_time(&input.schema, &time.column)?;
+                    if let Ok(column) = input.schema.index_of(&time.column) {
+                        input.set_event_time(EventTime { column, spec: time.spec });
+                    }
+                    self.watermarks.lock().insert(name.clone(), time);
                 }
                 self.mixed
                     .extend(input.schema.fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
@@ -276,7 +282,10 @@ impl Catalog {
                 self.sinks.insert(name, SinkEntry { sink, used: false });
                 Ok(())
             }
-            Kind::View { name, query } => self.view(context, name, query, &meta).await,
+            Kind::View { name, query, options } => {
+                let options = ViewOptions::of(&Options::new(format!("view \"{name}\""), options))?;
+                self.view(context, name, query, &meta, &options).await
+            }
             Kind::Insert { target, query } => self.insert(context, &target, query, &meta).await,
             Kind::Query(_) => Err(Error::user(
                 "a query alone shows nothing in a program: write CREATE VIEW name AS SELECT …, or INSERT INTO sink SELECT …",
@@ -329,7 +338,7 @@ impl Catalog {
         let references = state.resolve_table_references(&statement).map_err(of_df)?;
         for reference in references {
             let name = reference.table();
-            let is_window = name.eq_ignore_ascii_case("tumble") || name.eq_ignore_ascii_case("hop");
+            let is_window = super::window::is_function(name);
             if is_window || self.session.table_exist(reference.clone()).map_err(of_df)? {
                 continue;
             }
@@ -387,18 +396,44 @@ impl Catalog {
         name: String,
         query: Box<Query>,
         meta: &BTreeSet<String>,
+        options: &ViewOptions,
     ) -> Result<()> {
         let state = self.state(context, meta)?;
         let definition = self.definition(&state, &query)?;
         // Put into another query, all of it counts.
         let text = format!("{query}\n{definition}");
         let logical = self.logical(&state, query).await?;
-        let Planned { mut select, inputs, kind } =
-            lower::plan(&state, logical.clone(), &name, true).await.map_err(of_df)?;
-        if kind == Shape::Stateless {
+        let mut planned = lower::plan(&state, logical.clone(), &name, true, options).await.map_err(of_df)?;
+        if planned.kind == Shape::Stateless {
             self.definitions.insert(name.clone(), text);
         }
-        select.definition = Some(definition);
+        planned.select.definition = Some(definition);
+        let late = match &options.late {
+            Some(late) => {
+                let logical = LateNode::plan_of(&logical, &name, options).map_err(of_df)?;
+                let none = ViewOptions::default();
+                let planned = lower::plan(&state, logical.clone(), late, true, &none).await.map_err(of_df)?;
+                Some((late.clone(), planned, logical))
+            }
+            None => None,
+        };
+        self.show(context, name, planned, logical, options)?;
+        match late {
+            Some((name, planned, logical)) => self.show(context, name, planned, logical, &ViewOptions::default()),
+            None => Ok(()),
+        }
+    }
+
+    /// Declares a view that was planned.
+    fn show(
+        &mut self,
+        context: &StreamingContext,
+        name: String,
+        planned: Planned,
+        logical: LogicalPlan,
+        options: &ViewOptions,
+    ) -> Result<()> {
+        let Planned { select, inputs, kind } = planned;
         unique_names(&crate::plan::Operator::schema(&select))?;
         self.take_name(context, "view", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
@@ -409,16 +444,16 @@ impl Catalog {
         // A view with state is run once and read by all; one without is put into what reads it.
         let table: Arc<dyn TableProvider> = match kind {
             Shape::Stateless => Arc::new(ViewTable::new(logical, None)),
-            Shape::Whole | Shape::Windowed => Arc::new(NodeTable {
+            Shape::Whole | Shape::Windowed | Shape::Changing => Arc::new(NodeTable {
                 node: Arc::clone(&node),
-                whole: kind == Shape::Whole,
+                whole: kind != Shape::Windowed,
                 partitions: self.partitions,
             }),
         };
         self.register(&name, table)?;
         self.queryable.insert(name.clone(), super::query::rows_table(&RecordBatch::new_empty(node.schema()))?);
         // A whole result that became empty is shown empty; the others show their last rows.
-        let sticky = kind != Shape::Whole;
+        let sticky = kind != Shape::Whole && options.emit != Emit::Complete;
         context.declare.output(Output { name, node, kind: OutputKind::View { sticky } });
         Ok(())
     }
@@ -449,7 +484,8 @@ impl Catalog {
         let state = self.state(context, meta)?;
         let definition = self.definition(&state, &query)?;
         let logical = self.logical(&state, query).await?;
-        let Planned { mut select, inputs, .. } = lower::plan(&state, logical, &name, false).await.map_err(of_df)?;
+        let Planned { mut select, inputs, .. } =
+            lower::plan(&state, logical, &name, false, &ViewOptions::default()).await.map_err(of_df)?;
         select.whole = inputs.iter().map(|n| n.name.clone()).filter(|n| self.whole.contains(n)).collect();
         select.definition = Some(definition);
         unique_names(&crate::plan::Operator::schema(&select))?;

@@ -14,23 +14,33 @@
 //! not asked for, since a batch is small.
 
 use super::{
+    panes::{KEY, WindowNode, pane_column},
     shape::{StateNode, arrange, check_depth},
-    state::{AggregateKernel, AggregateState, FedLeaf, Layout, Role},
+    side::LateNode,
+    state::{AggregateKernel, FedLeaf, Layout, Role, WindowState},
     tables::{Leaf, kernel_of},
-    window::{PANE, WindowNode, pane_column},
+    times::{Emit, Timing, ViewOptions},
+    window::PANE,
 };
-use crate::plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, SourceExec};
+use crate::{
+    plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, SourceExec},
+    state::StateOperator,
+};
 use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::Session,
     common::{
-        ExprSchema, Result as DfResult, internal_datafusion_err, internal_err,
+        ExprSchema, Result as DfResult, internal_datafusion_err, internal_err, plan_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     execution::SessionState,
+    functions_aggregate::min_max::{max_udaf, min_udaf},
     logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
-    physical_expr::{aggregate::LoweredAggregateBuilder, expressions::Column},
+    physical_expr::{
+        aggregate::{AggregateExprBuilder, LoweredAggregateBuilder},
+        expressions::Column,
+    },
     physical_plan::{
         ExecutionPlan, ExecutionPlanProperties, PhysicalExpr,
         aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy},
@@ -43,7 +53,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
 };
-use tidemill_core::{Error, Result};
+use tidemill_core::{Error, Result, WindowKind};
 
 /// A planned query.
 #[derive(Debug)]
@@ -63,19 +73,32 @@ pub(super) enum Shape {
     Whole,
     /// Results of windows that closed.
     Windowed,
+    /// Results of windows, some of them again.
+    Changing,
 }
 
 /// Plans a query whose state will be kept under `name`.
 ///
 /// # Errors
 /// When it has no meaning over streams, or columns do not fit.
-pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, view: bool) -> DfResult<Planned> {
+pub(super) async fn plan(
+    state: &SessionState,
+    plan: LogicalPlan,
+    name: &str,
+    view: bool,
+    options: &ViewOptions,
+) -> DfResult<Planned> {
     // Before anything that takes time by the depth.
     check_depth(&plan)?;
     let analyzed = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
     let arranged = arrange(analyzed)?;
     let optimized = state.optimize(&arranged)?;
-    let planner = Arc::new(Planner { name: name.to_string(), made: Mutex::default() });
+    let planner = Arc::new(Planner {
+        name: name.to_string(),
+        options: options.clone(),
+        below: Mutex::default(),
+        made: Mutex::default(),
+    });
     let physical = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::clone(&planner) as _])
         .create_physical_plan(&optimized, state)
         .await?;
@@ -83,10 +106,23 @@ pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, vi
     let schema = plain(&physical.schema());
     let (body, inputs, kind) = match made {
         None => {
+            if let Some(given) = options.given() {
+                return plan_err!("option `{given}` is about windows, and the view has none");
+            }
             let inputs = leaves(&physical)?;
             (Body::Rows(physical), inputs, Shape::Stateless)
         }
         Some(made) => {
+            if let (None, Some(given)) = (made.layout.window, options.given()) {
+                return plan_err!(
+                    "option `{given}` is about windows, and the view has none: a GROUP BY without a window gives its whole result in each batch"
+                );
+            }
+            if let (Some(WindowKind::Count(_)), Some(given)) = (made.layout.window, options.given()) {
+                return plan_err!(
+                    "option `{given}` is about time, and a window by number of rows is given once, when it is full"
+                );
+            }
             let mut partial = None;
             let above = physical
                 .transform_down(|node| {
@@ -100,17 +136,22 @@ pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, vi
             let Some(partial) = partial else { return internal_err!("the optimizer dropped the state of `{name}`") };
             let inputs = leaves(&partial)?;
             if !leaves(&above)?.is_empty() || !sources(&above)?.is_empty() {
-                return datafusion::common::plan_err!(
+                return plan_err!(
                     "an aggregate over a stream together with another stream: make each part a view of its own"
                 );
             }
             let streams = inputs.is_empty().then(|| sources(&partial)).transpose()?;
-            let kind = if made.layout.window.is_some() { Shape::Windowed } else { Shape::Whole };
+            let kind = match (made.layout.window, &made.layout.timing) {
+                (None, _) => Shape::Whole,
+                (Some(_), Timing { emit: Emit::Append, lateness, .. }) if lateness.is_zero() => Shape::Windowed,
+                (Some(_), _) => Shape::Changing,
+            };
             let body = Body::Aggregate {
                 partial,
                 above,
                 merge: made.merge,
                 layout: made.layout,
+                numbers: made.numbers,
                 streams,
                 repeats: view,
                 state: OnceLock::new(),
@@ -129,6 +170,7 @@ fn plain(schema: &SchemaRef) -> SchemaRef {
         .map(|field| {
             let mut metadata = field.metadata().clone();
             metadata.remove(PANE);
+            metadata.remove(KEY);
             Arc::new(field.as_ref().clone().with_metadata(metadata))
         })
         .collect();
@@ -181,9 +223,11 @@ enum Body {
         above: Arc<dyn ExecutionPlan>,
         merge: Arc<dyn ExecutionPlan>,
         layout: Layout,
+        /// The state that numbers the rows of a count window.
+        numbers: Option<Arc<dyn StateOperator>>,
         streams: Option<Vec<String>>,
         repeats: bool,
-        state: OnceLock<Arc<AggregateState>>,
+        state: OnceLock<WindowState>,
     },
 }
 
@@ -226,11 +270,15 @@ impl Operator for Select {
                 }
                 Ok(plan)
             }
-            Body::Aggregate { partial, above, merge, layout, streams, repeats, state } => {
-                let state = state.get_or_init(|| Arc::new(AggregateState::new(cx.name.clone(), layout.clone())));
-                cx.states.register(Arc::clone(state) as _);
+            Body::Aggregate { partial, above, merge, layout, numbers, streams, repeats, state } => {
+                let made = WindowState::new(cx.name.clone(), layout.clone()).map_err(of)?;
+                let state = state.get_or_init(|| made);
+                cx.states.register(state.operator());
+                if let Some(numbers) = numbers {
+                    cx.states.register(Arc::clone(numbers));
+                }
                 let kernel = AggregateKernel {
-                    state: Arc::clone(state),
+                    state: state.clone(),
                     merge: Arc::clone(merge),
                     streams: streams.clone(),
                     repeats: *repeats,
@@ -329,15 +377,26 @@ impl Kernel for Mark {
 
 /// The plans around a state.
 struct Made {
+    numbers: Option<Arc<dyn StateOperator>>,
     /// `Final` over the rows that the state gives.
     last: Arc<dyn ExecutionPlan>,
     merge: Arc<dyn ExecutionPlan>,
     layout: Layout,
 }
 
-/// Plans our two logical nodes.
+/// What a window says to the aggregate above it.
+#[derive(Default, Clone)]
+struct Below {
+    timing: Timing,
+    numbers: Option<Arc<dyn StateOperator>>,
+    has_keys: bool,
+}
+
+/// Plans our logical nodes.
 struct Planner {
     name: String,
+    options: ViewOptions,
+    below: Mutex<Below>,
     made: Mutex<Option<Made>>,
 }
 
@@ -355,7 +414,17 @@ impl ExtensionPlanner for Planner {
         let node: &dyn Any = node.as_any();
         let Some(input) = physical_inputs.first() else { return Ok(None) };
         if let Some(window) = node.downcast_ref::<WindowNode>() {
-            return window.plan(&self.name, Arc::clone(input)).map(Some);
+            let (plan, numbers) = window.plan(&self.name, Arc::clone(input), &self.options)?;
+            let timing = Timing {
+                streams: window.times.iter().map(|time| time.stream.clone()).collect(),
+                lateness: self.options.lateness.unwrap_or_else(|| window.lateness()),
+                emit: self.options.emit,
+            };
+            *self.below.lock() = Below { timing, numbers, has_keys: !window.keys.is_empty() };
+            return Ok(Some(plan));
+        }
+        if let Some(late) = node.downcast_ref::<LateNode>() {
+            return late.physical(Arc::clone(input)).map(Some);
         }
         let Some(state) = node.downcast_ref::<StateNode>() else { return Ok(None) };
         let below = logical_inputs[0].schema();
@@ -379,6 +448,14 @@ impl Planner {
     ) -> DfResult<(Arc<dyn ExecutionPlan>, Made)> {
         let input_schema = input.schema();
         let (mut all, mut kept, mut roles, mut pane) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let below_window = self.below.lock().clone();
+        let is_own = matches!(node.window, Some(WindowKind::Session(_) | WindowKind::Count(_)));
+        let carried = |role: &str| -> DfResult<Arc<dyn PhysicalExpr>> {
+            let at = input_schema.fields().iter().position(|f| pane_column(f) == Some(role));
+            let at = at.ok_or_else(|| internal_datafusion_err!("the optimizer dropped the {role} of windows"))?;
+            Ok(Arc::new(Column::new(input_schema.field(at).name(), at)))
+        };
+        let mut key = Vec::new();
         for (at, expr) in node.aggregate.group_expr.iter().enumerate() {
             let name = node.aggregate.schema.field(at).name().clone();
             let group = (physical(expr)?, name);
@@ -393,10 +470,17 @@ impl Planner {
                     // Both columns are the pane: it is kept once.
                     if pane.is_none() {
                         pane = Some(kept.len());
-                        kept.push(group);
+                        kept.push(if is_own { (carried("start")?, group.1) } else { group });
                     }
                 }
                 _ => {
+                    let is_key = match &expr.clone().unalias_nested().data {
+                        Expr::Column(column) => below.field_from_column(column)?.metadata().contains_key(KEY),
+                        _ => false,
+                    };
+                    if is_key || !below_window.has_keys {
+                        key.push(kept.len());
+                    }
                     roles.push(Role::Kept(kept.len()));
                     kept.push(group);
                 }
@@ -409,6 +493,18 @@ impl Planner {
             let lowered = LoweredAggregateBuilder::new(expr, below, &input_schema, props, planning_ctx).build()?;
             aggregates.push(lowered.aggregate);
             filters.push(lowered.filter);
+        }
+        // What a key's own windows are made of: the least and the greatest of what the rows carry.
+        let own = aggregates.len();
+        if is_own {
+            for (function, name) in [(min_udaf(), LOW), (max_udaf(), HIGH)] {
+                let spans = AggregateExprBuilder::new(function, vec![carried("end")?])
+                    .schema(Arc::clone(&input_schema))
+                    .alias(name)
+                    .build()?;
+                aggregates.push(Arc::new(spans));
+                filters.push(None);
+            }
         }
         let count = kept.len();
         let partial = AggregateExec::try_new(
@@ -423,7 +519,9 @@ impl Planner {
         let nones = vec![None; aggregates.len()];
         // Metadata of the input's schema would be carried along in every state file.
         let kept_schema = plain(&partial.schema());
-        let states = kept_schema.fields()[count..].to_vec();
+        let spans = if is_own { 2 } else { 0 };
+        let places = kept_schema.fields().len();
+        let states = kept_schema.fields()[count..places - spans].to_vec();
         roles.extend((count..count + states.len()).map(Role::Kept));
         let mut fields: Vec<_> = group_by(all.clone()).group_schema(&input_schema)?.fields().to_vec();
         fields.extend(states);
@@ -431,8 +529,8 @@ impl Planner {
         let last = AggregateExec::try_new(
             AggregateMode::Final,
             by_place(&all),
-            aggregates.clone(),
-            nones.clone(),
+            aggregates[..own].to_vec(),
+            nones[..own].to_vec(),
             fed(&full),
             Arc::clone(&input_schema),
         )?;
@@ -469,10 +567,19 @@ impl Planner {
             keys: count,
             show: Arc::new(show),
             neutral: Arc::new(neutral),
+            key,
+            low: places - spans,
+            high: places.saturating_sub(1),
+            timing: below_window.timing,
         };
-        Ok((Arc::new(partial), Made { last: Arc::new(last), merge: Arc::new(merge), layout }))
+        let (last, merge) = (Arc::new(last), Arc::new(merge));
+        Ok((Arc::new(partial), Made { numbers: below_window.numbers, last, merge, layout }))
     }
 }
+
+/// Columns of a state with the span of its rows.
+const LOW: &str = "_low";
+const HIGH: &str = "_high";
 
 fn fed(schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
     NodeExec::plan("rows of the state", FedLeaf(Arc::clone(schema)), vec![], Arc::clone(schema), 1)

@@ -33,17 +33,22 @@
 
 mod catalog;
 mod functions;
+mod keyed;
 mod late;
 mod lower;
 mod mistakes;
+mod number;
+mod panes;
 mod parse;
 mod past;
 mod query;
 mod shape;
+mod side;
 mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod times;
 mod topics;
 mod window;
 

@@ -7,19 +7,19 @@
 //! aggregate over streams, and all it reads of streams is below that.
 
 use super::{
+    panes::{KEY, WindowNode, pane_column},
     tables::{NodeTable, StreamTable},
-    window::{WindowNode, pane_column},
 };
 use datafusion::{
     common::{
-        DFSchemaRef, ExprSchema, Result as DfResult, plan_err,
+        Column, DFSchemaRef, ExprSchema, Result as DfResult, plan_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     datasource::source_as_provider,
     logical_expr::{Aggregate, Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore},
 };
 use std::{any::Any, cmp::Ordering, fmt, sync::Arc};
-use tidemill_core::WindowSpec;
+use tidemill_core::WindowKind;
 
 /// Depth of an expression at most: evaluating one recurses.
 const DEPTH: usize = 400;
@@ -28,7 +28,7 @@ const DEPTH: usize = 400;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct StateNode {
     pub(super) aggregate: Aggregate,
-    pub(super) window: Option<WindowSpec>,
+    pub(super) window: Option<WindowKind>,
 }
 
 impl PartialOrd for StateNode {
@@ -68,9 +68,20 @@ impl UserDefinedLogicalNodeCore for StateNode {
     }
 
     fn necessary_children_exprs(&self, _output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
-        // What its expressions use is added by the caller.
-        Some(vec![vec![]])
+        // What its expressions use is added by the caller. Both columns of a window that a key has of its own are read,
+        // whether grouped by or not.
+        let columns = match self.window {
+            Some(WindowKind::Session(_) | WindowKind::Count(_)) => pane_columns(self.aggregate.input.schema()),
+            Some(WindowKind::Time(_)) | None => vec![],
+        };
+        Some(vec![columns])
     }
+}
+
+/// Places of the window columns.
+fn pane_columns(schema: &DFSchemaRef) -> Vec<usize> {
+    let fields = schema.fields().iter().enumerate();
+    fields.filter(|(_, field)| pane_column(field).is_some()).map(|(at, _)| at).collect()
 }
 
 /// What of streams a plan reads.
@@ -121,7 +132,7 @@ pub(super) fn arrange(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     }
     if all.windows > 0 && all.state == 0 {
         return plan_err!(
-            "SELECT from TUMBLE or HOP needs an aggregate: SELECT window_start, count(*) … GROUP BY window_start; \
+            "SELECT from a window (TUMBLE, HOP, SESSION, COUNT_WINDOW) needs an aggregate: SELECT window_start, count(*) … GROUP BY window_start; \
              to have single rows, select from the stream itself"
         );
     }
@@ -179,8 +190,8 @@ fn arrange_node(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
     }
     if below.whole {
         return plan_err!(
-            "an aggregate over a view that gives its whole result in each batch would count it again and again: \
-             give the view a window (TUMBLE or HOP), or aggregate over the stream itself"
+            "an aggregate over a view that gives its whole result in each batch, or its windows more than once, would count it again and again: \
+             give the view a window (TUMBLE or HOP) without `emit` and `allowed_lateness`, or aggregate over the stream itself"
         );
     }
     if below.limited {
@@ -243,7 +254,7 @@ fn check_expressions(node: &LogicalPlan) -> DfResult<()> {
 }
 
 /// The window below an aggregate, which must be grouped by it, and nothing in between may compute with it.
-fn window_below(aggregate: &Aggregate) -> DfResult<WindowSpec> {
+fn window_below(aggregate: &Aggregate) -> DfResult<WindowKind> {
     let schema = aggregate.input.schema();
     let is_pane = |expr: &Expr| match expr.clone().unalias_nested().data {
         Expr::Column(column) => schema.field_from_column(&column).is_ok_and(|f| pane_column(f).is_some()),
@@ -251,20 +262,26 @@ fn window_below(aggregate: &Aggregate) -> DfResult<WindowSpec> {
     };
     if !aggregate.group_expr.iter().any(is_pane) {
         return plan_err!(
-            "an aggregate over TUMBLE or HOP must be grouped by the window: add window_start (or window_end) to GROUP BY"
+            "an aggregate over a window (TUMBLE, HOP, SESSION, COUNT_WINDOW) must be grouped by it: add window_start (or window_end) to GROUP BY"
         );
     }
     for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr).filter(|e| !is_pane(e)) {
         refuse_pane(expr, schema)?;
     }
-    let mut spec = None;
+    let mut found = None;
+    let mut between = None;
     aggregate.input.apply(|node| {
         if let LogicalPlan::Extension(extension) = node {
             let node: &dyn Any = extension.node.as_any();
             if let Some(window) = node.downcast_ref::<WindowNode>() {
-                spec = Some(window.spec);
+                found = Some((window.kind, window.keys.clone()));
                 return Ok(TreeNodeRecursion::Jump);
             }
+        }
+        match node {
+            LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) => {}
+            other if between.is_none() => between = Some(other.display().to_string()),
+            _ => {}
         }
         for input in node.inputs() {
             for expr in node.expressions() {
@@ -276,10 +293,33 @@ fn window_below(aggregate: &Aggregate) -> DfResult<WindowSpec> {
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    match spec {
-        Some(spec) => Ok(spec),
-        None => plan_err!("no window below the aggregate"),
+    let Some((kind, keys)) = found else { return plan_err!("no window below the aggregate") };
+    if let (WindowKind::Count(_), Some(between)) = (kind, between) {
+        return plan_err!(
+            "between COUNT_WINDOW and its aggregate stands `{between}`, and every row that was counted must come through: \
+             make what filters or unfolds rows a view, and count the rows of that"
+        );
     }
+    if matches!(kind, WindowKind::Session(_) | WindowKind::Count(_)) && pane_columns(schema).len() < 2 {
+        return plan_err!("a subquery over SESSION or COUNT_WINDOW selects both window_start and window_end");
+    }
+    let is_grouped = |key: &Column| {
+        aggregate.group_expr.iter().any(|expr| match expr.clone().unalias_nested().data {
+            Expr::Column(column) => {
+                let field = schema.field_from_column(&column);
+                field.is_ok_and(|f| f.metadata().contains_key(KEY) && f.name() == key.name())
+            }
+            _ => false,
+        })
+    };
+    if let Some(key) = keys.iter().find(|key| !is_grouped(key)) {
+        return plan_err!(
+            "an aggregate over windows of each `{}` must be grouped by it: add {} to GROUP BY as it is",
+            key.name,
+            key.name
+        );
+    }
+    Ok(kind)
 }
 
 fn refuse_pane(expr: &Expr, schema: &DFSchemaRef) -> DfResult<()> {

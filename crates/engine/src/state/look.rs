@@ -100,7 +100,7 @@ pub(crate) fn rows_at(
 fn folded(versions: &[Version], entry: &OperatorEntry) -> Result<Vec<RecordBatch>> {
     let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
     let batches: Vec<&RecordBatch> = versions[from..].iter().flat_map(|version| &version.rows).collect();
-    if entry.kind == "aggregate" || entry.kind.contains("window") {
+    if !entry.kind.contains("state") {
         return Ok(batches.into_iter().cloned().collect());
     }
     let keys = entry.keys.unwrap_or(1);

@@ -165,11 +165,13 @@ impl Checkpoint {
         let Undone { to, upto } = undone;
         // Without a commit that is left, only the numbers are known to be used.
         let last = self.last.get_or_insert_with(Committed::default);
-        let watermarks = self.history.commits.iter().find(|c| c.batch == to).map(|c| c.watermarks.clone());
+        let of = self.history.commits.iter().find(|c| c.batch == to);
+        let (watermarks, streams) = of.map(|c| (c.watermarks.clone(), c.streams.clone())).unwrap_or_default();
         *last = Committed {
             batch: upto.max(last.batch),
             time: last.time,
-            watermarks: watermarks.unwrap_or_default(),
+            watermarks,
+            streams,
             ..Committed::default()
         };
         if to.0 == 0 {

@@ -3,10 +3,12 @@
 //! Invariant: a command only reads arguments, puts parts together through
 //! [`tidemill::assemble`] or the store, and prints. Called by `main`.
 
+mod backup;
 mod change;
 mod check;
 mod consume;
 mod data;
+mod dead;
 mod demo;
 mod plan;
 mod produce;
@@ -46,6 +48,8 @@ Examples:
   tidemill sql                        ask the history
   tidemill plan program.sql           what becomes of its state, now that it has changed?
   tidemill rewind --to 20m            go back, and run it again from there
+  tidemill dead list                  records that were refused, and why
+  tidemill backup DIR                 a copy of everything, also while it runs
 
 `tidemill COMMAND --help` explains a command and shows examples."
 )]
@@ -67,6 +71,10 @@ pub(crate) enum Command {
     Check(check::Check),
     Plan(plan::Plan),
     Sql(sql::Sql),
+    Dead(dead::Dead),
+    Backup(backup::BackupCommand),
+    Verify(backup::Verify),
+    Restore(backup::Restore),
     Topic(topic::TopicCommand),
     Produce(produce::Produce),
     Consume(consume::Consume),
@@ -85,6 +93,10 @@ impl Command {
             Self::Check(command) => command.run(),
             Self::Plan(command) => command.run(),
             Self::Sql(command) => command.run(),
+            Self::Dead(command) => command.run(),
+            Self::Backup(command) => command.run(),
+            Self::Verify(command) => command.run(),
+            Self::Restore(command) => command.run(),
             Self::Topic(command) => command.run(),
             Self::Produce(command) => command.run(),
             Self::Consume(command) => command.run(),

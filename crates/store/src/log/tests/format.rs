@@ -50,6 +50,7 @@ fn committed(id: u64) -> Committed {
         batch: BatchId(id),
         time: batch(id).time,
         watermarks: BTreeMap::from([("clicks".to_owned(), Timestamp(id.cast_signed() * 900_000))]),
+        streams: BTreeMap::new(),
         staged: BTreeMap::from([("out".to_owned(), vec![StagedPart(format!("{id}-0.json"))])]),
         meta: BTreeMap::from([("note".to_owned(), serde_json::json!({"rows": 10}))]),
     }
