@@ -90,7 +90,7 @@ pub(crate) fn collect<U: Record, C: Chain<Out = U>>(
         .build()
         .map_err(|e| tidemill_core::Error::external("can't start threads").because(e))?;
     runtime.block_on(async {
-        let pipeline = Pipeline::open(&context.config, &context.declare, context.board())?;
+        let pipeline = Pipeline::open(&context.config, &context.declare, context.board(), None)?;
         for batch in steps {
             pipeline.step(Timestamp(i64::try_from(batch + 1).unwrap_or(i64::MAX) * 1_000_000)).await?;
         }
@@ -205,8 +205,23 @@ where
     U: Record,
     C: Chain<Out = U>,
 {
-    let context =
-        StreamingContext::builder("test").trigger(Trigger::Drain).partitions(partitions).data_dir(dir).build();
+    run_built(StreamingContext::builder("test").partitions(partitions).data_dir(dir), input, program, steps)
+}
+
+/// Runs the batches `steps` of a program in a context of the caller's.
+#[cfg(test)]
+pub(crate) fn run_built<T, U, C>(
+    builder: crate::ContextBuilder,
+    input: &[Vec<T>],
+    program: impl Fn(DStream<T>) -> DStream<U, C>,
+    steps: Range<usize>,
+) -> Result<Vec<Vec<U>>>
+where
+    T: Record,
+    U: Record,
+    C: Chain<Out = U>,
+{
+    let context = builder.trigger(Trigger::Drain).build();
     collect(&context, &program(context.queue_stream(input.to_vec())?), steps)
 }
 
@@ -275,7 +290,10 @@ impl SqlProgram {
     pub fn start(&mut self, program: &str) -> Result<()> {
         self.context.declare_sql(program)?;
         let _in_runtime = self.runtime.enter();
-        self.pipeline = Some(Pipeline::open(&self.context.config, &self.context.declare, self.context.board())?);
+        let text = self.context.sql.text();
+        let pipeline = Pipeline::open(&self.context.config, &self.context.declare, self.context.board(), text)?;
+        self.context.started(&pipeline);
+        self.pipeline = Some(pipeline);
         Ok(())
     }
 

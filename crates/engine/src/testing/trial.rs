@@ -327,7 +327,7 @@ impl<F: Fn(&Setup<'_>) -> Result<()>> Trial<F> {
         (self.declare)(&setup)?;
         views_are_outputs(&context.declare, &setup);
         self.runtime.block_on(async {
-            let pipeline = match Pipeline::open(&context.config, &context.declare, context.board()) {
+            let pipeline = match Pipeline::open(&context.config, &context.declare, context.board(), None) {
                 Ok(pipeline) => pipeline,
                 Err(error) => return life.died().map_or(Err(error), Ok),
             };

@@ -57,6 +57,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Renames a file over another, atomically. Durable after `sync_dir` of its directory.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name; durable after `sync_dir` of its directory.
+    /// Where that can't be done, the file is to be copied.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _ = (from, to);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 

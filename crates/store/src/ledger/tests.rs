@@ -14,6 +14,9 @@ fn open(disk: &SimDisk) -> Result<Ledger> {
     Ledger::open(Arc::new(disk.clone()), Path::new(DIR))
 }
 
+/// Batches that a test looks at.
+const LAST: u64 = 256;
+
 /// Batch `id` reads `[10 * (id - 1), 10 * id)` of partition 0 and its id in files.
 fn batch(id: u64) -> Batch {
     let range = |partition: &str, start, end| OffsetRange {
@@ -64,7 +67,12 @@ fn a_commit_of_before_there_were_watermarks_of_streams_is_read() {
 }
 
 fn operators() -> Vec<OperatorEntry> {
-    vec![OperatorEntry { name: "count".into(), kind: "reduce_by_key".into(), fingerprint: "ab12".into() }]
+    vec![OperatorEntry {
+        name: "count".into(),
+        kind: "reduce_by_key".into(),
+        fingerprint: "ab12".into(),
+        ..OperatorEntry::default()
+    }]
 }
 
 /// Whether the ledger is exactly what `n` commits make.
@@ -77,7 +85,7 @@ fn check(ledger: &Ledger, n: u64, what: &str) {
         }
     }
     assert_eq!(ledger.positions(), &positions, "{what}");
-    for id in (n + 1).saturating_sub(KEPT as u64).max(1)..=n {
+    for id in (n + 1).saturating_sub(LAST).max(1)..=n {
         assert_eq!(ledger.ranges(BatchId(id)), Some(&batch(id).ranges), "{what}");
     }
     assert_eq!(ledger.ranges(BatchId(n + 1)), None, "{what}");
@@ -117,10 +125,14 @@ fn only_the_last_batches_keep_their_ranges() {
     for id in 1..=300 {
         ledger.plan(&batch(id)).unwrap();
         ledger.commit(committed(id)).unwrap();
+        ledger.forget_before(BatchId((id + 1).saturating_sub(LAST)));
     }
-    check(&open(&disk).unwrap(), 300, "after 300");
-    assert_eq!(ledger.ranges(BatchId(300 - KEPT as u64)), None);
-    assert_eq!(ledger.recent().count(), KEPT);
+    check(&ledger, 300, "after 300");
+    check(&open(&disk).unwrap(), 300, "after 300, reopened");
+    assert_eq!(ledger.ranges(BatchId(300 - LAST)), None);
+    assert_eq!(ledger.recent().count() as u64, LAST);
+    assert_eq!(ledger.past().commit(BatchId(300 - LAST)), None);
+    assert_eq!(ledger.past().commit(BatchId(301 - LAST)), Some(&committed(301 - LAST)));
 }
 
 #[test]
