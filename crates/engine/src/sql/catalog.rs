@@ -8,6 +8,9 @@ use super::{
     lower::{self, Planned, Shape},
     mistakes::{self, of_df},
     parse::{self, Kind, Statement},
+    parts::Planning,
+    reload::{Reloaded, Shown, Stored, TableOperator},
+    shape::Changes,
     tables::{NodeTable, StreamTable},
     window::{Tables, Watermarks, WindowPlanner},
 };
@@ -36,7 +39,7 @@ use std::{
     fmt,
     sync::Arc,
 };
-use tidemill_core::{Error, Options, Result, Sink, nearest};
+use tidemill_core::{Duration, Error, Options, Result, Sink, nearest};
 
 /// Stack of the thread that reads and plans: parsers and planners recurse.
 const STACK: usize = 64 << 20;
@@ -71,8 +74,6 @@ struct Catalog {
     /// All names and what they are, for errors.
     known: BTreeMap<String, &'static str>,
     sinks: BTreeMap<String, SinkEntry>,
-    /// Views that give their whole result in each batch.
-    whole: BTreeSet<String>,
     /// Column names with upper-case letters.
     mixed: BTreeSet<String>,
     partitions: usize,
@@ -198,7 +199,6 @@ impl Catalog {
             queryable: BTreeMap::new(),
             known: BTreeMap::new(),
             sinks: BTreeMap::new(),
-            whole: BTreeSet::new(),
             mixed: BTreeSet::new(),
             partitions,
         }
@@ -246,10 +246,9 @@ impl Catalog {
             }
             Kind::Table { name, columns, options } => {
                 self.take_name(context, "table", &name)?;
-                let table = read_table(&self.session, &name, columns, &options).await?;
+                let table = self.table(context, &name, columns, &options).await?;
                 self.mixed
                     .extend(table.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
-                self.queryable.insert(name.clone(), Arc::clone(&table));
                 self.register(&name, table)
             }
             Kind::Sink { name, options } => {
@@ -268,6 +267,27 @@ impl Catalog {
                 "a query alone shows nothing in a program: write CREATE VIEW name AS SELECT …, or INSERT INTO sink SELECT …",
             )),
         }
+    }
+
+    /// A table, read once, or as a node that is read again.
+    async fn table(
+        &mut self,
+        context: &StreamingContext,
+        name: &str,
+        columns: Option<SchemaRef>,
+        options: &[(String, String)],
+    ) -> Result<Arc<dyn TableProvider>> {
+        let (stored, reload) = stored(name, columns, options)?;
+        let (schema, rows) = read_rows(&self.session, &stored).await?;
+        let Some(every) = reload else {
+            let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(schema, vec![rows]).map_err(of_df)?);
+            self.queryable.insert(name.to_string(), Arc::clone(&table));
+            return Ok(table);
+        };
+        let table = Arc::new(Reloaded::new(stored, every, schema, rows, self.session.clone()));
+        self.queryable.insert(name.to_string(), Arc::new(Shown(Arc::clone(&table))));
+        let node = context.declare.named_node(name.to_string(), vec![], TableOperator(table));
+        Ok(Arc::new(NodeTable { node, gives: Changes::Nothing, partitions: self.partitions, times: Vec::new() }))
     }
 
     fn take_name(&mut self, context: &StreamingContext, what: &'static str, name: &str) -> Result<()> {
@@ -302,11 +322,31 @@ impl Catalog {
             if !self.known.contains_key(&name) {
                 self.mixed
                     .extend(node.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
-                self.register(&name, Arc::new(NodeTable { node, whole: false, partitions: self.partitions }))?;
+                let times = Vec::new();
+                self.register(
+                    &name,
+                    Arc::new(NodeTable { node, gives: Changes::New, partitions: self.partitions, times }),
+                )?;
                 self.known.insert(name, "table");
             }
         }
         Ok(self.session.state())
+    }
+
+    fn planning<'a>(&self, context: &'a StreamingContext, state: &'a SessionState, name: &'a str) -> Planning<'a> {
+        Planning {
+            state,
+            declare: &context.declare,
+            partitions: self.partitions,
+            name,
+            marks: self.watermarks.lock().clone(),
+            parts: Mutex::default(),
+        }
+    }
+
+    /// Takes the names of a statement's parts.
+    fn claim_parts(&self, context: &StreamingContext, parts: &[String]) -> Result<()> {
+        parts.iter().try_for_each(|part| context.declare.claim("part", part))
     }
 
     /// The logical plan of a query.
@@ -354,23 +394,21 @@ impl Catalog {
     ) -> Result<()> {
         let state = self.state(context, meta)?;
         let logical = self.logical(&state, query).await?;
-        let Planned { select, inputs, kind } =
-            lower::plan(&state, logical.clone(), &name, true).await.map_err(of_df)?;
+        let planning = self.planning(context, &state, &name);
+        let Planned { select, inputs, kind, times } =
+            lower::plan(&planning, logical.clone(), true).await.map_err(of_df)?;
+        let parts = planning.parts.into_inner();
+        self.claim_parts(context, &parts)?;
         unique_names(&crate::plan::Operator::schema(&select))?;
         self.take_name(context, "view", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
         self.mixed.extend(node.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
-        if kind == Shape::Whole {
-            self.whole.insert(name.clone());
-        }
         // A view with state is run once and read by all; one without is put into what reads it.
-        let table: Arc<dyn TableProvider> = match kind {
-            Shape::Stateless => Arc::new(ViewTable::new(logical, None)),
-            Shape::Whole | Shape::Windowed => Arc::new(NodeTable {
-                node: Arc::clone(&node),
-                whole: kind == Shape::Whole,
-                partitions: self.partitions,
-            }),
+        let table: Arc<dyn TableProvider> = if kind == Shape::Stateless && parts.is_empty() {
+            Arc::new(ViewTable::new(logical, None))
+        } else {
+            let gives = if kind == Shape::Whole { Changes::Whole } else { Changes::New };
+            Arc::new(NodeTable { node: Arc::clone(&node), gives, partitions: self.partitions, times })
         };
         self.register(&name, table)?;
         self.queryable.insert(name.clone(), super::query::rows_table(&RecordBatch::new_empty(node.schema()))?);
@@ -405,8 +443,9 @@ impl Catalog {
         let name = format!("insert-{target}");
         let state = self.state(context, meta)?;
         let logical = self.logical(&state, query).await?;
-        let Planned { mut select, inputs, .. } = lower::plan(&state, logical, &name, false).await.map_err(of_df)?;
-        select.whole = inputs.iter().map(|n| n.name.clone()).filter(|n| self.whole.contains(n)).collect();
+        let planning = self.planning(context, &state, &name);
+        let Planned { select, inputs, .. } = lower::plan(&planning, logical, false).await.map_err(of_df)?;
+        self.claim_parts(context, &planning.parts.into_inner())?;
         unique_names(&crate::plan::Operator::schema(&select))?;
         context.declare.claim("output", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
@@ -481,55 +520,59 @@ fn unique_names(schema: &SchemaRef) -> Result<()> {
     }
 }
 
-/// Reads a static table into memory.
-async fn read_table(
-    session: &SessionContext,
-    name: &str,
-    columns: Option<SchemaRef>,
-    options: &[(String, String)],
-) -> Result<Arc<dyn TableProvider>> {
+/// How a table is stored, and how often it is read again.
+fn stored(name: &str, columns: Option<SchemaRef>, options: &[(String, String)]) -> Result<(Stored, Option<Duration>)> {
     let options = Options::new(format!("table \"{name}\""), options.iter().cloned());
     let format =
         options.require("connector", "it says how the table is stored: 'csv', 'parquet' or 'json'")?.to_lowercase();
     let path = options.require("path", "it says where the table's file or directory is")?.to_string();
     let header = options.parse("header", true)?;
+    let reload = match options.get("reload") {
+        Some(_) => Some(options.duration("reload", Duration::ZERO)?),
+        None => None,
+    };
     options.finish()?;
     if path.contains("://") {
         return Err(Error::user(format!(
             "table \"{name}\": `{path}` is not a local path; tables are read from local files"
         )));
     }
-    let fail = |e| Error::user(format!("table \"{name}\": can't read {format} from `{path}`")).because(of_df(e));
+    let known = ["csv", "parquet", "json"];
+    if !known.contains(&format.as_str()) {
+        let hint = nearest(&format, &known)
+            .map_or_else(|| format!("known are {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
+        return Err(Error::user(format!("table \"{name}\": a table can't be stored as `{format}`; {hint}")));
+    }
     // An empty listing would be an empty table: a slip in the path must not be.
     if !std::path::Path::new(&path).exists() {
         return Err(Error::user(format!("table \"{name}\": there is no file or directory `{path}`")));
     }
+    Ok((Stored { name: name.to_string(), format, path, header, columns }, reload))
+}
+
+/// Reads a table into memory.
+pub(super) async fn read_rows(session: &SessionContext, stored: &Stored) -> Result<(SchemaRef, Vec<RecordBatch>)> {
+    let Stored { name, format, path, header, columns } = stored;
+    let fail = |e| Error::user(format!("table \"{name}\": can't read {format} from `{path}`")).because(of_df(e));
     let frame = match format.as_str() {
         "csv" => {
-            let mut read = CsvReadOptions::new().has_header(header).file_extension("");
+            let mut read = CsvReadOptions::new().has_header(*header).file_extension("");
             read.schema = columns.as_deref();
-            session.read_csv(&path, read).await
+            session.read_csv(path, read).await
         }
         "parquet" => {
             let read = ParquetReadOptions { file_extension: "", ..ParquetReadOptions::default() };
-            session.read_parquet(&path, read).await
+            session.read_parquet(path, read).await
         }
-        "json" => {
+        _ => {
             let read = JsonReadOptions { file_extension: "", schema: columns.as_deref(), ..JsonReadOptions::default() };
-            session.read_json(&path, read).await
-        }
-        other => {
-            let known = ["csv", "parquet", "json"];
-            let hint = nearest(other, &known)
-                .map_or_else(|| format!("known are {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
-            return Err(Error::user(format!("table \"{name}\": a table can't be stored as `{other}`; {hint}")));
+            session.read_json(path, read).await
         }
     };
     let frame = frame.map_err(fail)?;
     let schema = Arc::clone(frame.schema().inner());
     let rows = frame.collect().await.map_err(fail)?;
-    let table = MemTable::try_new(schema, vec![rows]).map_err(fail)?;
-    Ok(Arc::new(table))
+    Ok((schema, rows))
 }
 
 impl Kind {

@@ -14,9 +14,12 @@
 //! not asked for, since a batch is small.
 
 use super::{
-    shape::{StateNode, arrange, check_depth},
-    state::{AggregateKernel, AggregateState, FedLeaf, Layout, Role},
-    tables::{Leaf, kernel_of},
+    parts::{Planning, as_it_was, names, replace},
+    progress::{Time, WatermarkNode, time_of},
+    shape::{Changes, Cut, StateNode, arrange, changes, check_depth},
+    state::{AggregateKernel, AggregateState, Layout, Role},
+    tables::{FedTable, Leaf, NodeTable, fed, kernel_of},
+    top::TopNode,
     window::{PANE, WindowNode, pane_column},
 };
 use crate::plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, SourceExec};
@@ -28,6 +31,7 @@ use datafusion::{
         ExprSchema, Result as DfResult, internal_datafusion_err, internal_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
+    datasource::{provider_as_source, source_as_provider},
     execution::SessionState,
     logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
     physical_expr::{aggregate::LoweredAggregateBuilder, expressions::Column},
@@ -37,6 +41,7 @@ use datafusion::{
     },
     physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
 };
+use futures::FutureExt;
 use parking_lot::Mutex;
 use std::{
     any::Any,
@@ -52,6 +57,8 @@ pub(super) struct Planned {
     /// Nodes whose rows it reads.
     pub(super) inputs: Vec<Arc<Lineage>>,
     pub(super) kind: Shape,
+    /// What is known of the times of its columns.
+    pub(super) times: Vec<Option<Time>>,
 }
 
 /// What the rows of a batch are.
@@ -65,26 +72,40 @@ pub(super) enum Shape {
     Windowed,
 }
 
-/// Plans a query whose state will be kept under `name`.
+/// Plans a statement whose state will be kept under its name.
 ///
 /// # Errors
 /// When it has no meaning over streams, or columns do not fit.
-pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, view: bool) -> DfResult<Planned> {
+pub(super) async fn plan(cx: &Planning<'_>, plan: LogicalPlan, view: bool) -> DfResult<Planned> {
+    plan_as(cx, plan, cx.name, view).await
+}
+
+/// Plans a part of a statement under a name of its own; `view`: its rows are shown, or read by others, again in each batch.
+pub(super) async fn plan_as(cx: &Planning<'_>, plan: LogicalPlan, name: &str, view: bool) -> DfResult<Planned> {
+    let state = cx.state;
     // Before anything that takes time by the depth.
     check_depth(&plan)?;
-    let analyzed = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
-    let arranged = arrange(analyzed)?;
-    let optimized = state.optimize(&arranged)?;
-    let planner = Arc::new(Planner { name: name.to_string(), made: Mutex::default() });
-    let physical = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::clone(&planner) as _])
-        .create_physical_plan(&optimized, state)
-        .await?;
-    let made = planner.made.lock().take();
+    let mut plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+    loop {
+        let (arranged, cut) = arrange(plan, &cx.marks, cx.name)?;
+        plan = arranged;
+        let (part, read) = match cut {
+            None => break,
+            Some(Cut::View(part)) => (part.clone(), cx.view(&part).await?),
+            Some(Cut::Distinct(part)) => (part.clone(), cx.distinct(&part).await?),
+        };
+        plan = replace(plan, &part, &read)?;
+    }
+    let optimized = cx.joined(state.optimize(&plan)?).await?;
+    let times =
+        (0..optimized.schema().fields().len()).map(|at| time_of(&optimized, at, name)).collect::<DfResult<Vec<_>>>()?;
+    let (physical, made) = physical(state, &optimized, name).await?;
     let schema = plain(&physical.schema());
     let (body, inputs, kind) = match made {
         None => {
-            let inputs = leaves(&physical)?;
-            (Body::Rows(physical), inputs, Shape::Stateless)
+            let inputs = leaves(std::slice::from_ref(&physical))?;
+            let whole = changes(&optimized)? == Changes::Whole;
+            (Body::Rows(physical), inputs, if whole { Shape::Whole } else { Shape::Stateless })
         }
         Some(made) => {
             let mut partial = None;
@@ -98,8 +119,8 @@ pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, vi
                 })?
                 .data;
             let Some(partial) = partial else { return internal_err!("the optimizer dropped the state of `{name}`") };
-            let inputs = leaves(&partial)?;
-            if !leaves(&above)?.is_empty() || !sources(&above)?.is_empty() {
+            let inputs = leaves(std::slice::from_ref(&partial))?;
+            if !leaves(std::slice::from_ref(&above))?.is_empty() || !sources(&above)?.is_empty() {
                 return datafusion::common::plan_err!(
                     "an aggregate over a stream together with another stream: make each part a view of its own"
                 );
@@ -118,7 +139,49 @@ pub(super) async fn plan(state: &SessionState, plan: LogicalPlan, name: &str, vi
             (body, inputs, kind)
         }
     };
-    Ok(Planned { select: Select { schema, body, view, whole: Vec::new() }, inputs, kind })
+    let whole = if kind == Shape::Whole { whole_nodes(&optimized)? } else { Vec::new() };
+    let shown = view && kind == Shape::Stateless && name == cx.name;
+    Ok(Planned { select: Select { schema, body, gives: kind, view: shown, repeats: view, whole }, inputs, kind, times })
+}
+
+/// The nodes that give their whole result again in each batch and that a plan reads.
+fn whole_nodes(plan: &LogicalPlan) -> DfResult<Vec<String>> {
+    let mut found = BTreeSet::new();
+    plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node {
+            let provider = source_as_provider(&scan.source)?;
+            let provider: &dyn Any = provider.as_ref();
+            if let Some(table) = provider.downcast_ref::<NodeTable>().filter(|table| table.gives != Changes::New) {
+                found.insert(table.node.name.clone());
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
+    Ok(found.into_iter().collect())
+}
+
+/// The physical plan, and the plans around its state if it has one.
+async fn physical(
+    state: &SessionState,
+    plan: &LogicalPlan,
+    name: &str,
+) -> DfResult<(Arc<dyn ExecutionPlan>, Option<Made>)> {
+    let planner = Arc::new(Planner { name: name.to_string(), state: state.clone(), made: Mutex::default() });
+    let physical = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::clone(&planner) as _])
+        .create_physical_plan(plan, state)
+        .await?;
+    let made = planner.made.lock().take();
+    Ok((physical, made))
+}
+
+impl Planning<'_> {
+    /// The physical plan of an optimized part that has no state.
+    pub(super) async fn physical(&self, plan: &LogicalPlan, name: &str) -> DfResult<Arc<dyn ExecutionPlan>> {
+        match physical(self.state, plan, name).await? {
+            (plan, None) => Ok(plan),
+            (_, Some(_)) => internal_err!("a part of `{name}` has state of its own"),
+        }
+    }
 }
 
 /// The schema without the marks of panes.
@@ -135,15 +198,17 @@ fn plain(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The lineage nodes that a plan reads, each once.
-fn leaves(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<Arc<Lineage>>> {
+/// The lineage nodes that plans read, each once.
+pub(super) fn leaves(plans: &[Arc<dyn ExecutionPlan>]) -> DfResult<Vec<Arc<Lineage>>> {
     let mut found: BTreeMap<usize, Arc<Lineage>> = BTreeMap::new();
-    plan.apply(|node| {
-        if let Some(leaf) = kernel_of::<Leaf>(node) {
-            found.insert(leaf.node.id, Arc::clone(&leaf.node));
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
+    for plan in plans {
+        plan.apply(|node| {
+            if let Some(leaf) = kernel_of::<Leaf>(node) {
+                found.insert(leaf.node.id, Arc::clone(&leaf.node));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        })?;
+    }
     Ok(found.into_values().collect())
 }
 
@@ -164,11 +229,14 @@ fn sources(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<String>> {
 pub(super) struct Select {
     schema: SchemaRef,
     body: Body,
-    /// Whether its rows are shown, not stored.
+    gives: Shape,
+    /// Whether its rows are shown as they come, not stored.
     view: bool,
-    /// Inputs that give their whole result in each batch: what comes of them is
-    /// not stored again while none of them has changed.
-    pub(super) whole: Vec<String>,
+    /// Whether rows that have not changed are given again.
+    repeats: bool,
+    /// Inputs that give their whole result in each batch, when it does so itself: what
+    /// comes of them is not stored again while none of them has changed.
+    whole: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -197,6 +265,14 @@ impl Operator for Select {
         Arc::clone(&self.schema)
     }
 
+    fn gives(&self) -> &'static str {
+        match self.gives {
+            Shape::Stateless => "new rows in each batch, which stay (append)",
+            Shape::Whole => "the whole result so far in each batch that changes it (complete)",
+            Shape::Windowed => "the rows of each window once, when it closes (append)",
+        }
+    }
+
     fn is_stateful(&self) -> bool {
         matches!(self.body, Body::Aggregate { .. })
     }
@@ -205,13 +281,15 @@ impl Operator for Select {
         let of = |e| Error::internal(format!("planning `{}`", cx.name)).because(e);
         match &self.body {
             Body::Rows(plan) => {
-                let mut plan = put_in(plan, &inputs).map_err(of)?;
+                let leaves = leaves(std::slice::from_ref(plan)).map_err(of)?;
+                let mut plan = put_in(plan, &leaves, &inputs).map_err(of)?;
                 let partitions = plan.output_partitioning().partition_count();
                 if plan.schema() != self.schema {
                     plan = cx.node("columns", Relabel(self.schema()), vec![plan], self.schema(), partitions);
                 }
                 if !self.whole.is_empty() {
-                    let kernel = Changed { whole: self.whole.clone(), schema: self.schema() };
+                    let (name, repeats) = (cx.name.clone(), self.repeats);
+                    let kernel = Changed { name, repeats, whole: self.whole.clone(), schema: self.schema() };
                     plan = cx.node("what has changed", kernel, vec![plan], self.schema(), partitions);
                 }
                 if self.view {
@@ -230,16 +308,21 @@ impl Operator for Select {
                     repeats: *repeats,
                     schema: self.schema(),
                 };
-                let inputs = vec![put_in(partial, &inputs).map_err(of)?, Arc::clone(above)];
+                let leaves = leaves(std::slice::from_ref(partial)).map_err(of)?;
+                let inputs = vec![put_in(partial, &leaves, &inputs).map_err(of)?, Arc::clone(above)];
                 Ok(cx.node("state", kernel, inputs, self.schema(), 1))
             }
         }
     }
 }
 
-/// Puts the inputs' plans where their leaves stand.
-fn put_in(plan: &Arc<dyn ExecutionPlan>, inputs: &[Arc<dyn ExecutionPlan>]) -> DfResult<Arc<dyn ExecutionPlan>> {
-    let places: BTreeMap<usize, usize> = leaves(plan)?.iter().enumerate().map(|(at, node)| (node.id, at)).collect();
+/// Puts the plans of `leaves` where they stand.
+pub(super) fn put_in(
+    plan: &Arc<dyn ExecutionPlan>,
+    leaves: &[Arc<Lineage>],
+    inputs: &[Arc<dyn ExecutionPlan>],
+) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let places: BTreeMap<usize, usize> = leaves.iter().enumerate().map(|(at, node)| (node.id, at)).collect();
     let put = Arc::clone(plan).transform_up(|node| {
         let Some(leaf) = kernel_of::<Leaf>(&node) else { return Ok(Transformed::no(node)) };
         let input = places
@@ -274,9 +357,11 @@ impl Kernel for Head {
     }
 }
 
-/// No rows while none of the results that they are made of has changed.
+/// Says when none of the results that its rows are made of has changed; then gives none, or the same again.
 #[derive(Debug)]
 struct Changed {
+    name: String,
+    repeats: bool,
     whole: Vec<String>,
     schema: SchemaRef,
 }
@@ -284,13 +369,24 @@ struct Changed {
 impl Kernel for Changed {
     fn run(&self, partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
         use futures::StreamExt;
-        let whole = self.whole.clone();
-        // A row can only come after its input has said whether it changed.
-        let rows = inputs.open(0, partition)?.map(move |rows| {
+        let (name, whole, repeats) = (self.name.clone(), self.whole.clone(), self.repeats);
+        // A row can only come after its input has said whether it changed, and so can the end.
+        let end = futures::stream::iter([Ok(arrow_array::RecordBatch::new_empty(self.schema()))]);
+        let rows = inputs.open(0, partition)?.chain(end).map(move |rows| {
             let rows = rows?;
-            Ok(if whole.iter().all(|name| run.has_stayed(name)) { rows.slice(0, 0) } else { rows })
+            if !whole.iter().all(|name| run.has_stayed(name)) {
+                return Ok(rows);
+            }
+            run.stays(&name);
+            Ok(if repeats { rows } else { rows.slice(0, 0) })
         });
-        Ok(crate::plan::rows_from(Arc::clone(&self.schema), rows))
+        Ok(crate::plan::rows_from(self.schema(), rows))
+    }
+}
+
+impl Changed {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
     }
 }
 
@@ -310,6 +406,9 @@ impl Kernel for Relabel {
         Ok(crate::plan::rows_from(Arc::clone(&self.0), rows))
     }
 }
+
+/// Name of the rows that a nested plan is fed.
+const FED: &str = "kept";
 
 /// Marks the place of the state while the plan is made.
 #[derive(Debug)]
@@ -332,6 +431,7 @@ struct Made {
 /// Plans our two logical nodes.
 struct Planner {
     name: String,
+    state: SessionState,
     made: Mutex<Option<Made>>,
 }
 
@@ -351,6 +451,15 @@ impl ExtensionPlanner for Planner {
         if let Some(window) = node.downcast_ref::<WindowNode>() {
             return window.plan(&self.name, Arc::clone(input)).map(Some);
         }
+        if let Some(watermark) = node.downcast_ref::<WatermarkNode>() {
+            return watermark.plan(Arc::clone(input)).map(Some);
+        }
+        if let Some(top) = node.downcast_ref::<TopNode>() {
+            let schema = input.schema();
+            *self.made.lock() = Some(self.top(top, &schema).await?);
+            let partial = vec![Arc::clone(input)];
+            return Ok(Some(NodeExec::plan(format!("{}: state", self.name), Mark, partial, schema, 1)));
+        }
         let Some(state) = node.downcast_ref::<StateNode>() else { return Ok(None) };
         let below = logical_inputs[0].schema();
         let expr = |e: &Expr| planner.create_physical_expr(e, below, session, planning_ctx);
@@ -362,6 +471,19 @@ impl ExtensionPlanner for Planner {
 }
 
 impl Planner {
+    /// The plans around the first rows of each key: what is kept are the rows.
+    async fn top(&self, node: &TopNode, schema: &SchemaRef) -> DfResult<Made> {
+        let own = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(node);
+        let kept = names(own);
+        let table = Arc::new(FedTable(Arc::clone(&kept)));
+        let rows = as_it_was(FED, provider_as_source(table), &kept, own)?;
+        let cut = self.state.optimize(&node.cut(rows)?)?;
+        let (merge, _) = physical(&self.state, &cut, &self.name).boxed().await?;
+        let roles = (0..kept.fields().len()).map(Role::Kept).collect();
+        let layout = Layout { full: Arc::clone(&kept), kept: Arc::clone(&kept), roles, window: None, pane: 0 };
+        Ok(Made { last: fed(schema), merge, layout })
+    }
+
     fn aggregate(
         &self,
         node: &StateNode,
@@ -441,10 +563,6 @@ impl Planner {
         let layout = Layout { kept: kept_schema, full, roles, window: node.window, pane: pane.unwrap_or(0) };
         Ok((Arc::new(partial), Made { last: Arc::new(last), merge: Arc::new(merge), layout }))
     }
-}
-
-fn fed(schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
-    NodeExec::plan("rows of the state", FedLeaf(Arc::clone(schema)), vec![], Arc::clone(schema), 1)
 }
 
 fn group_by(exprs: Vec<(Arc<dyn PhysicalExpr>, String)>) -> PhysicalGroupBy {

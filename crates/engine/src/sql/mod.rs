@@ -32,17 +32,23 @@
 //! functions for social text, [`query`] answers questions beside the program.
 
 mod catalog;
+mod distinct;
 mod functions;
+mod join;
 mod late;
 mod lower;
 mod mistakes;
 mod parse;
+mod parts;
+mod progress;
 mod query;
+mod reload;
 mod shape;
 mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod top;
 mod topics;
 mod window;
 
