@@ -50,11 +50,12 @@ pub(crate) fn kills(seed: u64, items: u64, kills: u32) -> Result<Killed> {
     let out = base.path().join("out");
     let mut random = seed;
     let (mut done, mut midway) = (0, 0);
+    let most = 4 * begin(seed, items, base.path(), &out)?;
     for kill in 0..kills {
         let mut child = spawn(seed, items, base.path())?;
         random = events::mix(random.wrapping_add(u64::from(kill)));
         // From before the directory is open to many batches later.
-        let pause = Duration::from_millis(random % 150);
+        let pause = Duration::from_micros(random % u64::try_from(most.as_micros())?);
         let before = count(&out);
         if wait(&mut child, pause)?.is_some() {
             // It read everything; later kills have nothing to hit.
@@ -84,6 +85,22 @@ pub(crate) fn kills(seed: u64, items: u64, kills: u32) -> Result<Killed> {
 /// As the engine.
 pub(crate) fn child(seed: u64, items: u64, base: &Path, threads: usize) -> Result<()> {
     jobs::killed_program(seed, items, base, threads)
+}
+
+/// How long a program takes to its first output; it is killed there. A build
+/// for tests takes a second to what one for speed does in a tenth of it.
+fn begin(seed: u64, items: u64, base: &Path, out: &Path) -> Result<Duration> {
+    let begun = Instant::now();
+    let mut child = spawn(seed, items, base)?;
+    while count(out) == 0 {
+        if wait(&mut child, Duration::from_millis(1))?.is_some() || begun.elapsed() > PATIENCE {
+            return Err("the program ended, or hung, before its first batch".into());
+        }
+    }
+    let took = begun.elapsed();
+    child.kill()?;
+    child.wait()?;
+    Ok(took)
 }
 
 fn spawn(seed: u64, items: u64, base: &Path) -> Result<Child> {

@@ -46,6 +46,8 @@ pub struct BatchReport {
     pub rows_out: u64,
     /// Records refused.
     pub refused: u64,
+    /// Dead letters by the kind of their reason ([`crate::reason_kind`]).
+    pub letters: BTreeMap<&'static str, u64>,
     /// Late records.
     pub late: u64,
     /// From the batch's time to its begin, in microseconds.
@@ -107,6 +109,8 @@ pub struct Program {
     pub records_in: u64,
     /// Records refused since start.
     pub refused: u64,
+    /// Dead letters since start by the kind of their reason ([`crate::reason_kind`]).
+    pub letters: BTreeMap<&'static str, u64>,
     /// Late records since start.
     pub late: u64,
     /// Batches committed since start.
@@ -164,6 +168,9 @@ impl Board {
             program.records_in += report.records_in;
             program.refused += report.refused;
             program.late += report.late;
+            for (kind, count) in &report.letters {
+                *program.letters.entry(kind).or_default() += count;
+            }
             program.batches += 1;
         }
         {

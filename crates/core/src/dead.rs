@@ -23,3 +23,49 @@ pub struct DeadLetter {
     /// Its bytes; of an oversized line, the beginning; of a late row, its columns as JSON.
     pub raw: Vec<u8>,
 }
+
+/// What kind of reason it is, of a few: for counters, whose labels must not
+/// grow with the input. `late`, `too_long`, `not_utf8`, `missing_field`,
+/// `bad_value`, `malformed` or `other`.
+///
+/// ```
+/// use tidemill_core::reason_kind;
+/// assert_eq!(reason_kind("field \"n\": expected an integer, found \"many\""), "bad_value");
+/// ```
+pub fn reason_kind(reason: &str) -> &'static str {
+    let field = reason.starts_with("field \"");
+    match reason {
+        _ if reason.starts_with("late:") => "late",
+        _ if reason.contains("over the bound") => "too_long",
+        _ if field && reason.contains("\": missing") => "missing_field",
+        _ if field => "bad_value",
+        _ if reason.contains("not UTF-8") => "not_utf8",
+        _ if reason.starts_with("byte ") || reason.contains("fields, found") || reason.contains("not closed") => {
+            "malformed"
+        }
+        _ => "other",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reasons_of_formats_and_windows_have_kinds() {
+        for (reason, kind) in [
+            ("byte 0: the record is empty", "malformed"),
+            ("expected 3 fields, found 2", "malformed"),
+            ("a quoted field is not closed", "malformed"),
+            ("byte 6: not UTF-8", "not_utf8"),
+            ("field \"t\": not UTF-8", "bad_value"),
+            ("field \"id\": missing, and declared NOT NULL", "missing_field"),
+            ("field \"l\": field \"item\": expected an integer, found \"x\"", "bad_value"),
+            ("a line of 20 bytes, over the bound of 10 (option `max_line`)", "too_long"),
+            ("late: `t` is empty, so the row is in no window of `w`", "late"),
+            ("no idea", "other"),
+        ] {
+            assert_eq!(reason_kind(reason), kind, "{reason}");
+        }
+    }
+}

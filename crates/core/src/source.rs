@@ -79,6 +79,14 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// When a part that `position` needs is gone, naming the exact gap.
     async fn plan(&self, position: &Position, budget: Budget) -> Result<Vec<OffsetRange>>;
 
+    /// Whether its partitions go on side by side, as those of a topic do: each
+    /// then has event time of its own, and the slowest holds the stream's
+    /// watermark. A source that makes a partition of each file says no: its event
+    /// time is that of all files together.
+    fn partitions_are_parallel(&self) -> bool {
+        true
+    }
+
     /// Reads a range that `plan` gave, now or in an earlier life of the program.
     fn read(&self, range: &OffsetRange) -> ChunkStream;
 

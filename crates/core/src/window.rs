@@ -1,4 +1,4 @@
-//! Windows and watermarks as pure arithmetic.
+//! Windows as pure arithmetic.
 //!
 //! A hopping window of `size` each `slide` is kept by **panes** of width
 //! `gcd(size, slide)`: each record belongs to exactly one pane, and a window is
@@ -12,8 +12,14 @@
 //!              [-----BCD---)
 //! ```
 //!
+//! A **session** is a run of records of a key of which each comes less than `gap`
+//! after the one before: records at *t* cover `[t, t + gap)`, and what overlaps
+//! is one session. A **count window** is a window over the numbers of a key's
+//! records instead of their times.
+//!
 //! Invariant: intervals are half-open, `[start, end)`, in microseconds.
-//! The engine's window operators and SQL's `TUMBLE`/`HOP` call this.
+//! The engine's window operators and SQL's `TUMBLE`, `HOP`, `SESSION` and
+//! `COUNT_WINDOW` call this.
 
 use crate::{Duration, Error, Result, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -34,7 +40,66 @@ impl Interval {
     }
 }
 
-/// Size and slide of a window, both in microseconds and positive.
+/// Which records are aggregated together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum WindowKind {
+    /// Windows of fixed length by event time.
+    Time(WindowSpec),
+    /// Sessions of a key that end after so many microseconds without a record.
+    Session(i64),
+    /// Windows over the numbers of a key's records, the first of which is 0.
+    Count(WindowSpec),
+}
+
+impl WindowKind {
+    /// Sessions that end after `gap` microseconds without a record.
+    ///
+    /// # Errors
+    /// When `gap` is not positive.
+    pub fn session(gap: i64) -> Result<Self> {
+        if gap <= 0 {
+            return Err(Error::user(format!("a session's gap must be positive, not {gap} µs")));
+        }
+        Ok(Self::Session(gap))
+    }
+
+    /// Windows of `size` records of a key, one each `slide` records.
+    ///
+    /// # Errors
+    /// When a number is not positive, or records between two windows would be lost.
+    pub fn count(size: i64, slide: i64) -> Result<Self> {
+        if size <= 0 || slide <= 0 || slide > size || size > 1 << 40 {
+            return Err(Error::user(format!(
+                "a count window of {size} rows each {slide}: both must be positive, and the slide at most the size"
+            )));
+        }
+        let spec = WindowSpec { size, slide };
+        if size / spec.pane() > PANES {
+            return Err(Error::user(format!(
+                "a count window of {size} rows each {slide} has {} panes; at most {PANES} are kept: choose a slide that divides the size",
+                size / spec.pane()
+            )));
+        }
+        Ok(Self::Count(spec))
+    }
+
+    /// Whether all windows of a record of this time have closed when the watermark
+    /// is at `at`: it then comes too late. A session that is closed never grows
+    /// again, so a record before the watermark is too late for any. Count windows
+    /// know no time.
+    pub fn is_closed(&self, time: Timestamp, at: Timestamp) -> bool {
+        match self {
+            Self::Time(spec) => spec.last_end(time) <= at,
+            Self::Session(_) => time < at,
+            Self::Count(_) => false,
+        }
+    }
+}
+
+/// Panes of one window at most.
+const PANES: i64 = 100_000;
+
+/// Size and slide of a window, both in microseconds (or records) and positive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct WindowSpec {
     size: i64,
@@ -70,9 +135,9 @@ impl WindowSpec {
             )));
         }
         let spec = Self { size, slide };
-        if size / spec.pane() > 100_000 {
+        if size / spec.pane() > PANES {
             return Err(Error::user(format!(
-                "a window of {:?} each {:?} has {} panes; at most 100000 are kept: choose a slide that divides the size",
+                "a window of {:?} each {:?} has {} panes; at most {PANES} are kept: choose a slide that divides the size",
                 span(size),
                 span(slide),
                 size / spec.pane()
@@ -110,6 +175,11 @@ impl WindowSpec {
         at.floor(self.pane())
     }
 
+    /// End of the last window that contains the instant.
+    pub fn last_end(&self, at: Timestamp) -> Timestamp {
+        Timestamp(at.floor(self.slide).0.saturating_add(self.size))
+    }
+
     /// The windows that contain the instant, the earliest first.
     pub fn windows_of(&self, at: Timestamp) -> impl Iterator<Item = Interval> + use<> {
         let (size, slide) = (self.size, self.slide);
@@ -137,36 +207,6 @@ impl WindowSpec {
 /// Microseconds for people.
 fn span(micros: i64) -> Duration {
     Duration::from_micros(micros.unsigned_abs())
-}
-
-/// The event time that a stream believes complete: the largest time seen
-/// minus a declared bound. It never moves back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Watermark {
-    bound: Duration,
-    at: Timestamp,
-}
-
-impl Watermark {
-    /// A watermark at the beginning of time, trailing by `bound`.
-    pub fn new(bound: Duration) -> Self {
-        Self { bound, at: Timestamp::MIN }
-    }
-
-    /// Takes notice of the largest event time of a batch.
-    pub fn observe(&mut self, largest: Timestamp) {
-        self.at = self.at.max(largest.minus(self.bound));
-    }
-
-    /// Event time believed complete; [`Timestamp::MIN`] before the first record.
-    pub fn at(&self) -> Timestamp {
-        self.at
-    }
-
-    /// Whether a record of this event time comes too late.
-    pub fn is_late(&self, at: Timestamp) -> bool {
-        at < self.at
-    }
 }
 
 #[cfg(test)]
@@ -212,14 +252,5 @@ mod tests {
     fn a_slide_that_would_drop_records_is_refused() {
         assert!(WindowSpec::hop(5, 10).is_err());
         assert!(WindowSpec::hop(0, 1).is_err());
-    }
-
-    #[test]
-    fn a_watermark_never_moves_back() {
-        let mut mark = Watermark::new(Duration::from_micros(5));
-        mark.observe(Timestamp(20));
-        mark.observe(Timestamp(3));
-        assert_eq!(mark.at(), Timestamp(15));
-        assert!(mark.is_late(Timestamp(14)) && !mark.is_late(Timestamp(15)));
     }
 }

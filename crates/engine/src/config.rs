@@ -6,6 +6,7 @@
 use crate::{
     batch::{RateControl, Trigger},
     context::StreamingContext,
+    ingest::DeadShare,
 };
 use std::{path::PathBuf, sync::Arc};
 use tidemill_core::{Clock, Duration, Error, Registry};
@@ -28,6 +29,8 @@ pub(crate) struct Config {
     /// What the log keeps of streams that say nothing themselves.
     pub(crate) retention: Option<Retention>,
     pub(crate) dead_retention: Retention,
+    /// What share of records may be refused, of streams that say nothing themselves.
+    pub(crate) dead_share: Option<DeadShare>,
     pub(crate) disk: Arc<dyn tidemill_store::disk::Disk>,
     /// Whether the program is only looked at, never started.
     pub(crate) check: bool,
@@ -57,6 +60,7 @@ impl ContextBuilder {
                 max_lag_bytes: 256 << 20,
                 retention: None,
                 dead_retention: Retention { max_age: None, max_bytes: Some(256 << 20) },
+                dead_share: None,
                 disk: Arc::new(tidemill_store::disk::RealDisk),
                 check: false,
             },
@@ -155,6 +159,15 @@ impl ContextBuilder {
     #[must_use]
     pub fn dead_retention(mut self, retention: Retention) -> Self {
         self.config.dead_retention = retention;
+        self
+    }
+
+    /// Stops the program, before the batch is committed, when more than a share
+    /// of the last records of a stream is refused (`dead_stop_share` and
+    /// `dead_stop_over` in SQL). By default all is kept and the program goes on.
+    #[must_use]
+    pub fn dead_stop(mut self, share: DeadShare) -> Self {
+        self.config.dead_share = Some(share);
         self
     }
 

@@ -5,7 +5,7 @@
 
 use crate::{
     context::StreamingContext,
-    ingest::{Ingest, Start, TopicInput, TopicSource, dead_schema, is_raw, raw_schema},
+    ingest::{DeadShare, Ingest, Start, TopicInput, TopicSource, dead_schema, is_raw, raw_schema, replayed_schema},
     plan::{Lineage, StreamInput},
     record::Record,
     stream::DStream,
@@ -116,8 +116,9 @@ impl StreamingContext {
         };
         let format = if needs_format { Some(registry.format(options, columns)?) } else { None };
         let retention = Retention::from_options(options)?;
+        let dead_share = DeadShare::from_options(options)?;
         options.finish()?;
-        match (input, format) {
+        let opened = match (input, format) {
             (Input::Source(source), _) if retention.is_some() => Err(Error::user(format!(
                 "stream \"{name}\": the log keeps nothing of it, as {} can be read again: leave out `retention_age` and `retention_bytes`",
                 source.describe()
@@ -125,6 +126,18 @@ impl StreamingContext {
             (Input::Source(source), format) => Ok(self.declare.input(StreamInput::new(name, source, format)?)),
             (Input::Receivers(receivers), Some(format)) => self.receive(name, receivers, format, retention),
             (Input::Receivers(_), None) => Err(Error::internal("receivers without a format")),
+        };
+        if opened.is_ok() {
+            self.bound_dead(dead_share);
+        }
+        opened
+    }
+
+    /// Bounds the dead letters of the stream that was opened last.
+    fn bound_dead(&self, share: Option<DeadShare>) {
+        if let (Some(share), Some(input)) = (share, self.declare.inputs().last()) {
+            // A stream is opened once.
+            let _set = input.dead_share.set(share);
         }
     }
 
@@ -156,6 +169,7 @@ impl StreamingContext {
                 "what topic `{topic}` keeps is said where it is filled: leave out `retention_age` and `retention_bytes`"
             ));
         }
+        let dead_share = DeadShare::from_options(options)?;
         options.finish()?;
         if self.config.data_dir.is_none() && !self.config.check {
             return fail("a topic lies in a data directory: give the context one".to_string());
@@ -163,7 +177,9 @@ impl StreamingContext {
         let source = Arc::new(TopicSource::over(topic, shape, start));
         let input = TopicInput { stream: name.to_string(), topic: topic.to_string(), source: Arc::clone(&source) };
         self.declare.declared.lock().topic_inputs.push(input);
-        Ok(self.declare.input(StreamInput::new(name, source, format)?))
+        let node = self.declare.input(StreamInput::new(name, source, format)?);
+        self.bound_dead(dead_share);
+        Ok(node)
     }
 
     /// Columns of a topic: of one that this program fills, else of one that is there.
@@ -173,6 +189,9 @@ impl StreamingContext {
         }
         if topic == format!("{}.dead", self.config.name) {
             return Ok(Some(dead_schema()));
+        }
+        if topic == format!("{}.replayed", self.config.name) {
+            return Ok(Some(replayed_schema()));
         }
         let Some(dir) = &self.config.data_dir else { return Ok(None) };
         let stored = tidemill_store::log::stored_config(&tidemill_store::RealDisk, &dir.join("log"), topic)?;

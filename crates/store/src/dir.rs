@@ -2,9 +2,14 @@
 //!
 //! ```text
 //! LOCK     locked while a process owns the directory; holds its pid, for people
+//! GATE     locked while a batch commits, and by who copies the directory meanwhile
 //! FORMAT   the version of all that is inside
-//! log/  ledger/  state/ …
+//! log/  programs/ …
 //! ```
+//!
+//! Who reads beside the owner needs no lock ([`crate::log::Log::look`]). Who needs
+//! log, ledger and states of one and the same batch closes the [`Gate`]: the
+//! owner's next commit waits for it.
 //!
 //! Invariant: two processes never write in one data directory. The lock is the
 //! operating system's and goes with the process; a left-over file locks nothing.
@@ -23,6 +28,8 @@ use std::{
 use tidemill_core::{Error, Result};
 
 const FORMAT: u32 = 1;
+/// There while a directory is being restored.
+pub(crate) const UNFINISHED: &str = "RESTORING";
 
 /// A data directory that this process owns until it is dropped.
 #[derive(Debug)]
@@ -45,6 +52,12 @@ impl DataDir {
         let disk = Arc::new(RealDisk);
         disk::create_dir(&*disk, path).named("create", path)?;
         let lock = lock(path)?;
+        if disk::Disk::exists(&*disk, &path.join(UNFINISHED)) {
+            return Err(Error::user(format!(
+                "the restore into {} was not finished: remove the directory and restore again",
+                path.display()
+            )));
+        }
         let format = path.join("FORMAT");
         if disk::Disk::exists(&*disk, &format) {
             let bytes = disk::read_file(&*disk, &format).named("read", &format)?;
@@ -53,6 +66,20 @@ impl DataDir {
             disk::atomic_write(&*disk, &format, format!("{FORMAT}\n").as_bytes()).named("write", &format)?;
         }
         Ok(Self { path: path.to_owned(), disk, _lock: lock })
+    }
+
+    /// Whether a directory may be looked at beside its owner: it is there, and
+    /// of a format that this build reads.
+    ///
+    /// # Errors
+    /// Saying what is wrong with it.
+    pub fn check(path: impl AsRef<Path>) -> Result<()> {
+        let (path, disk) = (path.as_ref(), RealDisk);
+        let format = path.join("FORMAT");
+        if !disk::Disk::exists(&disk, &format) {
+            return Err(Error::user(format!("{} is no data directory: name one with --data DIR", path.display())));
+        }
+        check_format(path, &disk::read_file(&disk, &format).named("read", &format)?)
     }
 
     /// Where it is.
@@ -68,6 +95,58 @@ impl DataDir {
     /// A path inside.
     pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
         self.path.join(name)
+    }
+}
+
+/// What a commit passes, one at a time, in whatever process.
+#[derive(Debug)]
+pub struct Gate {
+    path: PathBuf,
+    file: File,
+}
+
+/// The gate is passed, or closed, until this is dropped.
+#[derive(Debug)]
+pub struct Passing<'a>(&'a File);
+
+impl Drop for Passing<'_> {
+    fn drop(&mut self) {
+        // Closing the file would do it, too.
+        let _unlocked = self.0.unlock();
+    }
+}
+
+impl Gate {
+    /// The gate of a data directory; made if need be.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn of(dir: &Path) -> Result<Self> {
+        let path = dir.join("GATE");
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+        Ok(Self { file: file.named("open", &path)?, path })
+    }
+
+    /// Passes when nobody else is in it; `None` when somebody is.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn try_pass(&self) -> Result<Option<Passing<'_>>> {
+        match self.file.try_lock() {
+            Ok(()) => Ok(Some(Passing(&self.file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(e)) => Err(io_error("lock", &self.path, e)),
+        }
+    }
+
+    /// Waits until nobody else is in it, and passes.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn pass(&self) -> Result<Passing<'_>> {
+        self.file.lock().named("lock", &self.path)?;
+        Ok(Passing(&self.file))
     }
 }
 
@@ -115,6 +194,23 @@ fn lock(dir: &Path) -> Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn one_at_a_time_passes_the_gate() {
+        let tmp = tempfile::tempdir().unwrap();
+        let (commit, copy) = (Gate::of(tmp.path()).unwrap(), Gate::of(tmp.path()).unwrap());
+        let passing = commit.try_pass().unwrap().unwrap();
+        assert!(copy.try_pass().unwrap().is_none());
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| drop(copy.pass().unwrap()));
+            drop(passing);
+            waiting.join().unwrap();
+        });
+        let closed = copy.pass().unwrap();
+        assert!(commit.try_pass().unwrap().is_none());
+        drop(closed);
+        assert!(commit.try_pass().unwrap().is_some());
+    }
 
     #[test]
     fn a_second_owner_is_refused_by_name_and_pid() {

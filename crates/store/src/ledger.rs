@@ -24,7 +24,9 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tidemill_core::{Batch, BatchId, Error, OffsetRange, Position, Result, StagedPart, StreamName, Timestamp};
+use tidemill_core::{
+    Batch, BatchId, Error, OffsetRange, Position, Result, StagedPart, StreamName, Timestamp, Watermark,
+};
 
 #[cfg(test)]
 mod tests;
@@ -41,8 +43,11 @@ pub struct Committed {
     pub batch: BatchId,
     /// Its time.
     pub time: Timestamp,
-    /// Watermarks after it, by stream or operator.
+    /// Watermarks after it, by operator.
     pub watermarks: BTreeMap<String, Timestamp>,
+    /// Of each stream with event time, what its watermark follows from. Older ledgers have none.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub streams: BTreeMap<StreamName, Watermark>,
     /// What its sinks staged, by sink: repeated to them after a crash.
     pub staged: BTreeMap<String, Vec<StagedPart>>,
     /// Whatever else the engine wants to find again; small.

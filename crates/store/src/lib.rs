@@ -5,6 +5,7 @@
 //! - [`log`]: topics of rows by offset; what can't be replayed enters here.
 //! - [`ledger`]: which batches were planned and which are committed.
 //! - [`state`]: the versioned rows of an operator.
+//! - [`backup`]: a data directory copied, checked and put back, also while a program runs.
 //!
 //! ```
 //! use arrow_array::{RecordBatch, StringArray};
@@ -27,6 +28,7 @@
 //! Invariants: what was acked survives; what is read was checked; after a
 //! failed sync nothing is acked. Everything blocks; nothing here is async.
 
+pub mod backup;
 mod dir;
 pub mod disk;
 mod fault;
@@ -37,8 +39,8 @@ pub mod log;
 mod staged;
 pub mod state;
 
-pub use dir::DataDir;
-pub use disk::{Disk, RealDisk, SimDisk, atomic_write};
+pub use dir::{DataDir, Gate, Passing};
+pub use disk::{Disk, FrozenDisk, RealDisk, SimDisk, atomic_write};
 pub use ledger::Ledger;
 pub use log::{Log, Topic, TopicConfig};
 pub use staged::StagedFiles;

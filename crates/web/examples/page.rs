@@ -88,8 +88,7 @@ async fn invent(board: &Board) {
             late: u64::from(roll(30) == 0) * roll(12),
             scheduling_delay_us: 400 + roll(900),
             processing_us: 2500 + roll(2500) + if roll(25) == 0 { 9000 } else { 0 },
-            queued: 0,
-            rate_limit: None,
+            ..BatchReport::default()
         });
         publish(board, batch, "top_hashtags", hashtags(&counts));
         publish(board, batch, "by_language", languages(&counts));

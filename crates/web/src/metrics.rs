@@ -83,12 +83,15 @@ fn render(shared: &Shared) -> String {
         }
     }
     page.one("tidemill_records_processed_total", "counter", "Records read by batches.", program.records_in);
-    page.one(
-        "tidemill_records_dead_lettered_total",
+    let name = "tidemill_records_dead_lettered_total";
+    page.head(
+        name,
         "counter",
-        "Records refused and kept as dead letters.",
-        program.refused,
+        "Dead letters by the kind of their reason: refused records, and late rows that are kept.",
     );
+    for (kind, count) in &program.letters {
+        page.line(&format!("{name}{{reason=\"{kind}\"}} {count}"));
+    }
     page.one(
         "tidemill_records_late_total",
         "counter",

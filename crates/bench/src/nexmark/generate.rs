@@ -300,7 +300,6 @@ mod tests {
     fn kinds_come_in_nexmarks_proportions() {
         let counts = Kind::ALL.map(|kind| Events::new(kind, 1, 5_000).all().unwrap().num_rows());
         assert_eq!(counts, [100, 300, 4_600]);
-
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! Files as input and as output.
 //!
 //! [`FilesSource`] reads a file, a directory or a glob of files by byte
-//! offsets; [`FilesSink`] writes one file a batch and partition.
+//! offsets; [`FilesSink`] writes one file a batch, partition and, if asked, directory.
 
+mod encode;
 mod listing;
+mod partition;
 mod reader;
 mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
 
-pub use sink::{FileFormat, FilesSink};
+pub use encode::FileFormat;
+pub use sink::FilesSink;
 pub use source::{Complete, FilesSource};
 
 use std::{fs::File, io::Read};

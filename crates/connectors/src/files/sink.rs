@@ -3,11 +3,16 @@
 //! | Option | Meaning |
 //! |---|---|
 //! | `path` | a directory; it is made if it is not there |
-//! | `format` | `text` (one text column, the default), `json` (one object a line) or `csv` (with a header) |
+//! | `format` | `text` (one text column, the default), `json` (one object a line), `csv` (with a header) or `parquet` |
+//! | `partition_by` | columns whose values name directories, such as `day,lang`: `day=2026-01-31/lang=en/…` |
 //!
 //! ```text
 //! stage   <path>/.batch-000000000007-part-00000.json   written, synced, directory synced
 //! commit  <path>/batch-000000000007-part-00000.json    renamed, directory synced
+//!
+//! partitioned
+//! stage   <path>/day=2026-01-31/lang=en/.batch-000000000007-part-00000.json
+//! commit  <path>/day=2026-01-31/lang=en/batch-000000000007-part-00000.json
 //! ```
 //!
 //! Invariant: a file in `path` without a leading dot is whole and belongs to a
@@ -15,14 +20,19 @@
 //! `files` source passes over names with a dot, so the output can be read as it
 //! grows. Several sinks need several directories.
 //!
-//! In a `text` file, a line end within a value stays one; `json` escapes it.
+//! A part of a batch makes a file in each directory that it has rows for, at most
+//! 1000; no list of files is kept anywhere. In a `text` file, a line end within a value stays one; `json` escapes it.
 
-use arrow_array::{RecordBatch, cast::AsArray};
-use arrow_json::writer::{LineDelimited, WriterBuilder};
-use arrow_schema::{DataType, SchemaRef};
+use super::{
+    encode::{Encoder, FileFormat},
+    partition::{self, PartitionBy},
+};
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::Arc,
@@ -32,47 +42,38 @@ use tidemill_store::disk::{self, Disk, DiskFile, Mode, RealDisk};
 
 /// Encoded bytes that are written together.
 const BUFFER: usize = 256 << 10;
+/// Files that a part of a batch makes at most.
+const FILES: usize = 1000;
 
 /// Begins the name of a staged file.
 const STAGED: &str = ".";
-
-/// How rows are written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum FileFormat {
-    /// The value of the one text column, a line each.
-    Text,
-    /// An object a line; nulls are left out.
-    Json,
-    /// Fields with commas, a header first.
-    Csv,
-}
-
-impl FileFormat {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Text => "text",
-            Self::Json => "json",
-            Self::Csv => "csv",
-        }
-    }
-
-    fn extension(self) -> &'static str {
-        if self == Self::Text { "txt" } else { self.name() }
-    }
-}
 
 /// One file a batch and partition.
 #[derive(Debug)]
 pub struct FilesSink {
     path: PathBuf,
     format: FileFormat,
+    by: Option<PartitionBy>,
     disk: Arc<dyn Disk>,
 }
 
 impl FilesSink {
     /// Writes to the directory `path` of `disk`.
     pub fn new(path: impl Into<PathBuf>, format: FileFormat, disk: Arc<dyn Disk>) -> Self {
-        Self { path: path.into(), format, disk }
+        Self { path: path.into(), format, by: None, disk }
+    }
+
+    /// Deals rows out to directories by the values of columns, such as `day,lang`.
+    #[must_use]
+    pub fn partition_by(mut self, columns: &str) -> Self {
+        self.by = PartitionBy::parse(columns);
+        self
+    }
+
+    /// The directory that it writes to.
+    #[cfg(test)]
+    pub(super) fn place(&self) -> PathBuf {
+        self.path.clone()
     }
 
     /// From a sink's options.
@@ -80,22 +81,34 @@ impl FilesSink {
     /// # Errors
     /// When one is missing or wrong.
     pub fn from_options(options: &Options) -> Result<Self> {
-        let format = match options.get("format").unwrap_or("text") {
-            "text" => FileFormat::Text,
-            "json" => FileFormat::Json,
-            "csv" => FileFormat::Csv,
-            other => {
-                return Err(Error::user(format!(
-                    "{}: option `format` must be `text`, `json` or `csv`, not `{other}`",
-                    options.owner()
-                )));
-            }
+        let name = options.get("format").unwrap_or("text");
+        let Some(format) = FileFormat::ALL.into_iter().find(|format| format.name() == name) else {
+            return Err(Error::user(format!(
+                "{}: option `format` must be `text`, `json`, `csv` or `parquet`, not `{name}`",
+                options.owner()
+            )));
         };
-        Ok(Self::new(options.require("path", "it names the directory to write to")?, format, Arc::new(RealDisk)))
+        let path = options.require("path", "it names the directory to write to")?;
+        let by = options.get("partition_by").unwrap_or_default();
+        Ok(Self::new(path, format, Arc::new(RealDisk)).partition_by(by))
     }
 
-    fn staged(&self, name: &str) -> PathBuf {
-        self.path.join(format!("{STAGED}{name}"))
+    /// The directory of files, by its place below the sink's.
+    fn dir(&self, below: &str) -> PathBuf {
+        if below.is_empty() { self.path.clone() } else { self.path.join(below) }
+    }
+
+    /// Removes what is staged in a directory and those below.
+    fn clear(&self, dir: &Path) -> Result<()> {
+        for name in self.disk.list(dir).map_err(|e| self.failed("list", dir, e))? {
+            let path = dir.join(&name);
+            if name.starts_with(".batch-") {
+                self.disk.remove(&path).map_err(|e| self.failed("remove", &path, e))?;
+            } else if self.by.is_some() && partition::is_dir(&name) && self.disk.list(&path).is_ok() {
+                self.clear(&path)?;
+            }
+        }
+        Ok(())
     }
 
     fn failed(&self, what: &str, path: &Path, error: io::Error) -> Error {
@@ -104,36 +117,37 @@ impl FilesSink {
     }
 }
 
-/// Encodes rows to lines.
-struct Encoder {
-    format: FileFormat,
-    bytes: Vec<u8>,
-    header: bool,
+/// A file that is being staged.
+struct Staging {
+    /// Where it is staged.
+    path: PathBuf,
+    encoder: Encoder,
+    file: Option<Arc<dyn DiskFile>>,
 }
 
-impl Encoder {
-    fn encode(&mut self, rows: &RecordBatch) -> Result<()> {
-        let broken = |e| Error::user("files: these columns can't be written").because(e);
-        match self.format {
-            FileFormat::Json => {
-                let mut writer = WriterBuilder::new().build::<_, LineDelimited>(&mut self.bytes);
-                writer.write(rows).and_then(|()| writer.finish()).map_err(broken)
-            }
-            FileFormat::Csv => {
-                let mut writer = arrow_csv::WriterBuilder::new().with_header(self.header).build(&mut self.bytes);
-                self.header = false;
-                writer.write(rows).map_err(broken)
-            }
-            FileFormat::Text => {
-                let texts = arrow_cast::cast(rows.column(0), &DataType::Utf8).map_err(broken)?;
-                for text in texts.as_string::<i32>() {
-                    self.bytes.extend_from_slice(text.unwrap_or_default().as_bytes());
-                    self.bytes.push(b'\n');
-                }
-                Ok(())
-            }
-        }
+impl Staging {
+    fn write(&mut self, sink: &FilesSink) -> Result<()> {
+        let path = &self.path;
+        let opened = match self.file.take() {
+            Some(opened) => Ok(opened),
+            None => sink.disk.open(path, Mode::Create),
+        };
+        let bytes = self.encoder.bytes();
+        let opened = opened.and_then(|opened| {
+            opened.append(&[IoSlice::new(bytes)])?;
+            Ok(opened)
+        });
+        bytes.clear();
+        self.file = Some(opened.map_err(|e| sink.failed("write", path, e))?);
+        Ok(())
     }
+}
+
+/// A token has a line for each file: its name, and, partitioned, its directory after a tab.
+fn parse(line: &str) -> Option<(&str, &str)> {
+    let (name, dir) = line.split_once('\t').unwrap_or((line, ""));
+    let fine = name.starts_with("batch-") && !name.contains(['/', '\\']);
+    (fine && (dir.is_empty() || partition::is_dir(dir))).then_some((name, dir))
 }
 
 /// Runs something that waits for the disk where nothing else waits for it.
@@ -144,7 +158,8 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 #[async_trait]
 impl Sink for FilesSink {
     fn describe(&self) -> String {
-        format!("files {} ({})", self.path.display(), self.format.name())
+        let by = if self.by.is_some() { ", partitioned" } else { "" };
+        format!("files {} ({}{by})", self.path.display(), self.format.name())
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -152,13 +167,19 @@ impl Sink for FilesSink {
     }
 
     async fn open(&self, schema: SchemaRef) -> Result<()> {
+        let mut written = Schema::clone(&schema);
+        if let Some(by) = &self.by {
+            by.check(&schema)?;
+            written = schema.project(&by.rest(&schema)).map_err(|e| Error::internal("files: columns").because(e))?;
+        }
         let is_text = |ty: &DataType| matches!(ty, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-        if self.format == FileFormat::Text && !matches!(schema.fields().as_ref(), [field] if is_text(field.data_type()))
+        if self.format == FileFormat::Text
+            && !matches!(written.fields().as_ref(), [field] if is_text(field.data_type()))
         {
             let columns: Vec<String> =
-                schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+                written.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
             return Err(Error::user(format!(
-                "files: format `text` takes one column of TEXT, not ({}); choose `json` or `csv`",
+                "files: format `text` takes one column of TEXT, not ({}); choose `json`, `csv` or `parquet`",
                 columns.join(", ")
             )));
         }
@@ -174,71 +195,85 @@ impl Sink for FilesSink {
         mut rows: BoxStream<'_, Result<RecordBatch>>,
     ) -> Result<Option<StagedPart>> {
         let name = format!("batch-{:012}-part-{part:05}.{}", batch.0, self.format.extension());
-        let path = self.staged(&name);
-        let mut encoder = Encoder { format: self.format, bytes: Vec::new(), header: true };
-        let mut file: Option<Arc<dyn DiskFile>> = None;
-        let write = |file: &mut Option<Arc<dyn DiskFile>>, bytes: &mut Vec<u8>| {
-            let opened = match file.take() {
-                Some(opened) => Ok(opened),
-                None => self.disk.open(&path, Mode::Create),
-            };
-            let opened = opened.and_then(|opened| {
-                opened.append(&[IoSlice::new(bytes)])?;
-                Ok(opened)
-            });
-            bytes.clear();
-            *file = Some(opened.map_err(|e| self.failed("write", &path, e))?);
-            Ok::<_, Error>(())
-        };
+        let mut files: BTreeMap<String, Staging> = BTreeMap::new();
         while let Some(rows) = rows.next().await {
             let rows = rows?;
-            if rows.num_rows() > 0 {
-                encoder.encode(&rows)?;
+            if rows.num_rows() == 0 {
+                continue;
             }
-            if encoder.bytes.len() >= BUFFER {
-                write(&mut file, &mut encoder.bytes)?;
+            let dealt = match &self.by {
+                Some(by) => by.split(&rows)?,
+                None => [(String::new(), rows)].into(),
+            };
+            for (dir, rows) in dealt {
+                if !files.contains_key(&dir) {
+                    if files.len() == FILES {
+                        return Err(Error::user(format!(
+                            "files: batch {batch} has rows for more than {FILES} directories of {}: take columns with fewer values in option `partition_by`",
+                            self.path.display()
+                        )));
+                    }
+                    let at = self.dir(&dir);
+                    disk::create_dir(&*self.disk, &at).map_err(|e| self.failed("make", &at, e))?;
+                    let path = at.join(format!("{STAGED}{name}"));
+                    let staging = Staging { path, encoder: Encoder::new(self.format), file: None };
+                    files.insert(dir.clone(), staging);
+                }
+                let Some(staging) = files.get_mut(&dir) else { continue };
+                staging.encoder.encode(&rows)?;
+                if staging.encoder.bytes().len() >= BUFFER {
+                    staging.write(self)?;
+                }
             }
         }
-        if !encoder.bytes.is_empty() {
-            write(&mut file, &mut encoder.bytes)?;
+        if files.is_empty() {
+            return Ok(None);
         }
-        let Some(file) = file else { return Ok(None) };
-        let (disk, dir) = (Arc::clone(&self.disk), self.path.clone());
-        blocking(move || file.sync().and_then(|()| disk.sync_dir(&dir)))
-            .await?
-            .map_err(|e| self.failed("sync", &path, e))?;
-        Ok(Some(StagedPart(name)))
+        let mut opened = Vec::with_capacity(files.len());
+        for (dir, staging) in &mut files {
+            staging.encoder.finish()?;
+            if !staging.encoder.bytes().is_empty() {
+                staging.write(self)?;
+            }
+            opened.extend(staging.file.take().map(|file| (file, self.dir(dir))));
+        }
+        let disk = Arc::clone(&self.disk);
+        let sync = move || opened.iter().try_for_each(|(file, dir)| file.sync().and_then(|()| disk.sync_dir(dir)));
+        blocking(sync).await?.map_err(|e| self.failed("sync", &self.path, e))?;
+        let line = |dir: &String| if dir.is_empty() { name.clone() } else { format!("{name}\t{dir}") };
+        Ok(Some(StagedPart(files.keys().map(line).collect::<Vec<_>>().join("\n"))))
     }
 
     async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()> {
         if parts.is_empty() {
             return Ok(());
         }
-        for StagedPart(name) in parts {
-            let (from, to) = (self.staged(name), self.path.join(name));
-            if name.contains(['/', '\\']) || !name.starts_with("batch-") {
-                return Err(Error::internal(format!("files: batch {batch} can't have staged a part `{name}`")));
-            }
+        let mut changed = BTreeSet::new();
+        for line in parts.iter().flat_map(|StagedPart(token)| token.lines()) {
+            let Some((name, dir)) = parse(line) else {
+                return Err(Error::internal(format!("files: batch {batch} can't have staged a part `{line}`")));
+            };
+            let dir = self.dir(dir);
+            let (from, to) = (dir.join(format!("{STAGED}{name}")), dir.join(name));
             if self.disk.exists(&from) {
                 self.disk.rename(&from, &to).map_err(|e| self.failed("rename to", &to, e))?;
             } else if !self.disk.exists(&to) {
                 return Err(Error::user(format!(
                     "files: part {name} of committed batch {batch} is neither staged nor in {}: was it removed or moved by someone else?",
-                    self.path.display()
+                    dir.display()
                 )));
             }
+            // Also where an earlier try has renamed it, perhaps not durably.
+            changed.insert(dir);
         }
-        let (disk, path) = (Arc::clone(&self.disk), self.path.clone());
-        blocking(move || disk.sync_dir(&path)).await?.map_err(|e| self.failed("sync", &self.path, e))
+        let disk = Arc::clone(&self.disk);
+        blocking(move || changed.iter().try_for_each(|dir| disk.sync_dir(dir)))
+            .await?
+            .map_err(|e| self.failed("sync", &self.path, e))
     }
 
     async fn recover(&self, _last_committed: Option<BatchId>) -> Result<()> {
         // What was committed has been renamed, so all that is left here was not.
-        let names = self.disk.list(&self.path).map_err(|e| self.failed("list", &self.path, e))?;
-        for name in names.iter().filter(|name| name.starts_with(".batch-")) {
-            let path = self.path.join(name);
-            self.disk.remove(&path).map_err(|e| self.failed("remove", &path, e))?;
-        }
-        Ok(())
+        self.clear(&self.path)
     }
 }

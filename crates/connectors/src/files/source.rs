@@ -332,6 +332,10 @@ impl Source for FilesSource {
         stream::iter(RangeReader::new(path, range.start.0, range.end.0, self.max_line, self.header)).boxed()
     }
 
+    fn partitions_are_parallel(&self) -> bool {
+        false
+    }
+
     async fn is_exhausted(&self, position: &Position) -> Result<bool> {
         let mut seen = self.seen();
         self.look(&mut seen, position)?;

@@ -8,16 +8,16 @@
 use crate::{
     config::Config,
     emit::TopicPlace,
-    ingest::{DeadLetters, dead_schema},
+    ingest::{DeadLetters, Replays, dead_schema},
     state::{StateRegistry, Version},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
-use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp};
+use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp, Watermark};
 use tidemill_store::{
-    DataDir,
+    DataDir, Gate, Passing,
     disk::Disk,
     ledger::{Committed, Ledger, OperatorEntry},
     log::{Log, Retention, Sync, Topic, TopicConfig},
@@ -50,6 +50,7 @@ pub(crate) struct Recovered {
     pub(crate) last: Option<(BatchId, Timestamp)>,
     pub(crate) positions: BTreeMap<String, Position>,
     pub(crate) watermarks: BTreeMap<String, Timestamp>,
+    pub(crate) streams: BTreeMap<String, Watermark>,
 }
 
 #[derive(Debug)]
@@ -71,6 +72,8 @@ pub(crate) struct Keep {
     states: Mutex<BTreeMap<String, StateEntry>>,
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     dead: Arc<DeadLetters>,
+    replays: Arc<Replays>,
+    gate: Gate,
     disk: Arc<dyn Disk>,
     root: std::path::PathBuf,
     program: String,
@@ -89,6 +92,7 @@ impl Keep {
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;
         let bound = Some(config.dead_retention);
         let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always, bound)?;
+        let replays = Arc::new(Replays::open(&log, &dead, &disk, &config.name, &root)?);
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
@@ -96,6 +100,8 @@ impl Keep {
             states: Mutex::default(),
             topics: Mutex::default(),
             dead: Arc::new(DeadLetters::new(dead)),
+            replays,
+            gate: Gate::of(path)?,
             disk,
             root,
             program: config.name.clone(),
@@ -112,6 +118,20 @@ impl Keep {
     /// The program's dead letters.
     pub(crate) fn dead(&self) -> Arc<DeadLetters> {
         Arc::clone(&self.dead)
+    }
+
+    /// The dead letters that are run again.
+    pub(crate) fn replays(&self) -> &Arc<Replays> {
+        &self.replays
+    }
+
+    /// Passed by each commit, from its first durable step to the last sink: who
+    /// copies the directory closes it, and finds one batch whole and none begun.
+    pub(crate) fn pass_gate(&self) -> Result<Passing<'_>> {
+        match self.gate.try_pass()? {
+            Some(passing) => Ok(passing),
+            None => tokio::task::block_in_place(|| self.gate.pass()),
+        }
     }
 
     /// Where an output into a topic finds its log.
@@ -226,6 +246,7 @@ impl Keep {
                 last: ledger.last().map(|last| (last.batch, last.time)),
                 positions: ledger.positions().clone(),
                 watermarks: ledger.last().map(|last| last.watermarks.clone()).unwrap_or_default(),
+                streams: ledger.last().map(|last| last.streams.clone()).unwrap_or_default(),
             }
         };
         for operator in registry.all() {
@@ -324,7 +345,7 @@ impl Keep {
         &self,
         batch: &Batch,
         kept: &[KeptState],
-        watermarks: &BTreeMap<String, Timestamp>,
+        (watermarks, streams): (&BTreeMap<String, Timestamp>, &BTreeMap<String, Watermark>),
         staged: &BTreeMap<String, Vec<StagedPart>>,
         dead: &[DeadLetter],
     ) -> Result<()> {
@@ -356,6 +377,7 @@ impl Keep {
                         batch: batch.id,
                         time: batch.time,
                         watermarks: watermarks.clone(),
+                        streams: streams.clone(),
                         staged: staged.clone(),
                         ..Committed::default()
                     })?;

@@ -10,9 +10,10 @@ use super::{
     clock::{self, Tick},
     pipeline::Pipeline,
 };
+use crate::ingest::REPLAYED;
 use futures::{FutureExt, future::select_all};
 use std::collections::BTreeMap;
-use tidemill_core::{Batch, BatchId, Budget, Duration, Phase, Position, Result, Stop, Timestamp};
+use tidemill_core::{Batch, BatchId, Budget, Duration, Offset, PartitionId, Phase, Position, Result, Stop, Timestamp};
 
 /// A program without anything to do says that it is well this often.
 const LOOK: Duration = Duration::from_secs(1);
@@ -71,6 +72,11 @@ impl Pipeline {
                     let tick = Tick::now(clock::after(last_time, now), now);
                     return Ok(Some((Batch { id, time: tick.time, ranges }, tick)));
                 }
+                Trigger::Asap if self.wakes(last_time).is_some_and(|wakes| wakes <= now) => {
+                    // Timeouts and timers that are due, all in one batch however long nobody ran.
+                    let tick = Tick::now(clock::after(last_time, now), now);
+                    return Ok(Some((self.nothing(id, tick.time), tick)));
+                }
                 Trigger::Drain if self.exhausted().await? => {
                     if let Some(time) = self.window_due(last_time, true) {
                         // A window by batch time is given early: nobody waits for its end.
@@ -86,7 +92,10 @@ impl Pipeline {
                 Trigger::Asap | Trigger::Drain => {}
             }
             let look = now.plus(LOOK);
-            let look = self.window_due(last_time, false).map_or(look, |due| look.min(due));
+            // At its end a drained program does not wait for timeouts and timers: they stay for the next start.
+            let wakes = self.wakes(last_time).filter(|_| self.config.trigger == Trigger::Asap);
+            let due = [self.window_due(last_time, false), wakes].into_iter().flatten().min();
+            let look = due.map_or(look, |due| look.min(due));
             tokio::select! {
                 () = self.wait() => {}
                 () = self.config.clock.sleep_until(look) => {}
@@ -150,21 +159,42 @@ impl Pipeline {
             bytes: (self.config.batch_bytes / count).max(1),
             parallelism: self.config.partitions,
         };
+        self.take_replays().await?;
         let mut ranges = BTreeMap::new();
         for input in &self.inputs {
             let position = self.position(&input.name);
-            let planned = self.persist(|| input.source.plan(&position, budget)).await?;
+            let mut planned = self.persist(|| input.source.plan(&position, budget)).await?;
+            planned.extend(input.replays(self.replayed(&input.name)));
             ranges.insert(input.name.clone(), planned);
         }
         Ok(ranges)
     }
 
+    /// Takes requests to run dead letters again; they have come when somebody asked.
+    async fn take_replays(&self) -> Result<()> {
+        let Some(keep) = &self.keep else { return Ok(()) };
+        let at_once = matches!(self.config.trigger, Trigger::Once | Trigger::Drain);
+        let now = self.config.clock.now();
+        self.persist(|| async { tokio::task::block_in_place(|| keep.replays().take_requests(now, at_once)) }).await
+    }
+
+    /// Where a source has been read to.
     fn position(&self, stream: &str) -> Position {
-        self.progress.lock().positions.get(stream).cloned().unwrap_or_default()
+        let mut position = self.progress.lock().positions.get(stream).cloned().unwrap_or_default();
+        position.remove(&PartitionId::new(REPLAYED));
+        position
+    }
+
+    /// How far a stream has read the dead letters that are run again.
+    fn replayed(&self, stream: &str) -> Option<Offset> {
+        self.progress.lock().positions.get(stream)?.get(&PartitionId::new(REPLAYED)).copied()
     }
 
     async fn exhausted(&self) -> Result<bool> {
         for input in &self.inputs {
+            if input.replays(self.replayed(&input.name)).is_some() {
+                return Ok(false);
+            }
             if !input.source.is_exhausted(&self.position(&input.name)).await? {
                 return Ok(false);
             }
@@ -199,5 +229,11 @@ impl Pipeline {
     fn window_due(&self, last: Option<Timestamp>, ending: bool) -> Option<Timestamp> {
         let last = last?;
         self.states.all().iter().filter_map(|state| state.due(last, ending)).min()
+    }
+
+    /// When a timeout or a timer has something to do though nothing comes.
+    fn wakes(&self, last: Option<Timestamp>) -> Option<Timestamp> {
+        let last = last?;
+        self.states.all().iter().filter_map(|state| state.wakes(last)).min()
     }
 }

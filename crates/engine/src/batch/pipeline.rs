@@ -8,7 +8,7 @@ use crate::{
     config::Config,
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
-    ingest::Intakes,
+    ingest::{Intakes, Watch},
     plan::{BatchRun, Lowering, StreamInput},
     state::StateRegistry,
 };
@@ -23,7 +23,8 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{
-    Batch, BatchId, BatchReport, Board, Duration, Error, Guarantee, Phase, Position, Result, Stop, Timestamp,
+    Batch, BatchId, BatchReport, Board, DeadLetter, Duration, Error, Guarantee, Phase, Position, Result, Stop,
+    Timestamp, Watermark,
 };
 
 /// How long a graceful stop goes on with batches over what was received.
@@ -60,6 +61,8 @@ pub(crate) struct Pipeline {
     pub(super) progress: Mutex<Progress>,
     pub(super) intakes: Mutex<Option<Intakes>>,
     pub(super) retaining: Mutex<Retaining>,
+    /// Streams whose share of dead letters is bounded.
+    watches: Mutex<BTreeMap<String, Watch>>,
 }
 
 /// Where the program stands after the last batch that ran.
@@ -68,6 +71,8 @@ pub(super) struct Progress {
     pub(super) last: Option<(BatchId, Timestamp)>,
     pub(super) positions: BTreeMap<String, Position>,
     pub(super) watermarks: BTreeMap<String, Timestamp>,
+    /// What the watermarks of streams follow from.
+    pub(super) streams: BTreeMap<String, Watermark>,
     pub(super) rate: Option<f64>,
     /// When this start had recovered: ticks before it were due while nobody ran.
     pub(super) began: Timestamp,
@@ -94,6 +99,7 @@ impl Pipeline {
             progress.last = recovered.last;
             progress.positions = recovered.positions;
             progress.watermarks = recovered.watermarks;
+            progress.streams = recovered.streams;
         }
         for output in &outputs {
             let Some(sink) = topic_sinks.get(&output.name) else { continue };
@@ -115,8 +121,19 @@ impl Pipeline {
             OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
             OutputKind::View { .. } | OutputKind::Kept(_) => false,
         });
+        for input in &inputs {
+            if let Some(keep) = &keep {
+                input.replay_from(keep.replays());
+            }
+        }
+        let watches = inputs.iter().filter_map(|input| {
+            let bound = input.dead_share.get().copied().or(config.dead_share)?;
+            Some((input.name.clone(), Watch::new(&input.name, bound)))
+        });
+        let watches = Mutex::new(watches.collect());
         progress.began = config.clock.now();
         Ok(Arc::new(Self {
+            watches,
             outputs,
             early,
             inputs,
@@ -142,6 +159,19 @@ impl Pipeline {
 
     pub(crate) fn watermarks(&self) -> BTreeMap<String, Timestamp> {
         self.progress.lock().watermarks.clone()
+    }
+
+    /// The run of a batch, which goes on where the one before stopped.
+    pub(super) fn begin(&self, batch: &Batch) -> BatchRun {
+        let progress = self.progress.lock();
+        let gap = progress.last.map_or(Duration::ZERO, |(_, before)| batch.time.since(before));
+        let run = BatchRun::new(batch.clone(), progress.watermarks.clone()).with_streams(progress.streams.clone(), gap);
+        for input in &self.inputs {
+            if let Some(time) = input.event_time() {
+                run.follow(&input.name, time.spec, &input.name);
+            }
+        }
+        run
     }
 
     /// The task context of a batch: its configuration carries the run.
@@ -354,6 +384,15 @@ impl Pipeline {
         Ok(())
     }
 
+    /// Whether too much was refused to commit the batch.
+    ///
+    /// # Errors
+    /// When it was: with the share and some of the reasons.
+    pub(super) fn watch_dead(&self, run: &BatchRun, dead: &[DeadLetter]) -> Result<()> {
+        let mut watches = self.watches.lock();
+        watches.iter_mut().try_for_each(|(stream, watch)| watch.look(run.records_of(stream), dead))
+    }
+
     fn advance(&self, batch: &Batch, run: &BatchRun) {
         let mut progress = self.progress.lock();
         progress.last = Some((batch.id, batch.time));
@@ -361,6 +400,7 @@ impl Pipeline {
             batch.advance(name, progress.positions.entry(name.clone()).or_default());
         }
         progress.watermarks = run.watermarks_after();
+        progress.streams = run.streams_after();
     }
 
     /// After a crash between the commit point and the sinks' commit: repeats the latter.

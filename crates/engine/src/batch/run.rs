@@ -15,7 +15,10 @@
 //! waits for it before it commits again), since one waits for the disk and the
 //! other for the processor.
 
-use super::pipeline::{OutputPlan, Pipeline};
+use super::{
+    Keep,
+    pipeline::{OutputPlan, Pipeline},
+};
 use crate::{
     emit::{BatchInfo, Emitted, OutputKind},
     plan::BatchRun,
@@ -32,7 +35,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
-use tidemill_core::{Batch, BatchReport, Error, Result, Sink, ViewSnapshot};
+use tidemill_core::{Batch, BatchReport, Error, Result, Sink, ViewSnapshot, reason_kind};
 use tokio::task::JoinSet;
 
 /// A batch that has run and waits for its commit.
@@ -48,7 +51,7 @@ pub(crate) struct Ran {
 impl Pipeline {
     /// Runs the plans over a planned batch and stages what they give.
     pub(crate) async fn run_batch(&self, batch: &Batch) -> Result<(Arc<BatchRun>, Vec<(usize, Emitted)>)> {
-        let run = Arc::new(BatchRun::new(batch.clone(), self.watermarks()));
+        let run = Arc::new(self.begin(batch));
         let task = self.task(&run);
         // All outputs but one in tasks of their own, as with partitions in `emit`. A callback may block, and a stop
         // does not wait for it: it is never that one.
@@ -91,11 +94,19 @@ impl Pipeline {
         // Each output that reads a stream refuses the same records.
         dead.sort_by(|a, b| (&a.stream, &a.partition, a.offset).cmp(&(&b.stream, &b.partition, b.offset)));
         dead.dedup_by(|a, b| (&a.stream, &a.partition, a.offset) == (&b.stream, &b.partition, b.offset));
+        self.watch_dead(&run, &dead)?;
         report.refused = dead.len() as u64;
         report.late = run.late.load(Relaxed);
         dead.extend(late_letters(&run, report.late));
+        for letter in &dead {
+            *report.letters.entry(reason_kind(&letter.reason)).or_default() += 1;
+        }
+        let _passing = self.keep.as_ref().map(Keep::pass_gate).transpose()?;
         if let Some(keep) = &self.keep {
-            self.persist(|| async { keep.commit(batch, &kept, &run.watermarks_after(), &staged, &dead) }).await?;
+            self.persist(|| async {
+                keep.commit(batch, &kept, (&run.watermarks_after(), &run.streams_after()), &staged, &dead)
+            })
+            .await?;
         }
         for (index, emitted) in emitted {
             let output = &self.outputs[index];

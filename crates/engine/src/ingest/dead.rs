@@ -83,7 +83,7 @@ impl DeadLetters {
     }
 }
 
-fn rows(letters: &[&DeadLetter]) -> Result<RecordBatch> {
+pub(super) fn rows(letters: &[&DeadLetter]) -> Result<RecordBatch> {
     let (mut stream, mut partition, mut reason) = (StringBuilder::new(), StringBuilder::new(), StringBuilder::new());
     let (mut offset, mut batch, mut raw) = (UInt64Builder::new(), UInt64Builder::new(), BinaryBuilder::new());
     for letter in letters {

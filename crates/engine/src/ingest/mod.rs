@@ -8,15 +8,22 @@
 //! Invariant: a receiver has a partition of its own; its records keep their order.
 
 mod dead;
+mod letters;
 mod port;
 mod queue;
+mod replay;
+mod share;
 #[cfg(test)]
 pub(crate) mod tests;
 mod topic_source;
 
 pub(crate) use dead::{DeadLetters, dead_schema};
+pub use letters::{KeptLetter, LetterFilter, Letters};
 pub(crate) use port::{Intakes, is_raw, raw_schema};
 pub use queue::QueueSource;
+pub(crate) use replay::{REPLAYED, Replays, replayed_schema};
+pub use share::DeadShare;
+pub(crate) use share::Watch;
 pub(crate) use topic_source::{Start, TopicSource};
 
 use crate::batch::Keep;

@@ -12,7 +12,14 @@ use tidemill_core::{Block, Decoder, Format, Input, Intake, Receiver, Refusal, Re
 pub(crate) fn registry() -> Registry {
     let mut registry = Registry::default();
     registry.add_input("idle", |_| Ok(Input::Receivers(vec![Arc::new(Idle)])));
-    registry.add_format("text", |_, _| Ok(Arc::new(Lines)));
+    registry.add_format("text", |_, _| Ok(Arc::new(Lines { mended: false })));
+    registry
+}
+
+/// The same with a format that takes the line `refuse`, too.
+pub(crate) fn mended_registry() -> Registry {
+    let mut registry = registry();
+    registry.add_format("text", |_, _| Ok(Arc::new(Lines { mended: true })));
     registry
 }
 
@@ -40,7 +47,9 @@ impl Receiver for Idle {
 
 /// One column of text, `value`; a line `refuse` is refused.
 #[derive(Debug, Clone)]
-struct Lines;
+struct Lines {
+    mended: bool,
+}
 
 impl Format for Lines {
     fn name(&self) -> &'static str {
@@ -52,12 +61,13 @@ impl Format for Lines {
     }
 
     fn decoder(&self, projection: &[usize]) -> Box<dyn Decoder> {
-        Box::new(LinesDecoder { columns: projection.len() })
+        Box::new(LinesDecoder { columns: projection.len(), lines: self.clone() })
     }
 }
 
 struct LinesDecoder {
     columns: usize,
+    lines: Lines,
 }
 
 impl Decoder for LinesDecoder {
@@ -65,13 +75,14 @@ impl Decoder for LinesDecoder {
         let mut kept = Vec::new();
         for (row, record) in block.records().enumerate() {
             match std::str::from_utf8(record) {
-                Ok("refuse") | Err(_) => refused.push(Refusal { row, reason: "no text".to_string() }),
+                Ok("refuse") if !self.lines.mended => refused.push(Refusal { row, reason: "no text".to_string() }),
+                Err(_) => refused.push(Refusal { row, reason: "no text".to_string() }),
                 Ok(text) => kept.push(text),
             }
         }
         let count = kept.len();
         let column: ArrayRef = Arc::new(StringArray::from(kept));
-        let schema = Lines.schema().project(&(0..self.columns).collect::<Vec<_>>()).expect("one column at most");
+        let schema = self.lines.schema().project(&(0..self.columns).collect::<Vec<_>>()).expect("one column at most");
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let columns = std::iter::repeat_n(column, self.columns).collect();
         Ok(RecordBatch::try_new_with_options(Arc::new(schema), columns, &options).expect("the columns fit"))

@@ -29,6 +29,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
+use tidemill_core::{Duration, Timestamp};
 
 /// Rows of a batch that leaves a keyed operator.
 pub(crate) const ROWS: usize = 16 * 1024;
@@ -302,14 +303,28 @@ pub(crate) fn join_rows<K: Key, V, A: Record>(
     Ok(())
 }
 
-struct ScatterKernel<C, K, V> {
+/// Where values have their event time, and how far the watermark trails the largest.
+pub(crate) struct EventTime<V: Record> {
+    pub(crate) of: Arc<dyn Fn(V::Ref<'_>) -> Timestamp + Send + Sync>,
+    pub(crate) delay: Duration,
+}
+
+impl<V: Record> Clone for EventTime<V> {
+    fn clone(&self) -> Self {
+        Self { of: Arc::clone(&self.of), delay: self.delay }
+    }
+}
+
+struct ScatterKernel<C, K, V: Record> {
     chain: C,
     partitions: usize,
     schema: SchemaRef,
+    /// Whose watermark the rows move, if they do.
+    event_time: Option<(String, EventTime<V>)>,
     pair: PhantomData<fn() -> (K, V)>,
 }
 
-impl<C, K, V> fmt::Debug for ScatterKernel<C, K, V> {
+impl<C, K, V: Record> fmt::Debug for ScatterKernel<C, K, V> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("scatter")
     }
@@ -321,19 +336,30 @@ where
     V: Record,
     C: Chain<Out = (K, V)>,
 {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<crate::plan::BatchRun>) -> DfResult<Rows> {
+    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, run: Arc<crate::plan::BatchRun>) -> DfResult<Rows> {
         let rows = inputs.open(0, partition)?;
         let out = Scatter::<(K, V)>::new(self.partitions, ROWS);
         let chain = self.chain.clone();
+        let event_time = self.event_time.clone();
         let scattered = stream::unfold((rows, out, false), move |(mut rows, mut out, done)| {
-            let chain = chain.clone();
+            let (chain, event_time, run) = (chain.clone(), event_time.clone(), Arc::clone(&run));
             async move {
                 if done {
                     return None;
                 }
                 loop {
                     let (last, step) = match rows.next().await {
-                        Some(Ok(batch)) => (false, drive_scatter(&chain, &batch, &mut out)),
+                        Some(Ok(batch)) => (
+                            false,
+                            match &event_time {
+                                None => drive_scatter(&chain, &batch, &mut out),
+                                Some((name, time)) => scatter_timed(&chain, &batch, &mut out, time).map(|largest| {
+                                    if let Some(largest) = largest {
+                                        run.move_watermark(name, largest.minus(time.delay));
+                                    }
+                                }),
+                            },
+                        ),
                         Some(Err(error)) => (true, Err(error)),
                         None => (true, out.finish()),
                     };
@@ -367,6 +393,30 @@ where
         })
         .map_err(external)?;
     failed
+}
+
+/// As [`drive_scatter`]; gives the largest event time of the batch.
+fn scatter_timed<C, K, V>(
+    chain: &C,
+    batch: &RecordBatch,
+    out: &mut Scatter<(K, V)>,
+    time: &EventTime<V>,
+) -> DfResult<Option<Timestamp>>
+where
+    K: Key,
+    V: Record,
+    C: Chain<Out = (K, V)>,
+{
+    let (mut failed, mut largest) = (Ok(()), None);
+    chain
+        .drive(batch, |(key, value)| {
+            if failed.is_ok() {
+                largest = largest.max(Some((time.of)(value)));
+                failed = out.push(hash_key::<K>(key), (key, value));
+            }
+        })
+        .map_err(external)?;
+    failed.map(|()| largest)
 }
 
 /// Both halves of a combination and the exchange between: partitions of `(K, A)`, each key once.
@@ -406,11 +456,41 @@ where
     V: Record,
     C: Chain<Out = (K, V)>,
 {
+    scattering::<K, V, C>(input, chain, None, cx)
+}
+
+/// As [`scatter`]; the rows move the watermark of the operator that is planned. It stands when the exchange has ended.
+pub(crate) fn scatter_by_time<K, V, C>(
+    input: Arc<dyn ExecutionPlan>,
+    chain: &C,
+    event_time: EventTime<V>,
+    cx: &Lowering<'_>,
+) -> Arc<dyn ExecutionPlan>
+where
+    K: Key,
+    V: Record,
+    C: Chain<Out = (K, V)>,
+{
+    scattering::<K, V, C>(input, chain, Some((cx.name.clone(), event_time)), cx)
+}
+
+fn scattering<K, V, C>(
+    input: Arc<dyn ExecutionPlan>,
+    chain: &C,
+    event_time: Option<(String, EventTime<V>)>,
+    cx: &Lowering<'_>,
+) -> Arc<dyn ExecutionPlan>
+where
+    K: Key,
+    V: Record,
+    C: Chain<Out = (K, V)>,
+{
     let schema = scattered(&schema_of::<(K, V)>());
     let kernel = ScatterKernel {
         chain: chain.clone(),
         partitions: cx.partitions,
         schema: Arc::clone(&schema),
+        event_time,
         pair: PhantomData,
     };
     let count = input.output_partitioning().partition_count();

@@ -18,196 +18,125 @@
 //! );
 //! ```
 
-use super::keyed::{ROWS, batches_of, scatter};
+use super::stateful::{End, Stateful, StatefulNode};
 use crate::{
-    plan::{BatchRun, Kernel, Lineage, Lowering, NodeInputs, Operator, Rows, external, rows_from},
     record::{Key, Record, schema_of},
-    state::keyed::KeyedState,
+    state::{
+        alarms::Alarm,
+        keyed::{Cell, Values, Visit, present},
+        life::{Aged, Life},
+    },
     stream::{Chain, DStream},
 };
-use arrow_array::{Array, RecordBatch};
-use arrow_schema::SchemaRef;
-use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
-use futures::{StreamExt, TryStreamExt};
-use std::{
-    fmt,
-    marker::PhantomData,
-    sync::{Arc, OnceLock},
-};
-use tidemill_core::{Error, Result};
+use datafusion::common::Result as DfResult;
+use std::{fmt, sync::Arc};
+use tidemill_core::{Duration, Timestamp};
 
-type Cell<K, S> = Arc<OnceLock<Arc<KeyedState<K, S>>>>;
-
-struct UpdateState<C, F, K, V, S> {
-    chain: C,
-    update: Arc<F>,
-    state: Cell<K, S>,
-    pair: PhantomData<fn() -> V>,
+/// Calls the function for each key with values; a key whose time to live has passed goes in silence.
+struct Update<'a, F, V> {
+    time: Timestamp,
+    update: &'a F,
+    /// Emptied and used again for each key.
+    values: Vec<V>,
 }
 
-impl<C, F, K, V, S> fmt::Debug for UpdateState<C, F, K, V, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("UpdateStateByKey")
-    }
-}
-
-impl<C, F, K, V, S> Operator for UpdateState<C, F, K, V, S>
+impl<K, V, S, L, F> Visit<K, V, S, L> for Update<'_, F, V>
 where
     K: Key,
     V: Record,
     S: Record,
-    C: Chain<Out = (K, V)>,
-    F: Fn(&[V], Option<S>) -> Option<S> + Send + Sync + 'static,
+    L: Life<K, S>,
+    F: Fn(Timestamp, K::Ref<'_>, &[V], Option<S>) -> Option<S>,
 {
-    fn kind(&self) -> &'static str {
-        "update_state_by_key"
-    }
-
-    fn schema(&self) -> SchemaRef {
-        schema_of::<(K, S)>()
-    }
-
-    fn is_stateful(&self) -> bool {
-        true
-    }
-
-    fn lower(&self, mut inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
-        let state = self.state.get_or_init(|| Arc::new(KeyedState::new(cx.name.clone(), self.kind(), cx.partitions)));
-        cx.states.register(Arc::clone(state) as _);
-        let pairs = scatter::<K, V, C>(inputs.remove(0), &self.chain, cx);
-        let kernel = UpdateKernel::<F, K, V, S> {
-            update: Arc::clone(&self.update),
-            state: Arc::clone(state),
-            pair: PhantomData,
-        };
-        Ok(cx.node("state", kernel, vec![pairs], self.schema(), cx.partitions))
-    }
-}
-
-struct UpdateKernel<F, K, V, S> {
-    update: Arc<F>,
-    state: Arc<KeyedState<K, S>>,
-    pair: PhantomData<fn() -> V>,
-}
-
-impl<F, K, V, S> fmt::Debug for UpdateKernel<F, K, V, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("state")
-    }
-}
-
-impl<F, K, V, S> Kernel for UpdateKernel<F, K, V, S>
-where
-    K: Key,
-    V: Record,
-    S: Record,
-    F: Fn(&[V], Option<S>) -> Option<S> + Send + Sync + 'static,
-{
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
-        let rows = inputs.open(0, partition)?;
-        let (state, update) = (Arc::clone(&self.state), Arc::clone(&self.update));
-        let schema = schema_of::<(K, S)>();
-        let out_schema = Arc::clone(&schema);
-        let changed = async move {
-            // All rows of the batch: their values are grouped by key before any is updated.
-            let rows: Vec<RecordBatch> = rows.try_collect().await?;
-            if rows.is_empty() {
-                return Ok(vec![]);
-            }
-            let delta = state.part(partition).lock().update::<V>(run.batch.id, &rows, &*update)?;
-            Ok(vec![present(&delta, &out_schema)?])
-        };
-        Ok(rows_from(schema, batches_of(changed)))
-    }
-}
-
-/// The rows whose state is there, without nulls.
-fn present(rows: &RecordBatch, schema: &SchemaRef) -> DfResult<RecordBatch> {
-    let state = rows.column(1);
-    let rows = match state.nulls() {
-        Some(_) => {
-            let keep = arrow_array::BooleanArray::from_iter((0..rows.num_rows()).map(|row| Some(state.is_valid(row))));
-            &arrow_select::filter::filter_record_batch(rows, &keep)?
+    #[inline]
+    fn values(&mut self, key: &K, values: &Values<'_, V>, cell: &mut Cell<'_, S, L>) -> DfResult<()> {
+        self.values.clear();
+        self.values.extend(values.iter().map(V::own));
+        *cell.state = (self.update)(self.time, key.borrow(), &self.values, cell.state.take());
+        *cell.changed = true;
+        if cell.state.is_some() {
+            cell.touch::<K>();
         }
-        None => rows,
-    };
-    Ok(RecordBatch::try_new(Arc::clone(schema), rows.columns().to_vec())?)
-}
-
-/// Reads all rows of a state after its operator has run.
-struct Snapshot<K, S> {
-    state: Cell<K, S>,
-}
-
-impl<K, S> fmt::Debug for Snapshot<K, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Snapshot")
-    }
-}
-
-impl<K: Key, S: Record> Operator for Snapshot<K, S> {
-    fn kind(&self) -> &'static str {
-        "snapshot"
+        Ok(())
     }
 
-    fn schema(&self) -> SchemaRef {
-        schema_of::<(K, S)>()
-    }
-
-    fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
-        let state = self.state.get().ok_or_else(|| Error::internal("a snapshot was planned before its state"))?;
-        Ok(cx.node("snapshot", SnapshotKernel(Arc::clone(state)), inputs, self.schema(), cx.partitions))
-    }
-}
-
-struct SnapshotKernel<K, S>(Arc<KeyedState<K, S>>);
-
-impl<K, S> fmt::Debug for SnapshotKernel<K, S> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("snapshot")
-    }
-}
-
-impl<K: Key, S: Record> Kernel for SnapshotKernel<K, S> {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
-        let mut changes = inputs.open(0, partition)?;
-        let state = Arc::clone(&self.0);
-        let schema = schema_of::<(K, S)>();
-        let out_schema = Arc::clone(&schema);
-        let all = async move {
-            while let Some(batch) = changes.next().await {
-                batch?;
-            }
-            let rows = state.part(partition).lock().all(ROWS).map_err(external)?;
-            rows.iter().map(|rows| present(rows, &out_schema)).collect()
-        };
-        Ok(rows_from(schema, batches_of(all)))
+    fn alarm(&mut self, _: &K, _: Alarm, _: Timestamp, cell: &mut Cell<'_, S, L>) -> DfResult<()> {
+        *cell.state = None;
+        Ok(())
     }
 }
 
 /// The state of a keyed operator as streams.
-pub struct StateStream<K: Key, S: Record> {
-    changes: DStream<(K, S)>,
-    node: Arc<Lineage>,
-    state: Cell<K, S>,
-}
+pub struct StateStream<K: Key, S: Record>(Stateful<K, S>);
 
 impl<K: Key, S: Record> fmt::Debug for StateStream<K, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "StateStream of {}", self.node.name)
+        write!(f, "StateStream of {:?}", self.0)
     }
 }
 
 impl<K: Key, S: Record> StateStream<K, S> {
-    /// The keys that the batch changed, with their new states.
+    /// The keys that the batch changed, with their new states. A key that was forgotten is not among them.
     pub fn changes(&self) -> DStream<(K, S)> {
-        self.changes.clone()
+        DStream::over(&self.0.declare, self.0.node())
     }
 
     /// All keys and states after each batch. Costs what the state costs, each batch.
     pub fn snapshot(&self) -> DStream<(K, S)> {
-        let operator = Snapshot { state: Arc::clone(&self.state) };
-        DStream::of(&self.changes.declare, vec![Arc::clone(&self.node)], operator)
+        self.0.snapshots()
+    }
+
+    /// Forgets a key in the first batch that is `span` or more after the last
+    /// one in which it had values, unless it has values in that very batch.
+    /// The row of a key then carries the time of that batch, so the state has a
+    /// column more. Said before a stream is taken.
+    ///
+    /// ```
+    /// # use tidemill_engine::testing::check_unordered;
+    /// # use std::time::Duration;
+    /// // Batches are a second apart.
+    /// check_unordered(
+    ///     [vec![("a".to_string(), 1)], vec![("b".to_string(), 1)], vec![], vec![("a".to_string(), 1)]],
+    ///     |pairs| {
+    ///         let totals = pairs.update_state_by_key(|new, sum: Option<i32>| Some(sum.unwrap_or(0) + new.len() as i32));
+    ///         totals.ttl(Duration::from_secs(2)).snapshot()
+    ///     },
+    ///     [vec![("a".to_string(), 1)], vec![("a".to_string(), 1), ("b".to_string(), 1)], vec![("b".to_string(), 1)], vec![("a".to_string(), 1)]],
+    /// );
+    /// ```
+    #[must_use]
+    pub fn ttl(mut self, span: Duration) -> Self {
+        self.0.end(End::Ttl(span));
+        self
+    }
+
+    /// Begins with these keys and states when nothing was ever kept under the
+    /// operator's name; after that they are not looked at again. Of equal keys
+    /// the last counts. Said before a stream is taken.
+    ///
+    /// ```
+    /// # use tidemill_engine::testing::check;
+    /// check(
+    ///     [vec![(7, 1), (7, 2)]],
+    ///     |pairs| {
+    ///         let sum = |new: &[i64], sum: Option<i64>| Some(sum.unwrap_or(0) + new.iter().sum::<i64>());
+    ///         pairs.update_state_by_key(sum).initial_state([(7, 100)]).changes()
+    ///     },
+    ///     [vec![(7, 103)]],
+    /// );
+    /// ```
+    #[must_use]
+    pub fn initial_state(mut self, first: impl IntoIterator<Item = (K, S)>) -> Self {
+        self.0.begin(first);
+        self
+    }
+
+    /// As [`StateStream::initial_state`], with what `first` has in the operator's first batch: the snapshot of
+    /// another state, for one.
+    #[must_use]
+    pub fn initial_state_from<C: Chain<Out = (K, S)>>(mut self, first: &DStream<(K, S), C>) -> Self {
+        self.0.begin_from(first);
+        self
     }
 }
 
@@ -218,21 +147,73 @@ impl<K: Key, V: Record, C: Chain<Out = (K, V)>> DStream<(K, V), C> {
         &self,
         f: impl Fn(&[V], Option<S>) -> Option<S> + Send + Sync + 'static,
     ) -> StateStream<K, S> {
-        let state = Cell::default();
-        let operator = UpdateState {
-            chain: self.chain.clone(),
-            update: Arc::new(f),
-            state: Arc::clone(&state),
-            pair: PhantomData::<fn() -> V>,
-        };
-        let node = self.declare.node(vec![self.base()], operator);
-        StateStream { changes: DStream::over(&self.declare, Arc::clone(&node)), node, state }
+        self.update_states(move |_time, _key: K::Ref<'_>, new: &[V], state| f(new, state))
     }
+
+    /// As [`DStream::update_state_by_key`]; `f` also sees the batch's time and the key.
+    ///
+    /// ```
+    /// # use tidemill_engine::{testing::check, Timestamp};
+    /// // Since when a door is open: a door that closes is forgotten.
+    /// check(
+    ///     [vec![(1, true)], vec![(1, true)], vec![(1, false)]],
+    ///     |doors| {
+    ///         let since = |time: Timestamp, _door, moves: &[bool], since: Option<i64>| {
+    ///             moves.last()?.then(|| since.unwrap_or(time.millis() / 1000))
+    ///         };
+    ///         doors.update_state_by_key_at(since).changes()
+    ///     },
+    ///     [vec![(1, 1)], vec![(1, 1)], vec![]],
+    /// );
+    /// ```
+    pub fn update_state_by_key_at<S, F>(&self, f: F) -> StateStream<K, S>
+    where
+        S: Record,
+        F: for<'a> Fn(Timestamp, K::Ref<'a>, &[V], Option<S>) -> Option<S> + Send + Sync + 'static,
+    {
+        self.update_states(f)
+    }
+
+    fn update_states<S, F>(&self, f: F) -> StateStream<K, S>
+    where
+        S: Record,
+        F: for<'a> Fn(Timestamp, K::Ref<'a>, &[V], Option<S>) -> Option<S> + Send + Sync + 'static,
+    {
+        const KIND: &str = "update_state_by_key";
+        let (chain, f) = (self.chain.clone(), Arc::new(f));
+        StateStream(Stateful::new(&self.declare, KIND, move |declare, name, keeping, planned| {
+            let (place, read, keep) = ((declare, name), (KIND, &chain), (keeping, planned));
+            let out = schema_of::<(K, S)>();
+            // A state without an end keeps no times.
+            if keeping.end.is_some() {
+                StatefulNode::<C, K, V, S, Aged>::declare(place, read, out, step_of(&f), None, keep)
+            } else {
+                StatefulNode::<C, K, V, S, ()>::declare(place, read, out, step_of(&f), None, keep)
+            }
+        }))
+    }
+}
+
+fn step_of<K, V, S, L, F>(update: &Arc<F>) -> super::stateful::Step<K, S, L>
+where
+    K: Key,
+    V: Record,
+    S: Record,
+    L: Life<K, S>,
+    F: for<'a> Fn(Timestamp, K::Ref<'a>, &[V], Option<S>) -> Option<S> + Send + Sync + 'static,
+{
+    let update = Arc::clone(update);
+    Arc::new(move |part, moment, rows| {
+        let mut visitor = Update::<F, V> { time: moment.time, update: &*update, values: Vec::new() };
+        let changed = part.visit::<V>(moment, rows, &mut visitor)?;
+        Ok(vec![present::<K, S>(&changed)?])
+    })
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::testing::{check_restarts, run_kept};
+    use crate::testing::{check_restarts, check_unordered, run_kept};
+    use tidemill_core::Timestamp;
 
     fn batches() -> Vec<Vec<(String, i64)>> {
         let of = |text: &str| text.split_whitespace().zip(1..).map(|(word, n)| (word.to_string(), n)).collect();
@@ -251,6 +232,87 @@ mod tests {
             check_restarts(&batches(), |s| s.update_state_by_key(update).changes(), partitions);
             check_restarts(&batches(), |s| s.update_state_by_key(update).snapshot(), partitions);
         }
+    }
+
+    #[test]
+    fn a_restart_goes_on_with_ends_and_first_states() {
+        let ttl = std::time::Duration::from_secs(2);
+        for partitions in [(1, 3), (3, 2)] {
+            check_restarts(&batches(), |s| s.update_state_by_key(update).ttl(ttl).changes(), partitions);
+            check_restarts(&batches(), |s| s.update_state_by_key(update).ttl(ttl).snapshot(), partitions);
+            let first = || [("a".to_string(), 5), ("z".to_string(), 6)];
+            check_restarts(&batches(), |s| s.update_state_by_key(update).initial_state(first()).snapshot(), partitions);
+            check_restarts(
+                &batches(),
+                |s| s.update_state_by_key(update).ttl(ttl).initial_state(first()).snapshot(),
+                partitions,
+            );
+            check_restarts(
+                &batches(),
+                |s| {
+                    let first = s.filter(|(key, _)| key == "e").update_state_by_key(update).initial_state(first());
+                    s.update_state_by_key(update).initial_state_from(&first.snapshot()).snapshot()
+                },
+                partitions,
+            );
+        }
+    }
+
+    #[test]
+    fn a_time_aware_function_sees_key_and_time_and_may_drop_the_key() {
+        // Drops a key in odd seconds, and else notes the second.
+        let program = |s: crate::DStream<(String, i64)>| {
+            let noted = |time: Timestamp, key: &str, new: &[i64], _: Option<String>| {
+                let second = time.millis() / 1000;
+                (second % 2 == 0).then(|| format!("{key} {second} {}", new.len()))
+            };
+            s.update_state_by_key_at(noted).snapshot()
+        };
+        let noted = |of: &[&str]| of.iter().map(|s| (s[..1].to_string(), (*s).to_string())).collect::<Vec<_>>();
+        let of = |text: &str| text.split_whitespace().map(|w| (w.to_string(), 1)).collect::<Vec<_>>();
+        check_unordered(
+            [of("a"), of("a b b"), of("b"), of("c")],
+            program,
+            [vec![], noted(&["a 2 1", "b 2 2"]), noted(&["a 2 1"]), noted(&["a 2 1", "c 4 1"])],
+        );
+        check_restarts(&batches(), program, (2, 3));
+    }
+
+    #[test]
+    fn a_state_may_be_of_any_record() {
+        type Nested = (Option<i64>, Vec<(String, Option<Vec<i64>>)>, bool);
+        fn nested(new: &[i64], before: Option<Nested>) -> Option<Nested> {
+            let (_, mut all, odd) = before.unwrap_or_default();
+            let last = new.last().copied();
+            all.push((format!("{new:?}"), (new.len() > 1).then(|| new.to_vec())));
+            Some((last.filter(|n| *n > 1), all, !odd))
+        }
+        fn list(new: &[i64], before: Option<Vec<i64>>) -> Option<Vec<i64>> {
+            let mut all = before.unwrap_or_default();
+            all.extend(new);
+            (all.len() < 4).then_some(all)
+        }
+        /// A state that is `None` is a state.
+        fn option(new: &[i64], before: Option<Option<i64>>) -> Option<Option<i64>> {
+            match before {
+                None => Some(None),
+                Some(None) => Some(Some(new.len() as i64)),
+                Some(Some(_)) => None,
+            }
+        }
+        for partitions in [(1, 3), (3, 2)] {
+            check_restarts(&batches(), |s| s.update_state_by_key(nested).snapshot(), partitions);
+            check_restarts(&batches(), |s| s.update_state_by_key(list).snapshot(), partitions);
+            check_restarts(&batches(), |s| s.update_state_by_key(option).snapshot(), partitions);
+            let ttl = std::time::Duration::from_secs(2);
+            check_restarts(&batches(), |s| s.update_state_by_key(option).ttl(ttl).snapshot(), partitions);
+        }
+        let of = |n: i64| vec![(1_i64, n)];
+        check_unordered(
+            [of(1), of(2), of(3), of(4)],
+            |s| s.update_state_by_key(option).snapshot(),
+            [vec![(1, None)], vec![(1, Some(1))], vec![], vec![(1, None)]],
+        );
     }
 
     #[test]

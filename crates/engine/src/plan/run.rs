@@ -15,7 +15,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-use tidemill_core::{Batch, DeadLetter, Timestamp};
+use tidemill_core::{Batch, DeadLetter, Duration, PartitionId, Timestamp, Watermark, WatermarkSpec};
 
 /// The batch that is running.
 #[derive(Debug)]
@@ -36,10 +36,24 @@ pub(crate) struct BatchRun {
     before: BTreeMap<String, Timestamp>,
     /// Watermarks that this batch moved.
     moved: Mutex<BTreeMap<String, Timestamp>>,
+    /// Event time of streams.
+    times: Mutex<Times>,
     /// Operators that gave the rows of the batch before again.
     unchanged: Mutex<BTreeSet<String>>,
     /// Steps that end before the batch does, whoever reads them. One a partition of a shared node.
     steps: Mutex<Vec<Step>>,
+}
+
+/// Event time of the streams of a program, before a batch and as it reads on.
+#[derive(Debug, Default)]
+struct Times {
+    /// Watermarks before the batch, and the batch time since which they stand.
+    before: BTreeMap<String, Watermark>,
+    gap: Duration,
+    /// How each follows its records, and the stream whose partitions it has.
+    specs: BTreeMap<String, (WatermarkSpec, String)>,
+    /// Largest times that the batch has read.
+    largest: BTreeMap<String, BTreeMap<PartitionId, Timestamp>>,
 }
 
 /// A step that runs by itself; the future says when it has ended.
@@ -62,9 +76,67 @@ impl BatchRun {
             dead: Mutex::default(),
             before,
             moved: Mutex::default(),
+            times: Mutex::default(),
             unchanged: Mutex::default(),
             steps: Mutex::default(),
         }
+    }
+
+    /// With the watermarks of streams before this batch, which comes `gap` after the one before.
+    pub(crate) fn with_streams(self, before: BTreeMap<String, Watermark>, gap: Duration) -> Self {
+        *self.times.lock() = Times { before, gap, ..Times::default() };
+        self
+    }
+
+    /// From now on the watermark `name` follows what is read of `stream`.
+    pub(crate) fn follow(&self, name: &str, spec: WatermarkSpec, stream: &str) {
+        self.times.lock().specs.insert(name.to_string(), (spec, stream.to_string()));
+    }
+
+    /// A partition of what `name` follows has a record of this time.
+    pub(crate) fn observe(&self, name: &str, partition: &PartitionId, largest: Timestamp) {
+        let mut times = self.times.lock();
+        let of_stream = match times.largest.get_mut(name) {
+            Some(found) => found,
+            None => times.largest.entry(name.to_string()).or_default(),
+        };
+        match of_stream.get_mut(partition) {
+            Some(before) => *before = (*before).max(largest),
+            None => drop(of_stream.insert(partition.clone(), largest)),
+        }
+    }
+
+    /// The watermark `name` as far as this batch has moved it. Final when all that it follows is read.
+    pub(crate) fn stream_watermark(&self, name: &str) -> Watermark {
+        let times = self.times.lock();
+        self.advanced(&times, name)
+    }
+
+    fn advanced(&self, times: &Times, name: &str) -> Watermark {
+        let mut mark = times.before.get(name).cloned().unwrap_or_default();
+        let Some((spec, stream)) = times.specs.get(name) else { return mark };
+        let ranges = self.batch.ranges.get(stream).map_or(&[][..], Vec::as_slice);
+        let any = ranges.iter().any(|range| !range.is_empty());
+        let is_read = |partition: &PartitionId| {
+            // The nameless partition is all of a stream whose partitions do not go on side by side.
+            (partition.0.is_empty() && any) || ranges.iter().any(|r| !r.is_empty() && r.partition == *partition)
+        };
+        let largest = times.largest.get(name).into_iter().flatten().map(|(partition, at)| (partition, *at));
+        mark.advance(*spec, largest, is_read, times.gap);
+        mark
+    }
+
+    /// The watermarks of all streams after this batch.
+    pub(crate) fn streams_after(&self) -> BTreeMap<String, Watermark> {
+        let times = self.times.lock();
+        let mut after = times.before.clone();
+        for name in times.specs.keys() {
+            let mark = self.advanced(&times, name);
+            if mark.at() > Timestamp::MIN {
+                after.insert(name.clone(), mark);
+            }
+        }
+        after
     }
 
     /// The batch ends after this step, which runs by itself.
@@ -106,6 +178,11 @@ impl BatchRun {
             self.records_in.fetch_add(total - *seen, Relaxed);
             *seen = total;
         }
+    }
+
+    /// Records of a stream that were read.
+    pub(crate) fn records_of(&self, stream: &str) -> u64 {
+        self.read.lock().get(stream).map_or(0, |parts| parts.values().sum())
     }
 
     pub(crate) fn refuse(&self, letter: DeadLetter) {

@@ -8,13 +8,19 @@ use super::{
     BatchRun, Kernel, NodeExec, Rows,
     node::{Inputs, external, rows_from},
 };
-use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray, UInt64Array};
+use crate::ingest::{DeadShare, REPLAYED, Replays};
+use arrow_array::{
+    Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray, UInt64Array,
+    cast::AsArray, types::TimestampMicrosecondType,
+};
+use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
-use futures::{StreamExt, TryStreamExt, stream};
-use std::sync::Arc;
+use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
+use std::sync::{Arc, OnceLock};
 use tidemill_core::{
-    Block, Chunk, DeadLetter, Decoder, Error, Format, OffsetRange, Refusal, Result, Shape, Source, Timestamp,
+    Block, Chunk, DeadLetter, Decoder, Error, Format, Offset, OffsetRange, PartitionId, Refusal, Result, Shape, Source,
+    Timestamp, WatermarkSpec,
 };
 
 /// Columns that every stream has beside its own.
@@ -29,6 +35,19 @@ pub(crate) struct StreamInput {
     /// The stream's own columns, then [`META`].
     pub(crate) schema: SchemaRef,
     own: usize,
+    event_time: OnceLock<EventTime>,
+    /// The share of records that may be refused, where the stream says so itself.
+    pub(crate) dead_share: OnceLock<DeadShare>,
+    /// Dead letters that are run again; set when the program starts.
+    replays: OnceLock<Arc<Replays>>,
+}
+
+/// Which column is a stream's event time, and how its watermark follows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct EventTime {
+    /// Place in the stream's schema.
+    pub(crate) column: usize,
+    pub(crate) spec: WatermarkSpec,
 }
 
 impl StreamInput {
@@ -58,7 +77,61 @@ impl StreamInput {
             true,
         )));
         let count = own.fields().len();
-        Ok(Self { name, source, format, schema: Arc::new(Schema::new(fields)), own: count })
+        Ok(Self {
+            name,
+            source,
+            format,
+            schema: Arc::new(Schema::new(fields)),
+            own: count,
+            event_time: OnceLock::new(),
+            dead_share: OnceLock::new(),
+            replays: OnceLock::new(),
+        })
+    }
+
+    /// Declares the stream's event time; the first declaration counts.
+    pub(crate) fn set_event_time(&self, time: EventTime) {
+        let _declared_once = self.event_time.set(time);
+    }
+
+    /// The stream's event time, when it was declared.
+    pub(crate) fn event_time(&self) -> Option<EventTime> {
+        self.event_time.get().copied()
+    }
+
+    /// The partition under which a range's event time counts.
+    fn time_partition(&self, range: &OffsetRange) -> PartitionId {
+        if self.source.partitions_are_parallel() { range.partition.clone() } else { PartitionId::new("") }
+    }
+
+    /// Where its dead letters come from that are run again. Without a format nothing is refused that could be.
+    pub(crate) fn replay_from(&self, replays: &Arc<Replays>) {
+        if self.format.is_some() {
+            // Set once, by the pipeline.
+            let _set = self.replays.set(Arc::clone(replays));
+        }
+    }
+
+    /// Dead letters to be run again that it has not read yet; it has read those up to `at`.
+    pub(crate) fn replays(&self, at: Option<Offset>) -> Option<OffsetRange> {
+        self.replays.get().and_then(|replays| replays.next(at))
+    }
+
+    /// The chunks of a range, each with the range that it is of: letters that are run again keep their own.
+    fn read(&self, range: OffsetRange, columns: &[usize]) -> BoxStream<'static, Result<(OffsetRange, Chunk)>> {
+        if &*range.partition.0 == REPLAYED {
+            return match self.replays.get() {
+                Some(replays) => replays.read(&self.name, &range),
+                None => {
+                    stream::once(async { Err(Error::internal("dead letters of a stream without a format")) }).boxed()
+                }
+            };
+        }
+        let chunks = match self.source.shape() {
+            Shape::Columns(_) => self.source.read_columns(&range, columns),
+            Shape::Raw => self.source.read(&range),
+        };
+        chunks.map_ok(move |chunk| (range.clone(), chunk)).boxed()
     }
 
     /// Places of the stream's own columns.
@@ -74,6 +147,8 @@ pub(crate) struct SourceExec {
     projection: Vec<usize>,
     schema: SchemaRef,
     partitions: usize,
+    /// Whether rows name their partition ([`partition_of_rows`]).
+    tags: bool,
 }
 
 impl SourceExec {
@@ -91,13 +166,23 @@ impl SourceExec {
         let schema = Arc::new(
             input.schema.project(&projection).map_err(|e| Error::internal("projection of a stream").because(e))?,
         );
+        Ok(Self { input, projection, schema, partitions, tags: false }.node())
+    }
+
+    /// The same leaf, whose rows name their partition; only for readers that pass no rows on.
+    pub(crate) fn tagged(&self) -> Arc<dyn ExecutionPlan> {
+        let (input, projection, schema) = (Arc::clone(&self.input), self.projection.clone(), Arc::clone(&self.schema));
+        Self { input, projection, schema, partitions: self.partitions, tags: true }.node()
+    }
+
+    fn node(self) -> Arc<dyn ExecutionPlan> {
         let name = format!(
             "source {}: {:?}",
-            input.name,
-            schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>()
+            self.input.name,
+            self.schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>()
         );
-        let kernel = Self { input, projection, schema: Arc::clone(&schema), partitions };
-        Ok(NodeExec::plan(name, kernel, vec![], schema, partitions))
+        let (schema, partitions) = (Arc::clone(&self.schema), self.partitions);
+        NodeExec::plan(name, self, vec![], schema, partitions)
     }
 }
 
@@ -128,19 +213,22 @@ impl Kernel for SourceExec {
             schema: Arc::clone(&self.schema),
             run,
             refused: Vec::new(),
+            time: self.input.event_time().and_then(|time| {
+                let place = self.projection.iter().position(|column| *column == time.column)?;
+                Some((place, time.spec))
+            }),
             part: partition,
             total: 0,
         };
-        let input = Arc::clone(&self.input);
-        let rows = stream::iter(ranges)
-            .flat_map(move |range| {
-                let chunks = match input.source.shape() {
-                    Shape::Columns(_) => input.source.read_columns(&range, &columns),
-                    Shape::Raw => input.source.read(&range),
-                };
-                chunks.map_ok(move |chunk| (range.clone(), chunk))
-            })
-            .map(move |item| item.and_then(|(range, chunk)| reader.rows(&range, &chunk)).map_err(external));
+        let (input, tags) = (Arc::clone(&self.input), self.tags);
+        let rows = stream::iter(ranges).flat_map(move |range| input.read(range, &columns)).map(move |item| {
+            let rows = item.and_then(|(range, chunk)| {
+                let rows = reader.rows(&range, &chunk)?;
+                reader.observe(&range, &rows)?;
+                if tags { tag(&reader.input.time_partition(&range), &rows) } else { Ok(rows) }
+            });
+            rows.map_err(external)
+        });
         Ok(rows_from(Arc::clone(&self.schema), rows))
     }
 }
@@ -154,6 +242,8 @@ struct Reader {
     schema: SchemaRef,
     run: Arc<BatchRun>,
     refused: Vec<Refusal>,
+    /// Place of the event time in the projection.
+    time: Option<(usize, WatermarkSpec)>,
     /// Which part of the batch it reads, and how many records so far.
     part: usize,
     total: u64,
@@ -163,6 +253,15 @@ impl Reader {
     fn count(&mut self, records: usize) {
         self.total += records as u64;
         self.run.count_in(&self.input.name, self.part, self.total);
+    }
+
+    /// Shows the rows' event times to the stream's watermark.
+    fn observe(&self, range: &OffsetRange, rows: &RecordBatch) -> Result<()> {
+        let Some((place, spec)) = self.time else { return Ok(()) };
+        if let Some(largest) = largest_time(rows.column(place), spec.latest(self.run.batch.time))? {
+            self.run.observe(&self.input.name, &self.input.time_partition(range), largest);
+        }
+        Ok(())
     }
 
     fn rows(&mut self, range: &OffsetRange, chunk: &Chunk) -> Result<RecordBatch> {
@@ -245,7 +344,7 @@ impl Reader {
     ) -> Result<ArrayRef> {
         Ok(match column - self.input.own {
             0 => Arc::new(UInt64Array::from_iter_values((0..rows).map(offset))),
-            1 => Arc::new(StringArray::from_iter_values((0..rows).map(|_| &*range.partition.0))),
+            1 => Arc::new(repeated(&range.partition.0, rows)),
             2 => Arc::new(TimestampMicrosecondArray::from(times()).with_timezone("UTC")),
             other => return Err(Error::internal(format!("no meta column {other}"))),
         })
@@ -259,9 +358,52 @@ impl Reader {
     }
 }
 
+/// Times further from 1970 than this (some 146,000 years) are no times.
+pub(crate) const FAR: i64 = i64::MAX / 2;
+
+/// The largest time of a column that is a time and not after `latest`.
+pub(crate) fn largest_time(column: &ArrayRef, latest: Timestamp) -> Result<Option<Timestamp>> {
+    let DataType::Timestamp(_, zone) = column.data_type() else { return Ok(None) };
+    let micros = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
+    let column = match *column.data_type() == micros {
+        true => Arc::clone(column),
+        false => arrow_cast::cast(column, &micros).map_err(|e| Error::user("event times").because(e))?,
+    };
+    let times = column.as_primitive::<TimestampMicrosecondType>();
+    let latest = latest.0.min(FAR);
+    let fits = |time: i64| (-FAR..=latest).contains(&time);
+    let largest = match times.nulls() {
+        None => times.values().iter().copied().filter(|t| fits(*t)).max(),
+        Some(_) => times.iter().flatten().filter(|t| fits(*t)).max(),
+    };
+    Ok(largest.map(Timestamp))
+}
+
+/// Key of the metadata by which the rows of a tagged leaf name their partition.
+const TAG: &str = "tidemill.partition";
+
+/// The rows under a schema that names their partition.
+fn tag(partition: &PartitionId, rows: &RecordBatch) -> Result<RecordBatch> {
+    let mut metadata = rows.schema().metadata().clone();
+    metadata.insert(TAG.to_string(), partition.to_string());
+    let schema = Arc::new(rows.schema().as_ref().clone().with_metadata(metadata));
+    rows.clone().with_schema(schema).map_err(|e| Error::internal("rows of a partition").because(e))
+}
+
+/// The partition that tagged rows come from; the nameless one otherwise.
+pub(crate) fn partition_of_rows(rows: &RecordBatch) -> PartitionId {
+    PartitionId::new(rows.schema_ref().metadata().get(TAG).map_or("", String::as_str))
+}
+
 /// The next of the columns that a source or decoder was asked for.
 fn next_column<'a>(columns: &mut impl Iterator<Item = &'a ArrayRef>) -> Result<ArrayRef> {
     columns.next().cloned().ok_or_else(|| Error::internal("a source or decoder gave too few columns"))
+}
+
+/// A text so many times.
+fn repeated(text: &str, rows: usize) -> StringArray {
+    let offsets = OffsetBuffer::from_lengths(std::iter::repeat_n(text.len(), rows));
+    StringArray::new(offsets, text.repeat(rows).into_bytes().into(), None)
 }
 
 /// Arrival times of the kept rows; null where the source has none.

@@ -8,12 +8,14 @@
 //! three forms hold the same value. Chains, shuffles and state call this; the
 //! derive macro implements it for structs.
 
+mod kept;
 mod list;
 mod nested;
 mod primitive;
 pub mod support;
 mod text;
 
+pub(crate) use kept::Kept;
 pub use list::List;
 pub use text::Str;
 

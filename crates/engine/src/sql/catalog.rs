@@ -11,14 +11,16 @@ use super::{
     parts::Planning,
     reload::{Reloaded, Shown, Stored, TableOperator},
     shape::Changes,
+    side::LateNode,
     tables::{NodeTable, StreamTable},
+    times::{Emit, StreamTime, ViewOptions},
     window::{Tables, Watermarks, WindowPlanner},
 };
 use crate::{
     StreamingContext,
     declare::is_operator_name,
     emit::{Output, OutputKind, TopicSink},
-    plan::StreamInput,
+    plan::{EventTime, StreamInput},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -228,16 +230,20 @@ impl Catalog {
             Kind::Stream { name, columns, watermark, options } => {
                 self.take_name(context, "stream", &name)?;
                 let options = Options::new(format!("stream \"{name}\""), options);
+                let time = StreamTime::of(&name, watermark, &options)?;
                 context.open(&name, &options, columns.clone())?;
                 let input = context.declare.inputs().into_iter().rfind(|input| input.name == name);
                 let input = input.ok_or_else(|| Error::internal("a stream was opened and is not there"))?;
                 if let Some(columns) = columns {
                     check_columns(&columns, &input)?;
                 }
-                if let Some(mut mark) = watermark {
-                    mark.column = real_name(&input.schema, &mark.column)?;
-                    check_time(&input.schema, &mark.column)?;
-                    self.watermarks.lock().insert(name.clone(), mark);
+                if let Some(mut time) = time {
+                    time.column = real_name(&input.schema, &time.column)?;
+                    check_time(&input.schema, &time.column)?;
+                    if let Ok(column) = input.schema.index_of(&time.column) {
+                        input.set_event_time(EventTime { column, spec: time.spec });
+                    }
+                    self.watermarks.lock().insert(name.clone(), time);
                 }
                 self.mixed
                     .extend(input.schema.fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
@@ -261,7 +267,10 @@ impl Catalog {
                 self.sinks.insert(name, SinkEntry { sink, used: false });
                 Ok(())
             }
-            Kind::View { name, query } => self.view(context, name, query, &meta).await,
+            Kind::View { name, query, options } => {
+                let options = ViewOptions::of(&Options::new(format!("view \"{name}\""), options))?;
+                self.view(context, name, query, &meta, &options).await
+            }
             Kind::Insert { target, query } => self.insert(context, &target, query, &meta).await,
             Kind::Query(_) => Err(Error::user(
                 "a query alone shows nothing in a program: write CREATE VIEW name AS SELECT …, or INSERT INTO sink SELECT …",
@@ -333,29 +342,13 @@ impl Catalog {
         Ok(self.session.state())
     }
 
-    fn planning<'a>(&self, context: &'a StreamingContext, state: &'a SessionState, name: &'a str) -> Planning<'a> {
-        Planning {
-            state,
-            declare: &context.declare,
-            partitions: self.partitions,
-            name,
-            marks: self.watermarks.lock().clone(),
-            parts: Mutex::default(),
-        }
-    }
-
-    /// Takes the names of a statement's parts.
-    fn claim_parts(&self, context: &StreamingContext, parts: &[String]) -> Result<()> {
-        parts.iter().try_for_each(|part| context.declare.claim("part", part))
-    }
-
     /// The logical plan of a query.
     async fn logical(&self, state: &SessionState, query: Box<Query>) -> Result<LogicalPlan> {
         let statement = DfStatement::Statement(Box::new(AstStatement::Query(query)));
         let references = state.resolve_table_references(&statement).map_err(of_df)?;
         for reference in references {
             let name = reference.table();
-            let is_window = name.eq_ignore_ascii_case("tumble") || name.eq_ignore_ascii_case("hop");
+            let is_window = super::window::is_function(name);
             if is_window || self.session.table_exist(reference.clone()).map_err(of_df)? {
                 continue;
             }
@@ -391,14 +384,53 @@ impl Catalog {
         name: String,
         query: Box<Query>,
         meta: &BTreeSet<String>,
+        options: &ViewOptions,
     ) -> Result<()> {
         let state = self.state(context, meta)?;
         let logical = self.logical(&state, query).await?;
-        let planning = self.planning(context, &state, &name);
-        let Planned { select, inputs, kind, times } =
-            lower::plan(&planning, logical.clone(), true).await.map_err(of_df)?;
-        let parts = planning.parts.into_inner();
-        self.claim_parts(context, &parts)?;
+        let planned = self.plan(context, &state, logical.clone(), &name, true, options).await?;
+        let late = match &options.late {
+            Some(late) => {
+                let logical = LateNode::plan_of(&logical, &name, options).map_err(of_df)?;
+                let none = ViewOptions::default();
+                let planned = self.plan(context, &state, logical.clone(), late, true, &none).await?;
+                Some((late.clone(), planned, logical))
+            }
+            None => None,
+        };
+        self.show(context, name, planned, logical, options)?;
+        match late {
+            Some((name, planned, logical)) => self.show(context, name, planned, logical, &ViewOptions::default()),
+            None => Ok(()),
+        }
+    }
+
+    /// Plans a statement.
+    async fn plan(
+        &self,
+        context: &StreamingContext,
+        state: &SessionState,
+        logical: LogicalPlan,
+        name: &str,
+        view: bool,
+        options: &ViewOptions,
+    ) -> Result<Planned> {
+        let (declare, partitions) = (&context.declare, self.partitions);
+        let planning = Planning { state, declare, partitions, name, parts: Mutex::default() };
+        lower::plan(&planning, logical, view, options).await.map_err(of_df)
+    }
+
+    /// Declares a view that was planned.
+    fn show(
+        &mut self,
+        context: &StreamingContext,
+        name: String,
+        planned: Planned,
+        logical: LogicalPlan,
+        options: &ViewOptions,
+    ) -> Result<()> {
+        let Planned { select, inputs, kind, times, parts } = planned;
+        claim_parts(context, &parts)?;
         unique_names(&crate::plan::Operator::schema(&select))?;
         self.take_name(context, "view", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
@@ -407,13 +439,13 @@ impl Catalog {
         let table: Arc<dyn TableProvider> = if kind == Shape::Stateless && parts.is_empty() {
             Arc::new(ViewTable::new(logical, None))
         } else {
-            let gives = if kind == Shape::Whole { Changes::Whole } else { Changes::New };
+            let gives = kind.changes();
             Arc::new(NodeTable { node: Arc::clone(&node), gives, partitions: self.partitions, times })
         };
         self.register(&name, table)?;
         self.queryable.insert(name.clone(), super::query::rows_table(&RecordBatch::new_empty(node.schema()))?);
         // A whole result that became empty is shown empty; the others show their last rows.
-        let sticky = kind != Shape::Whole;
+        let sticky = kind != Shape::Whole && options.emit != Emit::Complete;
         context.declare.output(Output { name, node, kind: OutputKind::View { sticky } });
         Ok(())
     }
@@ -443,9 +475,9 @@ impl Catalog {
         let name = format!("insert-{target}");
         let state = self.state(context, meta)?;
         let logical = self.logical(&state, query).await?;
-        let planning = self.planning(context, &state, &name);
-        let Planned { select, inputs, .. } = lower::plan(&planning, logical, false).await.map_err(of_df)?;
-        self.claim_parts(context, &planning.parts.into_inner())?;
+        let planned = self.plan(context, &state, logical, &name, false, &ViewOptions::default()).await?;
+        let Planned { select, inputs, parts, .. } = planned;
+        claim_parts(context, &parts)?;
         unique_names(&crate::plan::Operator::schema(&select))?;
         context.declare.claim("output", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
@@ -518,6 +550,11 @@ fn unique_names(schema: &SchemaRef) -> Result<()> {
         }
         None => Ok(()),
     }
+}
+
+/// Takes the names of a statement's parts.
+fn claim_parts(context: &StreamingContext, parts: &[String]) -> Result<()> {
+    parts.iter().try_for_each(|part| context.declare.claim("part", part))
 }
 
 /// How a table is stored, and how often it is read again.

@@ -170,7 +170,7 @@ impl Operator for DistinctOperator {
         let told = match &self.plan.aging {
             Some(aging) => {
                 let key = self.plan.keys.field(aging.key).name();
-                format!("first of each key; keeps keys until {} is past `{key}`", aging.time.mark)
+                format!("first of each key; keeps keys until the watermark of {} is past `{key}`", aging.time.stream)
             }
             None => "first of each key; keeps every key for good".to_string(),
         };
@@ -291,7 +291,9 @@ impl DistinctState {
         let Some(aging) = &self.plan.aging else { return Ok(rows.clone()) };
         let times = micros(rows.column(aging.key))?;
         let times = times.as_primitive::<TimestampMicrosecondType>();
-        let keep: BooleanArray = times.iter().map(|time| Some(time.is_some_and(|time| time >= before))).collect();
+        let latest = aging.time.latest(run).0;
+        let in_time = |time: i64| (before..=latest).contains(&time);
+        let keep: BooleanArray = times.iter().map(|time| Some(time.is_some_and(in_time))).collect();
         if keep.true_count() == rows.num_rows() {
             return Ok(rows.clone());
         }
@@ -300,9 +302,12 @@ impl DistinctState {
             stream: aging.time.stream.clone(),
             operator: self.plan.name.clone(),
             column: rows.schema().field(aging.key).name().clone(),
+            place: Vec::new(),
+            is_aside: false,
         };
         let their = arrow_select::filter::filter(times, &others)?;
-        late.set_aside(run, &arrow_select::filter::filter_record_batch(rows, &others)?, their.as_primitive());
+        let others = arrow_select::filter::filter_record_batch(rows, &others)?;
+        late.set_aside(run, &others, their.as_primitive(), Timestamp(latest));
         Ok(arrow_select::filter::filter_record_batch(rows, &keep)?)
     }
 }

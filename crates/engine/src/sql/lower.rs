@@ -14,27 +14,37 @@
 //! not asked for, since a batch is small.
 
 use super::{
+    panes::{KEY, WindowNode, pane_column},
     parts::{Planning, as_it_was, names, replace},
-    progress::{Time, WatermarkNode, time_of},
+    progress::{Time, time_of},
     shape::{Changes, Cut, StateNode, arrange, changes, check_depth},
-    state::{AggregateKernel, AggregateState, Layout, Role},
+    side::LateNode,
+    state::{AggregateKernel, Layout, Role, WindowState},
     tables::{FedTable, Leaf, NodeTable, fed, kernel_of},
+    times::{Emit, Timing, ViewOptions},
     top::TopNode,
-    window::{PANE, WindowNode, pane_column},
+    window::PANE,
 };
-use crate::plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, SourceExec};
+use crate::{
+    plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, SourceExec},
+    state::StateOperator,
+};
 use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::Session,
     common::{
-        ExprSchema, Result as DfResult, internal_datafusion_err, internal_err,
+        ExprSchema, Result as DfResult, internal_datafusion_err, internal_err, plan_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     datasource::{provider_as_source, source_as_provider},
     execution::SessionState,
+    functions_aggregate::min_max::{max_udaf, min_udaf},
     logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
-    physical_expr::{aggregate::LoweredAggregateBuilder, expressions::Column},
+    physical_expr::{
+        aggregate::{AggregateExprBuilder, LoweredAggregateBuilder},
+        expressions::Column,
+    },
     physical_plan::{
         ExecutionPlan, ExecutionPlanProperties, PhysicalExpr,
         aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy},
@@ -48,7 +58,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
 };
-use tidemill_core::{Error, Result};
+use tidemill_core::{Error, Result, WindowKind};
 
 /// A planned query.
 #[derive(Debug)]
@@ -59,6 +69,8 @@ pub(super) struct Planned {
     pub(super) kind: Shape,
     /// What is known of the times of its columns.
     pub(super) times: Vec<Option<Time>>,
+    /// Names of the parts that were made nodes of their own.
+    pub(super) parts: Vec<String>,
 }
 
 /// What the rows of a batch are.
@@ -70,24 +82,43 @@ pub(super) enum Shape {
     Whole,
     /// Results of windows that closed.
     Windowed,
+    /// Results of windows, some of them again.
+    Changing,
+}
+
+impl Shape {
+    /// What readers of such rows have to know.
+    pub(super) fn changes(self) -> Changes {
+        match self {
+            Self::Stateless | Self::Windowed => Changes::New,
+            Self::Whole => Changes::Whole,
+            Self::Changing => Changes::Again,
+        }
+    }
 }
 
 /// Plans a statement whose state will be kept under its name.
 ///
 /// # Errors
 /// When it has no meaning over streams, or columns do not fit.
-pub(super) async fn plan(cx: &Planning<'_>, plan: LogicalPlan, view: bool) -> DfResult<Planned> {
-    plan_as(cx, plan, cx.name, view).await
+pub(super) async fn plan(cx: &Planning<'_>, plan: LogicalPlan, view: bool, options: &ViewOptions) -> DfResult<Planned> {
+    plan_as(cx, plan, cx.name, view, options).await
 }
 
 /// Plans a part of a statement under a name of its own; `view`: its rows are shown, or read by others, again in each batch.
-pub(super) async fn plan_as(cx: &Planning<'_>, plan: LogicalPlan, name: &str, view: bool) -> DfResult<Planned> {
+pub(super) async fn plan_as(
+    cx: &Planning<'_>,
+    plan: LogicalPlan,
+    name: &str,
+    view: bool,
+    options: &ViewOptions,
+) -> DfResult<Planned> {
     let state = cx.state;
     // Before anything that takes time by the depth.
     check_depth(&plan)?;
     let mut plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
     loop {
-        let (arranged, cut) = arrange(plan, &cx.marks, cx.name)?;
+        let (arranged, cut) = arrange(plan)?;
         plan = arranged;
         let (part, read) = match cut {
             None => break,
@@ -99,15 +130,32 @@ pub(super) async fn plan_as(cx: &Planning<'_>, plan: LogicalPlan, name: &str, vi
     let optimized = cx.joined(state.optimize(&plan)?).await?;
     let times =
         (0..optimized.schema().fields().len()).map(|at| time_of(&optimized, at, name)).collect::<DfResult<Vec<_>>>()?;
-    let (physical, made) = physical(state, &optimized, name).await?;
+    let (physical, made) = physical(state, &optimized, name, options).await?;
     let schema = plain(&physical.schema());
     let (body, inputs, kind) = match made {
         None => {
+            if let Some(given) = options.given() {
+                return plan_err!("option `{given}` is about windows, and the view has none");
+            }
             let inputs = leaves(std::slice::from_ref(&physical))?;
-            let whole = changes(&optimized)? == Changes::Whole;
-            (Body::Rows(physical), inputs, if whole { Shape::Whole } else { Shape::Stateless })
+            let kind = match changes(&optimized)? {
+                Changes::Whole => Shape::Whole,
+                Changes::Again => Shape::Changing,
+                Changes::New | Changes::Nothing => Shape::Stateless,
+            };
+            (Body::Rows(physical), inputs, kind)
         }
         Some(made) => {
+            if let (None, Some(given)) = (made.layout.window, options.given()) {
+                return plan_err!(
+                    "option `{given}` is about windows, and the view has none: a GROUP BY without a window gives its whole result in each batch"
+                );
+            }
+            if let (Some(WindowKind::Count(_)), Some(given)) = (made.layout.window, options.given()) {
+                return plan_err!(
+                    "option `{given}` is about time, and a window by number of rows is given once, when it is full"
+                );
+            }
             let mut partial = None;
             let above = physical
                 .transform_down(|node| {
@@ -121,17 +169,22 @@ pub(super) async fn plan_as(cx: &Planning<'_>, plan: LogicalPlan, name: &str, vi
             let Some(partial) = partial else { return internal_err!("the optimizer dropped the state of `{name}`") };
             let inputs = leaves(std::slice::from_ref(&partial))?;
             if !leaves(std::slice::from_ref(&above))?.is_empty() || !sources(&above)?.is_empty() {
-                return datafusion::common::plan_err!(
+                return plan_err!(
                     "an aggregate over a stream together with another stream: make each part a view of its own"
                 );
             }
             let streams = inputs.is_empty().then(|| sources(&partial)).transpose()?;
-            let kind = if made.layout.window.is_some() { Shape::Windowed } else { Shape::Whole };
+            let kind = match (made.layout.window, &made.layout.timing) {
+                (None, _) => Shape::Whole,
+                (Some(_), Timing { emit: Emit::Append, lateness, .. }) if lateness.is_zero() => Shape::Windowed,
+                (Some(_), _) => Shape::Changing,
+            };
             let body = Body::Aggregate {
                 partial,
                 above,
                 merge: made.merge,
                 layout: made.layout,
+                numbers: made.numbers,
                 streams,
                 repeats: view,
                 state: OnceLock::new(),
@@ -141,7 +194,13 @@ pub(super) async fn plan_as(cx: &Planning<'_>, plan: LogicalPlan, name: &str, vi
     };
     let whole = if kind == Shape::Whole { whole_nodes(&optimized)? } else { Vec::new() };
     let shown = view && kind == Shape::Stateless && name == cx.name;
-    Ok(Planned { select: Select { schema, body, gives: kind, view: shown, repeats: view, whole }, inputs, kind, times })
+    Ok(Planned {
+        select: Select { schema, body, gives: kind, view: shown, repeats: view, whole },
+        inputs,
+        kind,
+        times,
+        parts: cx.parts.lock().clone(),
+    })
 }
 
 /// The nodes that give their whole result again in each batch and that a plan reads.
@@ -165,8 +224,15 @@ async fn physical(
     state: &SessionState,
     plan: &LogicalPlan,
     name: &str,
+    options: &ViewOptions,
 ) -> DfResult<(Arc<dyn ExecutionPlan>, Option<Made>)> {
-    let planner = Arc::new(Planner { name: name.to_string(), state: state.clone(), made: Mutex::default() });
+    let planner = Arc::new(Planner {
+        name: name.to_string(),
+        state: state.clone(),
+        options: options.clone(),
+        below: Mutex::default(),
+        made: Mutex::default(),
+    });
     let physical = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::clone(&planner) as _])
         .create_physical_plan(plan, state)
         .await?;
@@ -177,7 +243,7 @@ async fn physical(
 impl Planning<'_> {
     /// The physical plan of an optimized part that has no state.
     pub(super) async fn physical(&self, plan: &LogicalPlan, name: &str) -> DfResult<Arc<dyn ExecutionPlan>> {
-        match physical(self.state, plan, name).await? {
+        match physical(self.state, plan, name, &ViewOptions::default()).await? {
             (plan, None) => Ok(plan),
             (_, Some(_)) => internal_err!("a part of `{name}` has state of its own"),
         }
@@ -192,6 +258,7 @@ fn plain(schema: &SchemaRef) -> SchemaRef {
         .map(|field| {
             let mut metadata = field.metadata().clone();
             metadata.remove(PANE);
+            metadata.remove(KEY);
             Arc::new(field.as_ref().clone().with_metadata(metadata))
         })
         .collect();
@@ -247,9 +314,11 @@ enum Body {
         above: Arc<dyn ExecutionPlan>,
         merge: Arc<dyn ExecutionPlan>,
         layout: Layout,
+        /// The state that numbers the rows of a count window.
+        numbers: Option<Arc<dyn StateOperator>>,
         streams: Option<Vec<String>>,
         repeats: bool,
-        state: OnceLock<Arc<AggregateState>>,
+        state: OnceLock<WindowState>,
     },
 }
 
@@ -270,6 +339,7 @@ impl Operator for Select {
             Shape::Stateless => "new rows in each batch, which stay (append)",
             Shape::Whole => "the whole result so far in each batch that changes it (complete)",
             Shape::Windowed => "the rows of each window once, when it closes (append)",
+            Shape::Changing => "the rows of windows as they change, the same window again (update)",
         }
     }
 
@@ -298,11 +368,15 @@ impl Operator for Select {
                 }
                 Ok(plan)
             }
-            Body::Aggregate { partial, above, merge, layout, streams, repeats, state } => {
-                let state = state.get_or_init(|| Arc::new(AggregateState::new(cx.name.clone(), layout.clone())));
-                cx.states.register(Arc::clone(state) as _);
+            Body::Aggregate { partial, above, merge, layout, numbers, streams, repeats, state } => {
+                let made = WindowState::new(cx.name.clone(), layout.clone()).map_err(of)?;
+                let state = state.get_or_init(|| made);
+                cx.states.register(state.operator());
+                if let Some(numbers) = numbers {
+                    cx.states.register(Arc::clone(numbers));
+                }
                 let kernel = AggregateKernel {
-                    state: Arc::clone(state),
+                    state: state.clone(),
                     merge: Arc::clone(merge),
                     streams: streams.clone(),
                     repeats: *repeats,
@@ -422,16 +496,27 @@ impl Kernel for Mark {
 
 /// The plans around a state.
 struct Made {
+    numbers: Option<Arc<dyn StateOperator>>,
     /// `Final` over the rows that the state gives.
     last: Arc<dyn ExecutionPlan>,
     merge: Arc<dyn ExecutionPlan>,
     layout: Layout,
 }
 
-/// Plans our two logical nodes.
+/// What a window says to the aggregate above it.
+#[derive(Default, Clone)]
+struct Below {
+    timing: Timing,
+    numbers: Option<Arc<dyn StateOperator>>,
+    has_keys: bool,
+}
+
+/// Plans our logical nodes.
 struct Planner {
     name: String,
     state: SessionState,
+    options: ViewOptions,
+    below: Mutex<Below>,
     made: Mutex<Option<Made>>,
 }
 
@@ -449,10 +534,17 @@ impl ExtensionPlanner for Planner {
         let node: &dyn Any = node.as_any();
         let Some(input) = physical_inputs.first() else { return Ok(None) };
         if let Some(window) = node.downcast_ref::<WindowNode>() {
-            return window.plan(&self.name, Arc::clone(input)).map(Some);
+            let (plan, numbers) = window.plan(&self.name, Arc::clone(input), &self.options)?;
+            let timing = Timing {
+                streams: window.times.iter().map(|time| time.stream.clone()).collect(),
+                lateness: self.options.lateness.unwrap_or_else(|| window.lateness()),
+                emit: self.options.emit,
+            };
+            *self.below.lock() = Below { timing, numbers, has_keys: !window.keys.is_empty() };
+            return Ok(Some(plan));
         }
-        if let Some(watermark) = node.downcast_ref::<WatermarkNode>() {
-            return watermark.plan(Arc::clone(input)).map(Some);
+        if let Some(late) = node.downcast_ref::<LateNode>() {
+            return late.physical(Arc::clone(input)).map(Some);
         }
         if let Some(top) = node.downcast_ref::<TopNode>() {
             let schema = input.schema();
@@ -478,10 +570,20 @@ impl Planner {
         let table = Arc::new(FedTable(Arc::clone(&kept)));
         let rows = as_it_was(FED, provider_as_source(table), &kept, own)?;
         let cut = self.state.optimize(&node.cut(rows)?)?;
-        let (merge, _) = physical(&self.state, &cut, &self.name).boxed().await?;
+        let (merge, _) = physical(&self.state, &cut, &self.name, &self.options).boxed().await?;
         let roles = (0..kept.fields().len()).map(Role::Kept).collect();
-        let layout = Layout { full: Arc::clone(&kept), kept: Arc::clone(&kept), roles, window: None, pane: 0 };
-        Ok(Made { last: fed(schema), merge, layout })
+        let layout = Layout {
+            full: Arc::clone(&kept),
+            kept: Arc::clone(&kept),
+            roles,
+            window: None,
+            pane: 0,
+            key: Vec::new(),
+            low: 0,
+            high: 0,
+            timing: Timing::default(),
+        };
+        Ok(Made { numbers: None, last: fed(schema), merge, layout })
     }
 
     fn aggregate(
@@ -495,6 +597,14 @@ impl Planner {
     ) -> DfResult<(Arc<dyn ExecutionPlan>, Made)> {
         let input_schema = input.schema();
         let (mut all, mut kept, mut roles, mut pane) = (Vec::new(), Vec::new(), Vec::new(), None);
+        let below_window = self.below.lock().clone();
+        let is_own = matches!(node.window, Some(WindowKind::Session(_) | WindowKind::Count(_)));
+        let carried = |role: &str| -> DfResult<Arc<dyn PhysicalExpr>> {
+            let at = input_schema.fields().iter().position(|f| pane_column(f) == Some(role));
+            let at = at.ok_or_else(|| internal_datafusion_err!("the optimizer dropped the {role} of windows"))?;
+            Ok(Arc::new(Column::new(input_schema.field(at).name(), at)))
+        };
+        let mut key = Vec::new();
         for (at, expr) in node.aggregate.group_expr.iter().enumerate() {
             let name = node.aggregate.schema.field(at).name().clone();
             let group = (physical(expr)?, name);
@@ -509,10 +619,17 @@ impl Planner {
                     // Both columns are the pane: it is kept once.
                     if pane.is_none() {
                         pane = Some(kept.len());
-                        kept.push(group);
+                        kept.push(if is_own { (carried("start")?, group.1) } else { group });
                     }
                 }
                 _ => {
+                    let is_key = match &expr.clone().unalias_nested().data {
+                        Expr::Column(column) => below.field_from_column(column)?.metadata().contains_key(KEY),
+                        _ => false,
+                    };
+                    if is_key || !below_window.has_keys {
+                        key.push(kept.len());
+                    }
                     roles.push(Role::Kept(kept.len()));
                     kept.push(group);
                 }
@@ -525,6 +642,18 @@ impl Planner {
             let lowered = LoweredAggregateBuilder::new(expr, below, &input_schema, props, planning_ctx).build()?;
             aggregates.push(lowered.aggregate);
             filters.push(lowered.filter);
+        }
+        // What a key's own windows are made of: the least and the greatest of what the rows carry.
+        let own = aggregates.len();
+        if is_own {
+            for (function, name) in [(min_udaf(), LOW), (max_udaf(), HIGH)] {
+                let spans = AggregateExprBuilder::new(function, vec![carried("end")?])
+                    .schema(Arc::clone(&input_schema))
+                    .alias(name)
+                    .build()?;
+                aggregates.push(Arc::new(spans));
+                filters.push(None);
+            }
         }
         let count = kept.len();
         let partial = AggregateExec::try_new(
@@ -539,7 +668,9 @@ impl Planner {
         let nones = vec![None; aggregates.len()];
         // Metadata of the input's schema would be carried along in every state file.
         let kept_schema = plain(&partial.schema());
-        let states = kept_schema.fields()[count..].to_vec();
+        let spans = if is_own { 2 } else { 0 };
+        let places = kept_schema.fields().len();
+        let states = kept_schema.fields()[count..places - spans].to_vec();
         roles.extend((count..count + states.len()).map(Role::Kept));
         let mut fields: Vec<_> = group_by(all.clone()).group_schema(&input_schema)?.fields().to_vec();
         fields.extend(states);
@@ -547,8 +678,8 @@ impl Planner {
         let last = AggregateExec::try_new(
             AggregateMode::Final,
             by_place(&all),
-            aggregates.clone(),
-            nones.clone(),
+            aggregates[..own].to_vec(),
+            nones[..own].to_vec(),
             fed(&full),
             Arc::clone(&input_schema),
         )?;
@@ -560,10 +691,25 @@ impl Planner {
             fed(&kept_schema),
             input_schema,
         )?;
-        let layout = Layout { kept: kept_schema, full, roles, window: node.window, pane: pane.unwrap_or(0) };
-        Ok((Arc::new(partial), Made { last: Arc::new(last), merge: Arc::new(merge), layout }))
+        let layout = Layout {
+            kept: kept_schema,
+            full,
+            roles,
+            window: node.window,
+            pane: pane.unwrap_or(0),
+            key,
+            low: places - spans,
+            high: places.saturating_sub(1),
+            timing: below_window.timing,
+        };
+        let (last, merge) = (Arc::new(last), Arc::new(merge));
+        Ok((Arc::new(partial), Made { numbers: below_window.numbers, last, merge, layout }))
     }
 }
+
+/// Columns of a state with the span of its rows.
+const LOW: &str = "_low";
+const HIGH: &str = "_high";
 
 fn group_by(exprs: Vec<(Arc<dyn PhysicalExpr>, String)>) -> PhysicalGroupBy {
     if exprs.is_empty() { PhysicalGroupBy::default() } else { PhysicalGroupBy::new_single(exprs) }

@@ -84,7 +84,7 @@ fn of_columns(error: &SchemaError) -> String {
             names.dedup();
             let hint = match nearest(name, &names) {
                 _ if name == super::window::START || name == super::window::END => {
-                    "it comes from TUMBLE or HOP in FROM".to_string()
+                    "it comes from TUMBLE, HOP, SESSION or COUNT_WINDOW in FROM".to_string()
                 }
                 Some(near) => format!("did you mean `{near}`?"),
                 None if names.is_empty() => "there is none here".to_string(),

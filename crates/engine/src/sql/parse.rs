@@ -63,7 +63,7 @@ pub(super) enum Kind {
     Stream { name: String, columns: Option<SchemaRef>, watermark: Option<Mark>, options: Vec<(String, String)> },
     Table { name: String, columns: Option<SchemaRef>, options: Vec<(String, String)> },
     Sink { name: String, options: Vec<(String, String)> },
-    View { name: String, query: Box<Query> },
+    View { name: String, query: Box<Query>, options: Vec<(String, String)> },
     Insert { target: String, query: Box<Query> },
     Query(Box<Query>),
 }
@@ -94,13 +94,21 @@ pub(super) fn program(text: &str, mixed: &mut BTreeSet<String>) -> Result<Vec<St
         let Some(first) = tokens.first() else { continue };
         let at = place(first);
         bounded(&tokens)?;
-        let meta = tokens
+        let mut meta: BTreeSet<String> = tokens
             .iter()
             .filter_map(|t| match &t.token {
                 Token::Word(word) if crate::plan::META.contains(&word.value.as_str()) => Some(word.value.clone()),
                 _ => None,
             })
             .collect();
+        // A window needs to know where a row that comes too late lay in its stream.
+        let windows = |t: &[TokenWithSpan]| match &t[0].token {
+            Token::Word(word) if t[1].token == Token::LParen => super::window::is_function(&word.value),
+            _ => false,
+        };
+        if tokens.windows(2).any(windows) {
+            meta.extend(crate::plan::META[..2].iter().map(|name| (*name).to_string()));
+        }
         let words = tokens
             .iter()
             .filter_map(|t| match &t.token {
@@ -181,7 +189,7 @@ fn drop_table_keyword(tokens: &mut Vec<TokenWithSpan>) {
     let word = |t: &Token, is: &str| matches!(t, Token::Word(w) if w.value.eq_ignore_ascii_case(is));
     let mut at = 2;
     while at < tokens.len() {
-        let windows = word(&tokens[at - 2].token, "tumble") || word(&tokens[at - 2].token, "hop");
+        let windows = super::window::FUNCTIONS.iter().any(|name| word(&tokens[at - 2].token, name));
         if windows && tokens[at - 1].token == Token::LParen && word(&tokens[at].token, "table") {
             tokens.remove(at);
         }
@@ -227,8 +235,11 @@ fn statement(parser: &mut Parser<'_>, at: Place) -> Result<Kind> {
                 }
                 "VIEW" => {
                     let name = name(parser, at)?;
+                    let has_options =
+                        matches!(&parser.peek_token().token, Token::Word(word) if word.keyword == Keyword::WITH);
+                    let options = if has_options { options(parser, at)? } else { Vec::new() };
                     parser.expect_keyword(Keyword::AS).map_err(|e| syntax(&e, at))?;
-                    Ok(Kind::View { name, query: parser.parse_query().map_err(|e| syntax(&e, at))? })
+                    Ok(Kind::View { name, query: parser.parse_query().map_err(|e| syntax(&e, at))?, options })
                 }
                 other => {
                     Err(unknown(place_or(&second, at), "after CREATE", other, &["STREAM", "TABLE", "VIEW", "SINK"]))

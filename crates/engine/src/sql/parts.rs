@@ -15,6 +15,7 @@ use super::{
     progress::Time,
     shape::{Changes, changes},
     tables::NodeTable,
+    times::ViewOptions,
 };
 use crate::{
     declare::Declare,
@@ -31,10 +32,7 @@ use datafusion::{
     logical_expr::{Distinct, Expr, LogicalPlan, LogicalPlanBuilder, TableSource},
 };
 use parking_lot::Mutex;
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// Where a statement is planned, and what its parts have been called so far.
 pub(super) struct Planning<'a> {
@@ -43,8 +41,6 @@ pub(super) struct Planning<'a> {
     pub(super) partitions: usize,
     /// The statement's name: state is kept under it.
     pub(super) name: &'a str,
-    /// Watermarks as declared, by stream.
-    pub(super) marks: HashMap<String, super::parse::Mark>,
     /// Names of parts.
     pub(super) parts: Mutex<Vec<String>>,
 }
@@ -66,8 +62,8 @@ impl Planning<'_> {
         let columns = part.schema().columns().into_iter().zip(names.fields());
         let columns = columns.map(|(column, field)| Expr::Column(column).alias(field.name()));
         let named = LogicalPlanBuilder::from(part.clone()).project(columns.collect::<Vec<_>>())?.build()?;
-        let planned = Box::pin(lower::plan_as(self, named, &name, true)).await?;
-        let gives = if planned.kind == lower::Shape::Whole { Changes::Whole } else { Changes::New };
+        let planned = Box::pin(lower::plan_as(self, named, &name, true, &ViewOptions::default())).await?;
+        let gives = planned.kind.changes();
         let times = planned.times.clone();
         self.read(name, planned.inputs, planned.select, gives, times, part.schema())
     }

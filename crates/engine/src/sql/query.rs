@@ -1,4 +1,4 @@
-//! Queries beside a running program, and over a data directory that none runs on.
+//! Queries beside a running program, in its process or in another.
 //!
 //! A query sees the views as they are shown now, the static tables, and the
 //! topics of the log with `_offset`, `_partition` and `_timestamp`. It can only
@@ -16,7 +16,7 @@ use super::{
 use crate::StreamingContext;
 use arrow_array::RecordBatch;
 use datafusion::{
-    catalog::TableProvider,
+    catalog::{MemorySchemaProvider, TableProvider},
     common::TableReference,
     datasource::MemTable,
     execution::{
@@ -28,7 +28,7 @@ use datafusion::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 use tidemill_core::{Error, Result, nearest};
@@ -40,6 +40,11 @@ use tidemill_store::{
 /// Memory that one query may use.
 const MEMORY: usize = 256 << 20;
 
+/// End of the name of a topic of dead letters.
+const DEAD: &str = ".dead";
+/// The catalog of a session.
+const CATALOG: &str = "datafusion";
+
 /// Tables that a query may name.
 type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
 
@@ -50,12 +55,10 @@ impl StreamingContext {
     /// # Errors
     /// When it is no SELECT, names what is not there, or needs more than its share of memory.
     pub fn sql(&self, query: &str) -> Result<Vec<RecordBatch>> {
-        let tables = self.queryable()?;
-        let query = query.to_string();
-        wait(start(move || run(query, tables))?)
+        futures::executor::block_on(self.sql_async(query))
     }
 
-    /// As [`StreamingContext::sql`], without blocking the caller's thread.
+    /// As [`StreamingContext::sql`], without blocking the caller's thread. Dropping the answer ends the query.
     ///
     /// # Errors
     /// As [`StreamingContext::sql`].
@@ -67,6 +70,9 @@ impl StreamingContext {
 
     fn queryable(&self) -> Result<Tables> {
         let mut tables = topic_tables(self.log().iter().flat_map(|log| log.topics()))?;
+        if let Some(own) = tables.get(&format!("{}{DEAD}", self.name())).cloned() {
+            tables.entry(DEAD[1..].to_string()).or_insert(own);
+        }
         tables.extend(self.sql.tables());
         let board = self.board();
         for view in board.view_names().iter().filter_map(|name| board.view(name)) {
@@ -76,41 +82,62 @@ impl StreamingContext {
     }
 }
 
-/// The query engine over a data directory that no program runs on.
+/// The query engine over a data directory, whether a program runs on it or not.
 #[derive(Debug)]
 pub struct Shell {
-    log: Log,
-    _dir: DataDir,
+    path: PathBuf,
 }
 
 impl Shell {
-    /// Takes the directory until it is dropped.
+    /// Looks at a data directory, which is left as it is.
     ///
     /// # Errors
-    /// When it is not there, or a program runs on it.
+    /// When it is not there, or a newer Tidemill wrote it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if !path.is_dir() {
             return Err(Error::user(format!("there is no data directory `{}`", path.display())));
         }
-        let dir = DataDir::open(path)?;
-        let log = Log::open(dir.disk(), &dir.join("log"), Arc::new(crate::SystemClock))?;
-        Ok(Self { log, _dir: dir })
+        DataDir::check(path)?;
+        Ok(Self { path: path.to_path_buf() })
     }
 
-    /// The topics, by name.
-    pub fn topics(&self) -> Vec<Arc<Topic>> {
-        self.log.topics()
+    /// The log as it is now.
+    fn log(&self) -> Result<Log> {
+        Log::look(&self.path.join("log"), Arc::new(crate::SystemClock))
     }
 
-    /// Rows of a SELECT over the topics.
+    /// The topics as they are now, by name.
+    ///
+    /// # Errors
+    /// When the log can't be read.
+    pub fn topics(&self) -> Result<Vec<Arc<Topic>>> {
+        Ok(self.log()?.topics())
+    }
+
+    /// Rows of a SELECT over the topics as they are now.
     ///
     /// # Errors
     /// As [`StreamingContext::sql`].
     pub fn query(&self, query: &str) -> Result<Vec<RecordBatch>> {
-        let tables = topic_tables(self.log.topics())?;
+        futures::executor::block_on(self.query_async(query))
+    }
+
+    /// As [`Shell::query`], without blocking the caller's thread. Dropping the answer ends the query.
+    ///
+    /// # Errors
+    /// As [`StreamingContext::sql`].
+    pub async fn query_async(&self, query: &str) -> Result<Vec<RecordBatch>> {
+        let log = self.log()?;
+        let mut tables = topic_tables(log.topics())?;
+        // The dead letters of the only program need no name.
+        let mut dead = tables.iter().filter(|(name, _)| name.ends_with(DEAD));
+        if let (Some((_, only)), None) = (dead.next(), dead.next()) {
+            let only = Arc::clone(only);
+            tables.entry(DEAD[1..].to_string()).or_insert(only);
+        }
         let query = query.to_string();
-        wait(start(move || run(query, tables))?)
+        start(move || run(query, tables))?.await.map_err(gone)?
     }
 }
 
@@ -131,18 +158,24 @@ pub(super) fn rows_table(rows: &RecordBatch) -> Result<Arc<dyn TableProvider>> {
 
 type Answer = tokio::sync::oneshot::Receiver<Result<Vec<RecordBatch>>>;
 
-/// Runs a query on a thread of its own with room to recurse.
+/// Runs a query on a thread of its own with room to recurse, for as long as someone waits for its answer.
 fn start<F: Future<Output = Result<Vec<RecordBatch>>>>(query: impl FnOnce() -> F + Send + 'static) -> Result<Answer> {
-    let (tell, answer) = tokio::sync::oneshot::channel();
+    let (mut tell, answer) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("tidemill-query".into())
-        .spawn(move || drop(tell.send(super::catalog::with_room(query))))
+        .spawn(move || {
+            let rows = super::catalog::with_room(|| async {
+                tokio::select! {
+                    biased;
+                    () = tell.closed() => Err(Error::user("nobody waits for the query")),
+                    rows = query() => rows,
+                }
+            });
+            // Nobody may be there to hear it.
+            let _unheard = tell.send(rows);
+        })
         .map_err(|e| Error::external("can't start a thread for the query").because(e))?;
     Ok(answer)
-}
-
-fn wait(answer: Answer) -> Result<Vec<RecordBatch>> {
-    futures::executor::block_on(answer).map_err(gone)?
 }
 
 fn gone(error: tokio::sync::oneshot::error::RecvError) -> Error {
@@ -173,6 +206,14 @@ async fn run(query: String, tables: Tables) -> Result<Vec<RecordBatch>> {
     let session = session(config(1), Some(runtime));
     for (name, table) in &tables {
         session.register_table(TableReference::bare(name.as_str()), Arc::clone(table)).map_err(of_df)?;
+        if let Some((before, after)) = name.rsplit_once('.') {
+            // So that `demo.dead` needs no quotes.
+            let catalog = session.catalog(CATALOG).ok_or_else(|| Error::internal("a session without a catalog"))?;
+            if catalog.schema(before).is_none() {
+                catalog.register_schema(before, Arc::new(MemorySchemaProvider::new())).map_err(of_df)?;
+            }
+            session.register_table(TableReference::partial(before, after), Arc::clone(table)).map_err(of_df)?;
+        }
     }
     let state = session.state();
     let statement = DfStatement::Statement(Box::new(AstStatement::Query(select)));

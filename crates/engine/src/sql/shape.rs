@@ -7,21 +7,20 @@
 //! aggregate over streams, and all it reads of streams is below that.
 
 use super::{
-    parse::Mark,
+    panes::{KEY, WindowNode, pane_column},
     tables::{NodeTable, StreamTable},
     top::TopNode,
-    window::{WindowNode, pane_column},
 };
 use datafusion::{
     common::{
-        DFSchemaRef, ExprSchema, JoinType, Result as DfResult, plan_err,
+        Column, DFSchemaRef, ExprSchema, JoinType, Result as DfResult, plan_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     datasource::source_as_provider,
     logical_expr::{Aggregate, Expr, Extension, LogicalPlan, UserDefinedLogicalNodeCore},
 };
-use std::{any::Any, cmp::Ordering, collections::HashMap, fmt, sync::Arc};
-use tidemill_core::WindowSpec;
+use std::{any::Any, cmp::Ordering, fmt, sync::Arc};
+use tidemill_core::WindowKind;
 
 /// Depth of an expression at most: evaluating one recurses.
 const DEPTH: usize = 400;
@@ -33,7 +32,7 @@ const NOT_DISTINCT: [&str; 1] = ["bit_xor"];
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct StateNode {
     pub(super) aggregate: Aggregate,
-    pub(super) window: Option<WindowSpec>,
+    pub(super) window: Option<WindowKind>,
 }
 
 impl PartialOrd for StateNode {
@@ -73,8 +72,13 @@ impl UserDefinedLogicalNodeCore for StateNode {
     }
 
     fn necessary_children_exprs(&self, _output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
-        // What its expressions use is added by the caller.
-        Some(vec![vec![]])
+        // What its expressions use is added by the caller. Both columns of a window that a key has of its own are read,
+        // whether grouped by or not.
+        let columns = match self.window {
+            Some(WindowKind::Session(_) | WindowKind::Count(_)) => pane_columns(self.aggregate.input.schema()),
+            Some(WindowKind::Time(_)) | None => vec![],
+        };
+        Some(vec![columns])
     }
 }
 
@@ -87,6 +91,8 @@ pub(super) enum Changes {
     New,
     /// The whole result so far, again.
     Whole,
+    /// Windows, some of them again: as they change, or corrected by late rows.
+    Again,
 }
 
 /// What a plan's rows are.
@@ -113,13 +119,20 @@ pub(super) fn changes(plan: &LogicalPlan) -> DfResult<Changes> {
         _ => {}
     }
     for input in plan.inputs() {
-        match changes(input)? {
-            Changes::New => return Ok(Changes::New),
-            Changes::Whole => found = Changes::Whole,
-            Changes::Nothing => {}
-        }
+        found = match (found, changes(input)?) {
+            (Changes::Again, _) | (_, Changes::Again) => Changes::Again,
+            (Changes::New, _) | (_, Changes::New) => Changes::New,
+            (Changes::Whole, _) | (_, Changes::Whole) => Changes::Whole,
+            (Changes::Nothing, Changes::Nothing) => Changes::Nothing,
+        };
     }
     Ok(found)
+}
+
+/// Places of the window columns.
+fn pane_columns(schema: &DFSchemaRef) -> Vec<usize> {
+    let fields = schema.fields().iter().enumerate();
+    fields.filter(|(_, field)| pane_column(field).is_some()).map(|(at, _)| at).collect()
 }
 
 /// What of streams a plan has.
@@ -127,6 +140,8 @@ pub(super) fn changes(plan: &LogicalPlan) -> DfResult<Changes> {
 struct Reads {
     state: usize,
     windows: usize,
+    /// An aggregate over windows that each key has of its own.
+    own: bool,
     /// A table that is read again, whose rows come with the batch.
     tables: bool,
     /// A LIMIT, or an ORDER BY with one, that cuts each batch.
@@ -146,6 +161,8 @@ fn reads(plan: &LogicalPlan) -> DfResult<Reads> {
             LogicalPlan::Extension(node) => {
                 let node: &dyn Any = node.node.as_any();
                 reads.state += usize::from(node.is::<StateNode>() || node.is::<TopNode>());
+                let window = node.downcast_ref::<StateNode>().and_then(|state| state.window);
+                reads.own |= matches!(window, Some(WindowKind::Session(_) | WindowKind::Count(_)));
                 reads.windows += usize::from(node.is::<WindowNode>());
             }
             _ => {}
@@ -164,16 +181,10 @@ pub(super) enum Cut {
 }
 
 /// The plan with its aggregate over streams marked, as far as the first part that must be cut out.
-pub(super) fn arrange(
-    plan: LogicalPlan,
-    marks: &HashMap<String, Mark>,
-    name: &str,
-) -> DfResult<(LogicalPlan, Option<Cut>)> {
+pub(super) fn arrange(plan: LogicalPlan) -> DfResult<(LogicalPlan, Option<Cut>)> {
     let mut cut = None;
     let plan = plan
-        .transform_up(|node| {
-            if cut.is_some() { Ok(Transformed::no(node)) } else { arrange_node(node, marks, name, &mut cut) }
-        })?
+        .transform_up(|node| if cut.is_some() { Ok(Transformed::no(node)) } else { arrange_node(node, &mut cut) })?
         .data;
     if cut.is_some() {
         return Ok((plan, cut));
@@ -197,7 +208,7 @@ pub(super) fn arrange(
     }
     if all.windows > 0 && all.state == 0 {
         return plan_err!(
-            "SELECT from TUMBLE or HOP needs an aggregate: SELECT window_start, count(*) … GROUP BY window_start; \
+            "SELECT from a window (TUMBLE, HOP, SESSION, COUNT_WINDOW) needs an aggregate: SELECT window_start, count(*) … GROUP BY window_start; \
              to have single rows, select from the stream itself"
         );
     }
@@ -209,12 +220,7 @@ pub(super) fn check_depth(plan: &LogicalPlan) -> DfResult<()> {
     plan.apply_with_subqueries(|node| check_expressions(node).map(|()| TreeNodeRecursion::Continue)).map(drop)
 }
 
-fn arrange_node(
-    node: LogicalPlan,
-    marks: &HashMap<String, Mark>,
-    name: &str,
-    cut: &mut Option<Cut>,
-) -> DfResult<Transformed<LogicalPlan>> {
+fn arrange_node(node: LogicalPlan, cut: &mut Option<Cut>) -> DfResult<Transformed<LogicalPlan>> {
     check_expressions(&node)?;
     let inputs = node.inputs();
     let gives = inputs.iter().map(|input| changes(input)).collect::<DfResult<Vec<_>>>()?;
@@ -224,16 +230,24 @@ fn arrange_node(
     }
     let below = inputs.iter().map(|input| reads(input)).collect::<DfResult<Vec<_>>>()?;
     let has_state = below.iter().any(|reads| reads.state > 0);
-    if has_state && (streams > 1 || inputs.iter().map(|input| reads(input)).any(|r| r.is_ok_and(|r| r.tables))) {
+    if has_state && inputs.len() > 1 && (streams > 1 || below.iter().any(|reads| reads.tables)) {
         // Each part that has state becomes a node, so that what stands here reads rows.
         if let Some((part, _)) = inputs.iter().zip(&below).find(|(_, reads)| reads.state > 0) {
             *cut = Some(Cut::View((*part).clone()));
             return Ok(Transformed::no(node));
         }
     }
+    if gives.contains(&Changes::Again) && (streams > 1 || !is_by_row(&node)) {
+        return plan_err!(
+            "a view that gives windows more than once (`emit`, `allowed_lateness`) below {}, where its rows would count again \
+             and again: leave those options out of that view, or read it as it is",
+            title(&node)
+        );
+    }
     match &node {
         LogicalPlan::Aggregate(aggregate) if has_state && gives[0] == Changes::New => {
-            if !aggregate.group_expr.iter().any(|e| is_pane(e, aggregate.input.schema())) {
+            let within = aggregate.group_expr.iter().any(|e| is_pane(e, aggregate.input.schema()));
+            if !within || below[0].own {
                 // Over all windows, not within each.
                 *cut = Some(Cut::View(aggregate.input.as_ref().clone()));
             }
@@ -241,29 +255,18 @@ fn arrange_node(
         }
         LogicalPlan::Distinct(_) if gives[0] == Changes::New => {
             let within = node.schema().fields().iter().any(|field| pane_column(field).is_some());
-            if has_state && within {
+            if has_state && within && !below[0].own {
                 return Ok(Transformed::no(node));
             }
-            *cut = Some(if has_state {
-                Cut::View(inputs[0].clone())
-            } else {
-                Cut::Distinct(watched(&node, marks, name)?)
-            });
-            // What is cut out is found by being the same.
-            let node = match &cut {
-                Some(Cut::Distinct(watched)) => Transformed::yes(watched.clone()),
-                _ => Transformed::no(node),
-            };
-            return Ok(node);
+            let input = inputs[0].clone();
+            *cut = Some(if has_state { Cut::View(input) } else { Cut::Distinct(node.clone()) });
+            return Ok(Transformed::no(node));
         }
         LogicalPlan::Filter(_) if gives[0] == Changes::New && !has_state => {
             return Ok(super::top::find(&node)?.map_or_else(|| Transformed::no(node), Transformed::yes));
         }
         LogicalPlan::Join(join) => {
             check_join(join.join_type, gives[0], gives[1])?;
-            if gives[0] == Changes::New && gives[1] == Changes::New {
-                return Ok(Transformed::yes(watched(&node, marks, name)?));
-            }
             return Ok(Transformed::no(node));
         }
         LogicalPlan::Union(_) if gives.iter().any(|one| *one != gives[0]) => {
@@ -301,11 +304,6 @@ fn arrange_node(
     Ok(Transformed::yes(LogicalPlan::Extension(Extension { node })))
 }
 
-/// The node with the times of the streams below it watched.
-fn watched(node: &LogicalPlan, marks: &HashMap<String, Mark>, name: &str) -> DfResult<LogicalPlan> {
-    super::progress::watch(node.clone(), marks, name)
-}
-
 /// Refuses aggregates whose state DataFusion can't hand out and take back.
 fn check_aggregates(aggregate: &Aggregate) -> DfResult<()> {
     for expr in &aggregate.aggr_expr {
@@ -321,34 +319,49 @@ fn check_aggregates(aggregate: &Aggregate) -> DfResult<()> {
     Ok(())
 }
 
-/// Refuses joins in which the rows of a batch would be given again, or with NULLs too early.
-fn check_join(kind: JoinType, left: Changes, right: Changes) -> DfResult<()> {
-    let keeps = |side: &str| {
-        plan_err!(
-            "this join keeps the rows of its {side} side, and they would be given again in each batch: put the stream on the \
-             side that is kept (stream LEFT JOIN table), or use JOIN"
-        )
-    };
-    match (left, right) {
-        (Changes::New, Changes::New) | (_, Changes::Nothing) | (Changes::New | Changes::Nothing, Changes::Whole)
-            if !matches!(
-                kind,
-                JoinType::Right | JoinType::Full | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark
-            ) =>
-        {
-            Ok(())
-        }
-        (Changes::New, Changes::New)
-        | (Changes::Whole, Changes::Whole | Changes::Nothing)
-        | (Changes::Nothing, Changes::Whole | Changes::Nothing) => Ok(()),
-        (Changes::New, _) => keeps("right"),
-        (_, Changes::New) => match kind {
-            JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => {
-                Ok(())
-            }
-            _ => keeps("left"),
-        },
+/// Whether what a node gives of a row does not depend on other rows of its input.
+fn is_by_row(node: &LogicalPlan) -> bool {
+    matches!(
+        node,
+        LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Unnest(_)
+            | LogicalPlan::Sort(_)
+            | LogicalPlan::Limit(_)
+            | LogicalPlan::Join(_)
+    )
+}
+
+fn title(node: &LogicalPlan) -> &'static str {
+    match node {
+        LogicalPlan::Aggregate(_) => "an aggregate",
+        LogicalPlan::Distinct(_) => "DISTINCT",
+        LogicalPlan::Window(_) => "a window function (OVER)",
+        LogicalPlan::Join(_) => "a join with a stream",
+        LogicalPlan::Union(_) => "UNION",
+        _ => "what compares rows",
     }
+}
+
+/// Refuses joins in which the rows of one side would be given again, or with NULLs too early.
+fn check_join(kind: JoinType, left: Changes, right: Changes) -> DfResult<()> {
+    let keeps_left =
+        matches!(kind, JoinType::Left | JoinType::Full | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark);
+    let keeps_right = matches!(
+        kind,
+        JoinType::Right | JoinType::Full | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark
+    );
+    let comes = |of: Changes| matches!(of, Changes::New | Changes::Again);
+    let side = match (comes(left), comes(right)) {
+        (false, true) if keeps_left => "left",
+        (true, false) if keeps_right => "right",
+        _ => return Ok(()),
+    };
+    plan_err!(
+        "this join keeps the rows of its {side} side, and they would be given again in each batch: put the stream on the \
+         side that is kept (stream LEFT JOIN table), or use JOIN"
+    )
 }
 
 fn is_pane(expr: &Expr, schema: &DFSchemaRef) -> bool {
@@ -403,24 +416,30 @@ fn check_expressions(node: &LogicalPlan) -> DfResult<()> {
 }
 
 /// The window below an aggregate, which must be grouped by it, and nothing in between may compute with it.
-fn window_below(aggregate: &Aggregate) -> DfResult<WindowSpec> {
+fn window_below(aggregate: &Aggregate) -> DfResult<WindowKind> {
     let schema = aggregate.input.schema();
     if !aggregate.group_expr.iter().any(|e| is_pane(e, schema)) {
         return plan_err!(
-            "an aggregate over TUMBLE or HOP must be grouped by the window: add window_start (or window_end) to GROUP BY"
+            "an aggregate over a window (TUMBLE, HOP, SESSION, COUNT_WINDOW) must be grouped by it: add window_start (or window_end) to GROUP BY"
         );
     }
     for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr).filter(|e| !is_pane(e, schema)) {
         refuse_pane(expr, schema)?;
     }
-    let mut spec = None;
+    let mut found = None;
+    let mut between = None;
     aggregate.input.apply(|node| {
         if let LogicalPlan::Extension(extension) = node {
             let node: &dyn Any = extension.node.as_any();
             if let Some(window) = node.downcast_ref::<WindowNode>() {
-                spec = Some(window.spec);
+                found = Some((window.kind, window.keys.clone()));
                 return Ok(TreeNodeRecursion::Jump);
             }
+        }
+        match node {
+            LogicalPlan::Projection(_) | LogicalPlan::SubqueryAlias(_) => {}
+            other if between.is_none() => between = Some(other.display().to_string()),
+            _ => {}
         }
         for input in node.inputs() {
             for expr in node.expressions() {
@@ -432,10 +451,33 @@ fn window_below(aggregate: &Aggregate) -> DfResult<WindowSpec> {
         }
         Ok(TreeNodeRecursion::Continue)
     })?;
-    match spec {
-        Some(spec) => Ok(spec),
-        None => plan_err!("no window below the aggregate"),
+    let Some((kind, keys)) = found else { return plan_err!("no window below the aggregate") };
+    if let (WindowKind::Count(_), Some(between)) = (kind, between) {
+        return plan_err!(
+            "between COUNT_WINDOW and its aggregate stands `{between}`, and every row that was counted must come through: \
+             make what filters or unfolds rows a view, and count the rows of that"
+        );
     }
+    if matches!(kind, WindowKind::Session(_) | WindowKind::Count(_)) && pane_columns(schema).len() < 2 {
+        return plan_err!("a subquery over SESSION or COUNT_WINDOW selects both window_start and window_end");
+    }
+    let is_grouped = |key: &Column| {
+        aggregate.group_expr.iter().any(|expr| match expr.clone().unalias_nested().data {
+            Expr::Column(column) => {
+                let field = schema.field_from_column(&column);
+                field.is_ok_and(|f| f.metadata().contains_key(KEY) && f.name() == key.name())
+            }
+            _ => false,
+        })
+    };
+    if let Some(key) = keys.iter().find(|key| !is_grouped(key)) {
+        return plan_err!(
+            "an aggregate over windows of each `{}` must be grouped by it: add {} to GROUP BY as it is",
+            key.name,
+            key.name
+        );
+    }
+    Ok(kind)
 }
 
 fn refuse_pane(expr: &Expr, schema: &DFSchemaRef) -> DfResult<()> {

@@ -20,7 +20,15 @@
 //! In the batch that ends an exhausted input all windows close, and the watermark
 //! moves to the end of the last one: what a later start reads is late only for
 //! windows that were given.
+//!
+//! With allowed lateness panes are kept that much longer, and a window that
+//! closed before is given again when a late row corrected it. Sessions and count
+//! windows, which each key has of its own, are kept in [`super::keyed`].
 
+use super::{
+    keyed::KeyedWindows,
+    times::{Emit, Timing},
+};
 use crate::{
     plan::{BatchRun, Kernel, NodeInputs, Rows, rows_from},
     state::{StateOperator, Version},
@@ -40,7 +48,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
-use tidemill_core::{BatchId, Error, Interval, Result, Timestamp, WindowSpec};
+use tidemill_core::{BatchId, Error, Interval, Result, Timestamp, WindowKind, WindowSpec};
 use tokio::task::JoinSet;
 
 /// A pane is not merged below this many rows.
@@ -67,9 +75,15 @@ pub(super) struct Layout {
     /// Columns that `Final` reads.
     pub(super) full: SchemaRef,
     pub(super) roles: Vec<Role>,
-    pub(super) window: Option<WindowSpec>,
+    pub(super) window: Option<WindowKind>,
     /// Place of the pane column in the state.
     pub(super) pane: usize,
+    /// Places of the columns that a key's own windows are kept by.
+    pub(super) key: Vec<usize>,
+    /// Places of the least and greatest time or number of a row, where windows are a key's own.
+    pub(super) low: usize,
+    pub(super) high: usize,
+    pub(super) timing: Timing,
 }
 
 /// The rows that a nested plan reads, as an extension of its task.
@@ -93,7 +107,7 @@ impl Kernel for FedLeaf {
 }
 
 /// Runs a nested plan over `rows`.
-async fn feed(
+pub(super) async fn feed(
     plan: &Arc<dyn ExecutionPlan>,
     task: &Arc<TaskContext>,
     rows: Vec<RecordBatch>,
@@ -145,7 +159,35 @@ struct Inner {
     shown: Option<Vec<RecordBatch>>,
 }
 
-/// The state of one aggregate.
+/// What an aggregate keeps, by the kind of its windows.
+#[derive(Debug, Clone)]
+pub(super) enum WindowState {
+    /// Panes that all keys share, or none.
+    Panes(Arc<AggregateState>),
+    /// Windows of each key.
+    Keyed(Arc<KeyedWindows>),
+}
+
+impl WindowState {
+    pub(super) fn new(name: String, layout: Layout) -> DfResult<Self> {
+        Ok(match layout.window {
+            Some(window @ (WindowKind::Session(_) | WindowKind::Count(_))) => {
+                Self::Keyed(Arc::new(KeyedWindows::new(name, layout, window)?))
+            }
+            Some(WindowKind::Time(_)) | None => Self::Panes(Arc::new(AggregateState::new(name, layout))),
+        })
+    }
+
+    /// As the batch loop knows it.
+    pub(super) fn operator(&self) -> Arc<dyn StateOperator> {
+        match self {
+            Self::Panes(state) => Arc::clone(state) as _,
+            Self::Keyed(state) => Arc::clone(state) as _,
+        }
+    }
+}
+
+/// The state of one aggregate whose windows are the same for all keys.
 #[derive(Debug)]
 pub(super) struct AggregateState {
     name: String,
@@ -154,8 +196,15 @@ pub(super) struct AggregateState {
 }
 
 impl AggregateState {
-    pub(super) fn new(name: String, layout: Layout) -> Self {
+    fn new(name: String, layout: Layout) -> Self {
         Self { name, layout, inner: Mutex::default() }
+    }
+
+    fn spec(&self) -> Option<WindowSpec> {
+        match self.layout.window {
+            Some(WindowKind::Time(spec) | WindowKind::Count(spec)) => Some(spec),
+            Some(WindowKind::Session(_)) | None => None,
+        }
     }
 
     fn pane_of_rows<'a>(&self, rows: &'a RecordBatch) -> Result<&'a TimestampMicrosecondArray> {
@@ -191,15 +240,28 @@ impl AggregateState {
         Ok(())
     }
 
-    /// The windows with rows that close when the watermark moves from `before` to `now`, the oldest first.
-    fn closing(&self, spec: WindowSpec, before: Timestamp, now: Timestamp) -> Vec<Interval> {
+    /// The windows that a batch gives, the oldest first: `touched` are the panes of which it
+    /// brought rows, and the watermark moved from `before` to `now`.
+    fn given(&self, spec: WindowSpec, touched: &BTreeSet<i64>, before: Timestamp, now: Timestamp) -> Vec<Interval> {
+        let timing = &self.layout.timing;
+        let horizon = timing.horizon(before);
         let mut windows = BTreeSet::new();
-        for pane in self.inner.lock().panes.keys() {
+        let mut take = |pane: i64, after: Timestamp, until: Timestamp| {
             // Windows that hold the pane end in (pane, pane + size].
-            let (from, to) = (before.0.max(*pane), now.0.min(pane.saturating_add(spec.size())));
+            let (from, to) = (after.0.max(pane), until.0.min(pane.saturating_add(spec.size())));
             if from < to {
                 windows.extend(spec.closing(Timestamp(from), Timestamp(to)).map(|w| (w.end, w.start)));
             }
+        };
+        let inner = self.inner.lock();
+        match timing.emit {
+            Emit::Append => {
+                inner.panes.keys().for_each(|pane| take(*pane, before, now));
+                // Closed before, and a late row came.
+                touched.iter().for_each(|pane| take(*pane, horizon, before));
+            }
+            Emit::Update => touched.iter().for_each(|pane| take(*pane, horizon, Timestamp(i64::MAX))),
+            Emit::Complete => inner.panes.keys().for_each(|pane| take(*pane, horizon, Timestamp(i64::MAX))),
         }
         windows.into_iter().map(|(end, start)| Interval { start, end }).collect()
     }
@@ -207,15 +269,12 @@ impl AggregateState {
     /// The end of the last window that holds rows; `None` when none does.
     fn last_end(&self, spec: WindowSpec) -> Option<Timestamp> {
         let last = *self.inner.lock().panes.last_key_value()?.0;
-        Some(Timestamp(Timestamp(last).floor(spec.slide()).0.saturating_add(spec.size())))
+        Some(spec.last_end(Timestamp(last)))
     }
 
     /// Drops the panes all of whose windows ended by `at`.
     fn drop_closed(&self, spec: WindowSpec, at: Timestamp) {
-        self.inner
-            .lock()
-            .panes
-            .retain(|pane, _| Timestamp(*pane).floor(spec.slide()).0.saturating_add(spec.size()) > at.0);
+        self.inner.lock().panes.retain(|pane, _| spec.last_end(Timestamp(*pane)) > at);
     }
 
     /// The rows of the panes in `[start, end)` as `Final` reads them.
@@ -293,7 +352,7 @@ impl StateOperator for AggregateState {
 /// Runs the aggregate's plans: its only input gives partial rows.
 #[derive(Debug)]
 pub(super) struct AggregateKernel {
-    pub(super) state: Arc<AggregateState>,
+    pub(super) state: WindowState,
     /// Merges partial rows to partial rows; reads a [`FedLeaf`].
     pub(super) merge: Arc<dyn ExecutionPlan>,
     /// Streams that the input reads, when it reads nothing else: without new records in them it is not run.
@@ -322,7 +381,7 @@ impl Kernel for AggregateKernel {
         }
         let (above, task) = (Arc::clone(inputs.plan(ABOVE)), Arc::clone(inputs.task()));
         let (state, merge, repeats, schema) =
-            (Arc::clone(&self.state), Arc::clone(&self.merge), self.repeats, Arc::clone(&self.schema));
+            (self.state.clone(), Arc::clone(&self.merge), self.repeats, Arc::clone(&self.schema));
         let rows = async move {
             let mut came = Vec::new();
             if let Some(rows) = first {
@@ -334,7 +393,10 @@ impl Kernel for AggregateKernel {
             came.sort_by_key(|(partition, _)| *partition);
             let came: Vec<RecordBatch> =
                 came.into_iter().flat_map(|(_, rows)| rows).filter(|rows| rows.num_rows() > 0).collect();
-            let rows = state.step(came, &run, &above, &merge, &task, repeats).await?;
+            let rows = match &state {
+                WindowState::Panes(state) => state.step(came, &run, &above, &merge, &task, repeats).await?,
+                WindowState::Keyed(state) => state.step(came, &run, &above, &merge, &task).await?,
+            };
             // The nested plan's own schema may differ in metadata.
             rows.into_iter()
                 .map(|rows| Ok(RecordBatch::try_new(Arc::clone(&schema), rows.columns().to_vec())?))
@@ -362,6 +424,12 @@ impl AggregateState {
         repeats: bool,
     ) -> DfResult<Vec<RecordBatch>> {
         let nothing = came.is_empty();
+        let mut touched = BTreeSet::new();
+        if self.layout.window.is_some() {
+            for rows in &came {
+                touched.extend(self.pane_of_rows(rows).map_err(crate::plan::external)?.values().iter().copied());
+            }
+        }
         let wanting = {
             let mut inner = self.inner.lock();
             for rows in &came {
@@ -381,7 +449,7 @@ impl AggregateState {
             let count = rows.iter().map(RecordBatch::num_rows).sum();
             self.inner.lock().panes.insert(at, Pane { rows, count, merged: count, appended: 0 });
         }
-        let Some(spec) = self.layout.window else {
+        let Some(spec) = self.spec() else {
             let (rows, shown) = {
                 let inner = self.inner.lock();
                 (inner.panes.get(&0).map(|pane| pane.rows.clone()).unwrap_or_default(), inner.shown.clone())
@@ -394,18 +462,20 @@ impl AggregateState {
             self.inner.lock().shown = Some(shown.clone());
             return Ok(shown);
         };
+        let timing = &self.layout.timing;
+        let (before, mut now) = timing.watermarks(&self.name, run);
         if let (true, Some(last)) = (run.batch.is_end(), self.last_end(spec)) {
             run.move_watermark(&self.name, last);
+            now = now.max(last);
         }
-        let (before, now) = (run.watermark_before(&self.name), run.watermark_now(&self.name));
         // Panes that came back with a restored state and were closed before it was kept.
-        self.drop_closed(spec, before);
+        self.drop_closed(spec, timing.horizon(before));
         let mut results = Vec::new();
-        for window in self.closing(spec, before, now) {
+        for window in self.given(spec, &touched, before, now) {
             let rows = self.window_rows(window)?;
             results.extend(feed(above, task, rows).await?.into_iter().filter(|rows| rows.num_rows() > 0));
         }
-        self.drop_closed(spec, now);
+        self.drop_closed(spec, timing.horizon(now));
         Ok(results)
     }
 }

@@ -1,12 +1,15 @@
 //! Topics of the log as tables.
 //!
 //! The columns of a topic are as they are stored, followed by `_offset`,
-//! `_partition` and `_timestamp`; the raw records of a receiver are shown as
-//! text, with a sign in place of bytes that are none. Comparisons with the three
+//! `_partition` and `_timestamp`; raw records, of a receiver and of dead
+//! letters, are shown as text, with a sign in place of bytes that are none. Comparisons with the three
 //! are used to read only the offsets in question: the log is never read from
 //! its beginning to find its end.
 
-use crate::plan::{META, external};
+use crate::{
+    ingest::{dead_schema, is_raw, replayed_schema},
+    plan::{META, external},
+};
 use arrow_array::{
     ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array, cast::AsArray,
 };
@@ -34,17 +37,18 @@ use tidemill_store::log::{LogRows, Topic};
 pub(super) struct TopicTable {
     topic: Arc<Topic>,
     schema: SchemaRef,
-    /// Whether its only column is the raw record of a receiver.
-    raw: bool,
+    /// The column of raw records, if it has one.
+    raw: Option<usize>,
 }
 
 impl TopicTable {
     pub(super) fn new(topic: Arc<Topic>) -> Result<Self> {
         let own = Arc::clone(&topic.config().schema);
-        let raw = own.fields().len() == 1 && *own.field(0).data_type() == DataType::Binary;
+        let letters = own == dead_schema() || own == replayed_schema();
+        let raw = if is_raw(&own) { Some(0) } else { own.index_of("raw").ok().filter(|_| letters) };
         let mut fields: Vec<_> = own.fields().iter().cloned().collect();
-        if raw {
-            fields = vec![Arc::new(Field::new(own.field(0).name(), DataType::Utf8, true))];
+        if let Some(raw) = raw {
+            fields[raw] = Arc::new(Field::new(own.field(raw).name(), DataType::Utf8, true));
         }
         fields.push(Arc::new(Field::new(META[0], DataType::UInt64, false)));
         fields.push(Arc::new(Field::new(META[1], DataType::UInt32, false)));
@@ -162,7 +166,7 @@ impl TableProvider for TopicTable {
 struct Part {
     topic: Arc<Topic>,
     schema: SchemaRef,
-    raw: bool,
+    raw: Option<usize>,
     partition: u32,
     from: Offset,
     to: Offset,
@@ -172,11 +176,12 @@ impl Part {
     fn rows(&self, rows: &LogRows) -> DfResult<RecordBatch> {
         let count = rows.rows.num_rows();
         let mut columns = rows.rows.columns().to_vec();
-        if self.raw {
-            let values =
-                columns[0].as_binary_opt::<i32>().ok_or_else(|| exec_datafusion_err!("raw records of another type"))?;
+        if let Some(raw) = self.raw {
+            let values = columns[raw]
+                .as_binary_opt::<i32>()
+                .ok_or_else(|| exec_datafusion_err!("raw records of another type"))?;
             let text = values.iter().map(|value| value.map(String::from_utf8_lossy)).collect::<StringArray>();
-            columns[0] = Arc::new(text) as ArrayRef;
+            columns[raw] = Arc::new(text) as ArrayRef;
         }
         columns.push(Arc::new(UInt64Array::from_iter_values((0..count as u64).map(|row| rows.base.0 + row))));
         columns.push(Arc::new(UInt32Array::from_value(self.partition, count)));

@@ -1,51 +1,45 @@
-//! `TUMBLE` and `HOP`: rows to panes, and the watermark.
+//! `TUMBLE`, `HOP`, `SESSION` and `COUNT_WINDOW` in `FROM`.
 //!
 //! ```sql
 //! FROM TUMBLE(TABLE posts, DESCRIPTOR(created), INTERVAL '10' SECOND)
 //! FROM HOP(posts, created, INTERVAL '10' SECOND /* slide */, INTERVAL '60' SECOND /* size */)
+//! FROM SESSION(TABLE posts, DESCRIPTOR(created), INTERVAL '30' SECOND)
+//! FROM COUNT_WINDOW(TABLE posts, DESCRIPTOR(author), 100 /* size */, 10 /* slide */)
 //! ```
 //!
-//! The table gets two columns more, `window_start` and `window_end`. Between
-//! this node and the aggregate both hold the start of the row's **pane** (a row
-//! has one pane and `size / pane` windows); the aggregate's state turns panes
-//! into windows when they close, and nothing in between may look at them:
-//! [`super::shape`] sees to that.
+//! The table gets two columns more, `window_start` and `window_end`; what they
+//! hold on the way to the aggregate is said in [`super::panes`]. Sessions are of
+//! the other columns of GROUP BY, or of those that a second DESCRIPTOR names.
 //!
-//! Invariant: every row is seen by the watermark before anything filters it, and
-//! a row all of whose windows have closed is late: not aggregated, but counted and
-//! set aside ([`super::late`]). So is a row without a time. Lateness is judged by the watermark before the batch,
-//! so that it does not depend on the order in which partitions run.
+//! Invariant: a call that is not of the form is refused with the form.
 
 use super::{
-    late::Late,
+    panes::WindowNode,
     parse::{ident, interval_micros, plain_name},
+    times::StreamTime,
 };
-use crate::plan::{BatchRun, Kernel, NodeExec, NodeInputs, Rows, rows_from};
-use arrow_array::{
-    Array, ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, cast::AsArray,
-    types::TimestampMicrosecondType,
-};
-use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use datafusion::{
     catalog::TableProvider,
-    common::{Column, DFSchema, DFSchemaRef, Result as DfResult, TableReference, plan_err},
+    common::{Column, DataFusionError, Result as DfResult, TableReference},
     datasource::provider_as_source,
     logical_expr::{
-        Expr, Extension, LogicalPlan, LogicalPlanBuilder, UserDefinedLogicalNodeCore,
+        Expr, Extension, LogicalPlan, LogicalPlanBuilder,
         planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning},
     },
-    physical_plan::{ExecutionPlan, ExecutionPlanProperties},
-    sql::sqlparser::ast::{Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, TableFactor},
+    sql::sqlparser::ast::{
+        Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, TableFactor, Value,
+    },
 };
-use futures::StreamExt;
-use std::{
-    cmp::Ordering,
-    collections::HashMap,
-    fmt,
-    hash::{Hash, Hasher},
-    sync::Arc,
-};
-use tidemill_core::{Duration, Timestamp, WindowSpec};
+use std::{collections::HashMap, sync::Arc};
+use tidemill_core::{Error, WindowKind, WindowSpec};
+
+/// Names of the functions.
+pub(super) const FUNCTIONS: [&str; 4] = ["tumble", "hop", "session", "count_window"];
+
+/// Whether a name is that of a window function.
+pub(super) fn is_function(name: &str) -> bool {
+    FUNCTIONS.iter().any(|function| name.eq_ignore_ascii_case(function))
+}
 
 /// Key of the metadata by which a pane column is known on its way to the aggregate.
 pub(super) const PANE: &str = "tidemill.pane";
@@ -53,161 +47,14 @@ pub(super) const PANE: &str = "tidemill.pane";
 pub(super) const START: &str = "window_start";
 pub(super) const END: &str = "window_end";
 
-/// Times beyond this (some 146,000 years) are no times, and have no pane.
-const FAR: i64 = i64::MAX / 2;
-
-/// Which of the two columns a field is, if it is one.
-pub(super) fn pane_column(field: &Field) -> Option<&str> {
-    field.metadata().get(PANE).map(String::as_str)
-}
-
-/// Assigns rows to panes.
-#[derive(Debug, Clone)]
-pub(super) struct WindowNode {
-    pub(super) input: LogicalPlan,
-    pub(super) time: Column,
-    pub(super) spec: WindowSpec,
-    /// How far the watermark trails the largest time, in microseconds.
-    pub(super) bound: i64,
-    schema: DFSchemaRef,
-}
-
-impl WindowNode {
-    fn new(input: LogicalPlan, time: Column, spec: WindowSpec, bound: i64) -> DfResult<Self> {
-        let schema = input.schema();
-        let (relation, field) = schema.qualified_field_from_column(&time)?;
-        let DataType::Timestamp(_, zone) = field.data_type() else {
-            return plan_err!(
-                "a window needs a TIMESTAMP column, and `{}` is {}: declare it as TIMESTAMP in CREATE STREAM",
-                time.name,
-                field.data_type()
-            );
-        };
-        let kind = DataType::Timestamp(TimeUnit::Microsecond, zone.clone());
-        let relation = relation.cloned();
-        if let Some(taken) = schema.fields().iter().find(|f| f.name() == START || f.name() == END) {
-            return plan_err!(
-                "the table has a column `{}` already: it can't be windowed again; rename the column in a view first",
-                taken.name()
-            );
-        }
-        let mut fields: Vec<(Option<TableReference>, FieldRef)> =
-            schema.iter().map(|(relation, field)| (relation.cloned(), Arc::clone(field))).collect();
-        fields.extend(pane_fields(&kind).map(|field| (relation.clone(), field)));
-        let schema = Arc::new(DFSchema::new_with_metadata(fields, schema.metadata().clone())?);
-        Ok(Self { input, time, spec, bound, schema })
-    }
-
-    /// The node over the plan of its input.
-    pub(super) fn plan(&self, name: &str, input: Arc<dyn ExecutionPlan>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let time = self.input.schema().index_of_column(&self.time)?;
-        let DataType::Timestamp(_, zone) = input.schema().field(time).data_type().clone() else {
-            return plan_err!("a window needs a TIMESTAMP column");
-        };
-        let kind = DataType::Timestamp(TimeUnit::Microsecond, zone);
-        let fields: Vec<_> = input.schema().fields().iter().cloned().chain(pane_fields(&kind)).collect();
-        let schema = Arc::new(Schema::new_with_metadata(fields, input.schema().metadata().clone()));
-        let partitions = input.output_partitioning().partition_count();
-        let late = Late {
-            stream: stream_of(&self.input).unwrap_or_else(|| name.to_string()),
-            operator: name.to_string(),
-            column: self.time.name.clone(),
-        };
-        let kernel = WindowKernel {
-            late,
-            time,
-            kind,
-            spec: self.spec,
-            bound: Duration::from_micros(self.bound.unsigned_abs()),
-            schema: Arc::clone(&schema),
-        };
-        let title = format!("{name}: panes of {} µs by {}", self.spec.pane(), self.time.name);
-        Ok(NodeExec::plan(title, kernel, vec![input], schema, partitions))
-    }
-}
-
-/// The one stream or table that a plan reads, if it is one.
-fn stream_of(plan: &LogicalPlan) -> Option<String> {
-    match plan {
-        LogicalPlan::TableScan(scan) => Some(scan.table_name.table().to_string()),
-        other => match other.inputs().as_slice() {
-            [input] => stream_of(input),
-            _ => None,
-        },
-    }
-}
-
-fn pane_fields(kind: &DataType) -> impl Iterator<Item = FieldRef> + use<> {
-    let kind = kind.clone();
-    [(START, "start"), (END, "end")].into_iter().map(move |(name, role)| {
-        let metadata = HashMap::from([(PANE.to_string(), role.to_string())]);
-        Arc::new(Field::new(name, kind.clone(), false).with_metadata(metadata))
-    })
-}
-
-impl PartialEq for WindowNode {
-    fn eq(&self, other: &Self) -> bool {
-        (&self.input, &self.time, self.spec, self.bound) == (&other.input, &other.time, other.spec, other.bound)
-    }
-}
-
-impl Eq for WindowNode {}
-
-impl Hash for WindowNode {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        (&self.input, &self.time, self.spec, self.bound).hash(state);
-    }
-}
-
-impl PartialOrd for WindowNode {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        (self == other).then_some(Ordering::Equal)
-    }
-}
-
-impl UserDefinedLogicalNodeCore for WindowNode {
-    fn name(&self) -> &'static str {
-        "Window"
-    }
-
-    fn inputs(&self) -> Vec<&LogicalPlan> {
-        vec![&self.input]
-    }
-
-    fn schema(&self) -> &DFSchemaRef {
-        &self.schema
-    }
-
-    fn expressions(&self) -> Vec<Expr> {
-        vec![Expr::Column(self.time.clone())]
-    }
-
-    fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Window: size={} µs, slide={} µs by {}", self.spec.size(), self.spec.slide(), self.time)
-    }
-
-    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, inputs: Vec<LogicalPlan>) -> DfResult<Self> {
-        let (Some(Expr::Column(time)), Some(input)) = (exprs.into_iter().next(), inputs.into_iter().next()) else {
-            return plan_err!("a window's time must be a plain column");
-        };
-        Self::new(input, time, self.spec, self.bound)
-    }
-
-    fn necessary_children_exprs(&self, output_columns: &[usize]) -> Option<Vec<Vec<usize>>> {
-        // The time column is added by the caller: it is one of the expressions.
-        let count = self.input.schema().fields().len();
-        Some(vec![output_columns.iter().copied().filter(|c| *c < count).collect()])
-    }
-}
-
-/// Where a stream's watermark is declared: by stream, its column and bound.
-pub(super) type Watermarks = Arc<parking_lot::Mutex<HashMap<String, super::parse::Mark>>>;
+/// The event time that was declared, by stream.
+pub(super) type Watermarks = Arc<parking_lot::Mutex<HashMap<String, StreamTime>>>;
 
 /// Tables by name: DataFusion's planner knows only those that it finds by itself
 /// in a statement, and does not look into arguments.
 pub(super) type Tables = Arc<parking_lot::Mutex<HashMap<String, Arc<dyn TableProvider>>>>;
 
-/// Plans `TUMBLE` and `HOP` in `FROM`.
+/// Plans the window functions in `FROM`.
 #[derive(Debug)]
 pub(super) struct WindowPlanner {
     pub(super) watermarks: Watermarks,
@@ -231,6 +78,12 @@ impl RelationPlanner for WindowPlanner {
             "HOP" => {
                 "HOP(TABLE t, DESCRIPTOR(time), INTERVAL '10' SECOND, INTERVAL '60' SECOND), slide first and size last"
             }
+            "SESSION" => {
+                "SESSION(TABLE t, DESCRIPTOR(time), INTERVAL '30' SECOND), and DESCRIPTOR(key) after it when sessions are not of all columns of GROUP BY"
+            }
+            "COUNT_WINDOW" => {
+                "COUNT_WINDOW(TABLE t, DESCRIPTOR(key), 100), with the number of rows from one window to the next after it when they overlap"
+            }
             _ => return Ok(RelationPlanning::Original(Box::new(relation))),
         };
         let args: Vec<&SqlExpr> = args
@@ -240,23 +93,8 @@ impl RelationPlanner for WindowPlanner {
                 _ => None,
             })
             .collect();
-        let wanted = if function == "HOP" { 4 } else { 3 };
-        if args.len() != wanted {
-            return plan_err!("{function} reads: {form}");
-        }
-        let (Some(table), Some(time)) = (name_of(args[0]), time_of(args[1])) else {
-            return plan_err!("{function} reads: {form}");
-        };
-        let micros = |expr: &SqlExpr| {
-            interval_micros(expr)
-                .map_err(|e| datafusion::common::DataFusionError::Plan(format!("{function}: {e}; it reads: {form}")))
-        };
-        let spec = match args.as_slice() {
-            [_, _, slide, size] => WindowSpec::hop(micros(size)?, micros(slide)?),
-            [_, _, size, ..] => WindowSpec::tumble(micros(size)?),
-            _ => return plan_err!("{function} reads: {form}"),
-        }
-        .map_err(|e| datafusion::common::DataFusionError::Plan(format!("{function}: {e}; it reads: {form}")))?;
+        let call = Call { function: &function, form, args: &args };
+        let (table, time, kind, keys) = call.read()?;
         let alias = alias.clone();
         let name = plain_name(&table).unwrap_or_default();
         let provider = self.tables.lock().get(&name).cloned();
@@ -267,44 +105,101 @@ impl RelationPlanner for WindowPlanner {
             }
             (Err(error), None) => return Err(error),
         };
-        let time = input.schema().qualified_field_with_unqualified_name(&time).map(Column::from)?;
-        let bound = self.bound(&input, &time);
-        let node = Arc::new(WindowNode::new(input, time, spec, bound)?);
+        let column = |name: &String| input.schema().qualified_field_with_unqualified_name(name).map(Column::from);
+        let (time, keys) =
+            (time.as_ref().map(column).transpose()?, keys.iter().map(column).collect::<DfResult<Vec<_>>>()?);
+        let mut times = Vec::new();
+        if let Some(time) = &time {
+            self.trace(&input, time, &mut times);
+        }
+        let node = Arc::new(WindowNode::new(input, time, kind, keys, times)?);
         let plan = LogicalPlan::Extension(Extension { node });
         Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, alias))))
     }
 }
 
 impl WindowPlanner {
-    /// The bound that was declared for the stream's column that `column` comes from; 0 when none was.
-    fn bound(&self, plan: &LogicalPlan, column: &Column) -> i64 {
+    /// The event times of streams that a column comes from.
+    fn trace(&self, plan: &LogicalPlan, column: &Column, found: &mut Vec<StreamTime>) {
         match plan {
-            LogicalPlan::TableScan(scan) => match self.watermarks.lock().get(scan.table_name.table()) {
-                Some(mark) if mark.column == column.name => mark.bound,
-                _ => 0,
-            },
+            LogicalPlan::TableScan(scan) => {
+                let declared = self.watermarks.lock().get(scan.table_name.table()).cloned();
+                found.extend(declared.filter(|time| time.column == column.name));
+            }
             LogicalPlan::Projection(projection) => {
-                let Ok(at) = projection.schema.index_of_column(column) else { return 0 };
-                match projection.expr[at].clone().unalias_nested().data {
-                    Expr::Column(below) => self.bound(&projection.input, &below),
-                    _ => 0,
+                let Ok(at) = projection.schema.index_of_column(column) else { return };
+                if let Expr::Column(below) = projection.expr[at].clone().unalias_nested().data {
+                    self.trace(&projection.input, &below, found);
                 }
             }
-            LogicalPlan::SubqueryAlias(alias) => match alias.schema.index_of_column(column) {
-                Ok(at) => {
+            LogicalPlan::SubqueryAlias(alias) => {
+                if let Ok(at) = alias.schema.index_of_column(column) {
                     let below = Column::from(alias.input.schema().qualified_field(at));
-                    self.bound(&alias.input, &below)
+                    self.trace(&alias.input, &below, found);
                 }
-                Err(_) => 0,
-            },
-            other => other
-                .inputs()
-                .into_iter()
-                .filter(|input| input.schema().index_of_column(column).is_ok())
-                .map(|input| self.bound(input, column))
-                .max()
-                .unwrap_or(0),
+            }
+            LogicalPlan::Union(union) => {
+                let Ok(at) = union.schema.index_of_column(column) else { return };
+                for input in &union.inputs {
+                    self.trace(input, &Column::from(input.schema().qualified_field(at)), found);
+                }
+            }
+            other => {
+                for input in other.inputs() {
+                    if input.schema().index_of_column(column).is_ok() {
+                        self.trace(input, column, found);
+                    }
+                }
+            }
         }
+    }
+}
+
+/// A call of a window function.
+struct Call<'a> {
+    function: &'a str,
+    form: &'static str,
+    args: &'a [&'a SqlExpr],
+}
+
+impl Call<'_> {
+    /// Table, time, window and keys.
+    fn read(&self) -> DfResult<(ObjectName, Option<String>, WindowKind, Vec<String>)> {
+        let form = self.form;
+        let wrong = || DataFusionError::Plan(format!("{} reads: {form}", self.function));
+        let [table, args @ ..] = self.args else { return Err(wrong()) };
+        let table = name_of(table).ok_or_else(wrong)?;
+        let named = |expr: &SqlExpr| match columns_of(expr).as_deref() {
+            Some([one]) => Some(one.clone()),
+            _ => None,
+        };
+        let of = |e: Error| DataFusionError::Plan(format!("{}: {e}; it reads: {form}", self.function));
+        let micros = |expr: &SqlExpr| interval_micros(expr).map_err(of);
+        if self.function == "COUNT_WINDOW" {
+            let (keys, numbers) = match args {
+                [first, rest @ ..] if rows_of(first).is_none() => (columns_of(first).ok_or_else(wrong)?, rest),
+                all => (Vec::new(), all),
+            };
+            let numbers = numbers.iter().map(|n| rows_of(n).ok_or_else(wrong)).collect::<DfResult<Vec<_>>>()?;
+            let kind = match numbers.as_slice() {
+                [size] => WindowKind::count(*size, *size),
+                [size, slide] => WindowKind::count(*size, *slide),
+                _ => return Err(wrong()),
+            };
+            return Ok((table, None, kind.map_err(of)?, keys));
+        }
+        let [time, spans @ ..] = args else { return Err(wrong()) };
+        let time = named(time).ok_or_else(wrong)?;
+        let (kind, keys) = match (self.function, spans) {
+            ("TUMBLE", [size]) => (WindowSpec::tumble(micros(size)?).map(WindowKind::Time), Vec::new()),
+            ("HOP", [slide, size]) => {
+                (WindowSpec::hop(micros(size)?, micros(slide)?).map(WindowKind::Time), Vec::new())
+            }
+            ("SESSION", [gap]) => (WindowKind::session(micros(gap)?), Vec::new()),
+            ("SESSION", [gap, keys]) => (WindowKind::session(micros(gap)?), columns_of(keys).ok_or_else(wrong)?),
+            _ => return Err(wrong()),
+        };
+        Ok((table, Some(time), kind.map_err(of)?, keys))
     }
 }
 
@@ -315,17 +210,29 @@ fn name_of(expr: &SqlExpr) -> Option<ObjectName> {
     }
 }
 
-/// The column of `DESCRIPTOR(time)` or `time`.
-fn time_of(expr: &SqlExpr) -> Option<String> {
+/// The columns of `DESCRIPTOR(a, b)`, or of `a`.
+fn columns_of(expr: &SqlExpr) -> Option<Vec<String>> {
     match expr {
-        SqlExpr::Identifier(name) => Some(ident(name)),
+        SqlExpr::Identifier(name) => Some(vec![ident(name)]),
         SqlExpr::Function(call) if plain_name(&call.name).is_some_and(|n| n == "descriptor") => {
             let FunctionArguments::List(list) = &call.args else { return None };
-            match list.args.as_slice() {
-                [FunctionArg::Unnamed(FunctionArgExpr::Expr(SqlExpr::Identifier(name)))] => Some(ident(name)),
+            let name = |arg: &FunctionArg| match arg {
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(SqlExpr::Identifier(name))) => Some(ident(name)),
                 _ => None,
-            }
+            };
+            list.args.iter().map(name).collect::<Option<Vec<_>>>().filter(|names| !names.is_empty())
         }
+        _ => None,
+    }
+}
+
+/// A number of rows.
+fn rows_of(expr: &SqlExpr) -> Option<i64> {
+    match expr {
+        SqlExpr::Value(value) => match &value.value {
+            Value::Number(number, _) => number.to_string().parse().ok(),
+            _ => None,
+        },
         _ => None,
     }
 }
@@ -342,109 +249,5 @@ fn plain_table(name: ObjectName) -> TableFactor {
         json_path: None,
         sample: None,
         index_hints: vec![],
-    }
-}
-
-#[derive(Debug)]
-struct WindowKernel {
-    /// Whose rows may be late; its watermark is kept under the operator.
-    late: Late,
-    time: usize,
-    kind: DataType,
-    spec: WindowSpec,
-    bound: Duration,
-    schema: SchemaRef,
-}
-
-impl Kernel for WindowKernel {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
-        let rows = inputs.open(0, partition)?;
-        let panes = Panes {
-            time: self.time,
-            kind: self.kind.clone(),
-            spec: self.spec,
-            schema: Arc::clone(&self.schema),
-            before: run.watermark_before(&self.late.operator),
-        };
-        let (aside, bound) = (self.late.clone(), self.bound);
-        let assigned = rows.map(move |rows| {
-            let (rows, largest, late) = panes.assign(&rows?)?;
-            if let Some(largest) = largest {
-                run.move_watermark(&aside.operator, Timestamp(largest).minus(bound));
-            }
-            if let Some((rows, times)) = late {
-                aside.set_aside(&run, &rows, &times);
-            }
-            Ok(rows)
-        });
-        Ok(rows_from(Arc::clone(&self.schema), assigned))
-    }
-}
-
-/// Rows and their times.
-type LateRows = (RecordBatch, TimestampMicrosecondArray);
-
-struct Panes {
-    time: usize,
-    kind: DataType,
-    spec: WindowSpec,
-    schema: SchemaRef,
-    before: Timestamp,
-}
-
-impl Panes {
-    /// The rows that are in time with their pane, the largest time, and the rows that were late.
-    fn assign(&self, rows: &RecordBatch) -> DfResult<(RecordBatch, Option<i64>, Option<LateRows>)> {
-        let column = rows.column(self.time);
-        let times =
-            if *column.data_type() == self.kind { Arc::clone(column) } else { arrow_cast::cast(column, &self.kind)? };
-        let times = times.as_primitive::<TimestampMicrosecondType>();
-        let (mut largest, mut smallest) = (i64::MIN, i64::MAX);
-        for (row, time) in times.values().iter().enumerate() {
-            if times.is_valid(row) {
-                smallest = smallest.min(*time);
-                if *time <= FAR {
-                    largest = largest.max(*time);
-                }
-            }
-        }
-        let seen = (largest != i64::MIN && largest >= -FAR).then_some(largest);
-        let far = seen.is_some_and(|_| smallest < -FAR) || times.values().iter().any(|t| *t > FAR);
-        let in_time = |time: i64| {
-            (-FAR..=FAR).contains(&time)
-                && Timestamp(time).floor(self.spec.slide()).0.saturating_add(self.spec.size()) > self.before.0
-        };
-        let all = times.null_count() == 0 && !far && (rows.num_rows() == 0 || in_time(smallest));
-        let (rows, times, late) = if all {
-            (rows.clone(), times.clone(), None)
-        } else {
-            let keep: BooleanArray = times.iter().map(|time| Some(time.is_some_and(in_time))).collect();
-            let of = |mask: &BooleanArray| {
-                let rows = arrow_select::filter::filter_record_batch(rows, mask)?;
-                let times = arrow_select::filter::filter(times, mask)?;
-                Ok::<LateRows, arrow_schema::ArrowError>((rows, times.as_primitive().clone()))
-            };
-            let (kept, in_order) = of(&keep)?;
-            let others: BooleanArray = keep.iter().map(|keep| keep.map(|keep| !keep)).collect();
-            let late = (kept.num_rows() < rows.num_rows()).then(|| of(&others)).transpose()?;
-            (kept, in_order, late)
-        };
-        let width = self.spec.pane();
-        let mut last = i64::MAX;
-        let panes: Vec<i64> = times
-            .values()
-            .iter()
-            .map(|time| {
-                // Times that follow each other are mostly of one pane: no division then.
-                if *time < last || *time - last >= width {
-                    last = Timestamp(*time).floor(width).0;
-                }
-                last
-            })
-            .collect();
-        let panes: ArrayRef = Arc::new(TimestampMicrosecondArray::from(panes).with_data_type(self.kind.clone()));
-        let mut columns = rows.columns().to_vec();
-        columns.extend([Arc::clone(&panes), panes]);
-        Ok((RecordBatch::try_new(Arc::clone(&self.schema), columns)?, seen, late))
     }
 }

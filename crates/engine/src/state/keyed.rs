@@ -10,22 +10,31 @@
 //! cost follows the records of the batch, not the keys of the state. What was
 //! touched is the batch's delta.
 //!
+//! Keys may have alarms ([`super::alarms`]). In a batch at time *t* a bin visits
+//! the keys whose alarms were due before *t*, then those with rows, then those
+//! whose alarms are due by *t*, or by the watermark. So what happens to a key
+//! depends on its rows and on times, and not on which quiet batches were run.
+//!
 //! The waits for memory are the price of a large state, so: key, state and mark
 //! lie together; what one bin touches fits into the core's own cache; and the
 //! loops are short, so that the waits of many records overlap.
 
-use super::{StateOperator, Version};
+use super::{
+    StateOperator, Version,
+    alarms::{Alarm, Alarms, Micros},
+    life::{Life, Ring},
+};
 use crate::{
     plan::external,
     record::{Key, Record, finish_batch, hash_key, partition_of, read_batch, schema_of},
 };
-use arrow_array::{RecordBatch, UInt32Array};
-use arrow_schema::SchemaRef;
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, cast::AsArray};
+use arrow_schema::{Schema, SchemaRef};
 use datafusion::common::Result as DfResult;
 use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::Mutex;
-use std::fmt;
-use tidemill_core::{BatchId, Error, Result};
+use std::{fmt, sync::Arc};
+use tidemill_core::{BatchId, Error, Result, Timestamp};
 
 const NONE: u32 = u32::MAX;
 
@@ -39,11 +48,76 @@ fn bin_of(hash: u64) -> usize {
     (hash >> 32) as usize % BINS
 }
 
-struct Slot<K, S> {
+struct Slot<K, S, L> {
     key: K,
     state: Option<S>,
+    life: L,
     /// Number of the group in the running batch, or [`NONE`].
     group: u32,
+}
+
+/// The batch that visits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) batch: BatchId,
+    pub(crate) time: Timestamp,
+    /// Event time up to which timers ring.
+    pub(crate) watermark: Timestamp,
+}
+
+/// A visited key's own.
+pub(crate) struct Cell<'a, S, L> {
+    pub(crate) state: &'a mut Option<S>,
+    /// Whether the key's row has changed: set by the visitor.
+    pub(crate) changed: &'a mut bool,
+    pub(crate) life: &'a mut L,
+    alarms: &'a mut Alarms,
+    hash: u64,
+    now: Micros,
+    span: Option<Micros>,
+}
+
+impl<S, L> Cell<'_, S, L> {
+    /// Notes news of the key, from which its end is counted. Its row changes with it if it has an end.
+    pub(crate) fn touch<K: Key>(&mut self)
+    where
+        L: Life<K, S>,
+        S: Record,
+    {
+        if L::TIMED && self.span.is_some() {
+            *self.changed = true;
+        }
+        if let Some(at) = self.life.touch(self.now, self.span) {
+            self.alarms.add(Alarm::Idle, at, self.hash);
+        }
+    }
+
+    /// Has the key visited at a time.
+    pub(crate) fn add_alarm(&mut self, alarm: Alarm, at: Micros) {
+        self.alarms.add(alarm, at, self.hash);
+    }
+}
+
+/// The values of a key in a batch, in the order in which they came.
+pub(crate) struct Values<'a, V: Record> {
+    column: &'a V::Column,
+    rows: &'a [u32],
+}
+
+impl<'a, V: Record> Values<'a, V> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = V::Ref<'a>> + use<'a, V> {
+        let column = self.column;
+        self.rows.iter().map(move |row| V::get(column, *row as usize))
+    }
+}
+
+/// What runs over the keys that a batch touches.
+pub(crate) trait Visit<K: Key, V: Record, S: Record, L: Life<K, S>> {
+    /// A key with values.
+    fn values(&mut self, key: &K, values: &Values<'_, V>, cell: &mut Cell<'_, S, L>) -> DfResult<()>;
+
+    /// A key whose alarm rings, at the time for which it was set. Only where [`Life::TIMED`].
+    fn alarm(&mut self, key: &K, alarm: Alarm, at: Timestamp, cell: &mut Cell<'_, S, L>) -> DfResult<()>;
 }
 
 /// What a bin's rows touch, its keys in the order in which they first appear.
@@ -60,6 +134,8 @@ struct Touched {
     ends: Vec<u32>,
     /// The rows, group after group.
     order: Vec<u32>,
+    /// Of each group, whether its key's row has changed.
+    changed: Vec<bool>,
 }
 
 impl Touched {
@@ -87,24 +163,31 @@ fn counts_to_starts(counts: &mut [u32]) {
 }
 
 /// One table.
-struct Bin<K, S>(HashTable<Slot<K, S>>);
+struct Bin<K, S, L> {
+    table: HashTable<Slot<K, S, L>>,
+    alarms: Alarms,
+}
 
-impl<K: Key, S: Record> Bin<K, S> {
+impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
+    fn new() -> Self {
+        Self { table: HashTable::new(), alarms: Alarms::default() }
+    }
+
     /// Looks the bucket of each row's key up; new keys get one. A loop of its
     /// own and short, so that the waits for memory of many rows overlap.
     fn find<'a>(&mut self, rows: &(impl Iterator<Item = (u64, K::Ref<'a>)> + Clone), buckets: &mut Vec<usize>) {
         buckets.clear();
         let mut left = rows.clone();
         while let Some((hash, key)) = left.next() {
-            let bucket = match self.0.find_bucket_index(hash, |slot| K::same(slot.key.borrow(), key)) {
+            let bucket = match self.table.find_bucket_index(hash, |slot| K::same(slot.key.borrow(), key)) {
                 Some(bucket) => bucket,
-                None if self.0.len() < self.0.capacity() => {
-                    let slot = Slot { key: K::own(key), state: None, group: NONE };
-                    self.0.insert_unique(hash, slot, |slot| hash_key::<K>(slot.key.borrow())).bucket_index()
+                None if self.table.len() < self.table.capacity() => {
+                    let slot = Slot { key: K::own(key), state: None, life: L::default(), group: NONE };
+                    self.table.insert_unique(hash, slot, |slot| hash_key::<K>(slot.key.borrow())).bucket_index()
                 }
                 None => {
                     // Growing moves all buckets: begin again.
-                    self.0.reserve(self.0.len().max(16), |slot| hash_key::<K>(slot.key.borrow()));
+                    self.table.reserve(self.table.len().max(16), |slot| hash_key::<K>(slot.key.borrow()));
                     buckets.clear();
                     left = rows.clone();
                     continue;
@@ -121,7 +204,7 @@ impl<K: Key, S: Record> Bin<K, S> {
         keys.clear();
         ends.clear();
         for bucket in buckets {
-            let slot = self.0.get_bucket_mut(*bucket).ok_or_else(no_bucket)?;
+            let slot = self.table.get_bucket_mut(*bucket).ok_or_else(no_bucket)?;
             if slot.group == NONE {
                 slot.group = u32::try_from(keys.len()).map_err(|_| too_many_rows())?;
                 keys.push(*bucket);
@@ -129,6 +212,68 @@ impl<K: Key, S: Record> Bin<K, S> {
             }
             ends[slot.group as usize] += 1;
             groups.push(slot.group);
+        }
+        touched.changed.clear();
+        touched.changed.resize(touched.keys.len(), false);
+        Ok(())
+    }
+
+    /// Visits the keys with alarms due by `until`. Alarms that the visits add wait for another look.
+    fn ring<V: Record>(
+        &mut self,
+        until: (Timestamp, Timestamp),
+        (now, span): (Micros, Option<Micros>),
+        touched: &mut Touched,
+        visitor: &mut impl Visit<K, V, S, L>,
+    ) -> DfResult<()> {
+        for (at, alarm, hash) in self.alarms.due(until.0.0, until.1.0) {
+            // Hashes of two keys may be equal: then each has an entry, and each is found in turn.
+            let found = self.table.find_bucket_index(hash, |slot| {
+                slot.life.is_set(alarm, at) && hash_key::<K>(slot.key.borrow()) == hash
+            });
+            let Some(bucket) = found else { continue };
+            let slot = self.table.get_bucket_mut(bucket).ok_or_else(no_bucket)?;
+            match slot.life.ring(alarm, at, until.0.0, span) {
+                Ring::Stale => continue,
+                Ring::Again(at) => {
+                    self.alarms.add(alarm, at, hash);
+                    continue;
+                }
+                Ring::Fire => {}
+            }
+            if slot.group == NONE {
+                slot.group = u32::try_from(touched.keys.len()).map_err(|_| too_many_rows())?;
+                touched.keys.push(bucket);
+                touched.changed.push(false);
+            }
+            let changed = &mut touched.changed[slot.group as usize];
+            *changed = true;
+            let Slot { key, state, life, .. } = slot;
+            let mut cell = Cell { state, changed, life, alarms: &mut self.alarms, hash, now, span };
+            visitor.alarm(key, alarm, Timestamp(at), &mut cell)?;
+            if alarm == Alarm::Idle {
+                *cell.state = None;
+            }
+            if cell.state.is_none() {
+                cell.life.end();
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the visits of a bucket: a changed row goes into the delta, and a key that has nothing left goes.
+    #[inline]
+    fn settle(&mut self, bucket: usize, changed: bool, delta: &mut <L::Row as Record>::Builder) -> DfResult<()> {
+        let slot = self.table.get_bucket_mut(bucket).ok_or_else(no_bucket)?;
+        slot.group = NONE;
+        if changed {
+            L::Row::append(delta, slot.life.row(slot.key.borrow(), slot.state.as_ref().map(Record::borrow)));
+        }
+        if slot.state.is_none()
+            && slot.life.is_bare()
+            && let Ok(entry) = self.table.get_bucket_entry(bucket)
+        {
+            entry.remove();
         }
         Ok(())
     }
@@ -145,35 +290,94 @@ fn too_many_rows() -> datafusion::common::DataFusionError {
 }
 
 /// One shard.
-pub(crate) struct Part<K, S> {
-    bins: Vec<Bin<K, S>>,
+pub(crate) struct Part<K, S, L> {
+    bins: Vec<Bin<K, S, L>>,
+    /// Microseconds from a key's last news to its end.
+    span: Option<Micros>,
+    /// Whether no version of this state was ever kept.
+    fresh: bool,
+    /// Whether the part was given its first states and they are in no version yet.
+    begun: bool,
+    /// Whether keys are here that no delta has told of yet, or that have no end though there is one.
+    unsaved: bool,
+    /// The watermark of the last batch.
+    watermark: Timestamp,
     /// Rows that the last batch changed, until they are taken. A batch that
     /// nobody asked for (there is no data directory) is replaced by the next.
-    delta: Option<(BatchId, RecordBatch)>,
+    delta: Option<(BatchId, Vec<RecordBatch>)>,
 }
 
-impl<K: Key, S: Record> Part<K, S> {
-    fn new() -> Self {
-        Self { bins: (0..BINS).map(|_| Bin(HashTable::new())).collect(), delta: None }
+impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
+    fn new(span: Option<Micros>) -> Self {
+        Self {
+            bins: (0..BINS).map(|_| Bin::new()).collect(),
+            span,
+            fresh: true,
+            begun: false,
+            unsaved: false,
+            watermark: Timestamp::MIN,
+            delta: None,
+        }
     }
 
     fn len(&self) -> usize {
-        self.bins.iter().map(|bin| bin.0.len()).sum()
+        self.bins.iter().map(|bin| bin.table.len()).sum()
     }
 
-    /// Groups the rows by key and applies `update` to each group, whose values
-    /// are in the order of the rows. Returns the rows that changed:
-    /// `(key, state)`, a removed key with a null state.
-    pub(crate) fn update<V: Record>(
+    /// Whether no version of this state was ever kept: its first rows may be given.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh
+    }
+
+    /// Gives a fresh part its first states. Its first version then is kept even if it has no rows, and says that
+    /// the state has begun.
+    pub(crate) fn begin(&mut self, rows: &[RecordBatch]) -> DfResult<()> {
+        for rows in rows {
+            let column = read_batch::<(K, S)>(rows).map_err(external)?;
+            for row in 0..rows.num_rows() {
+                let (key, state) = <(K, S)>::get(&column, row);
+                self.take(key, Some(state), L::default());
+            }
+        }
+        (self.fresh, self.begun, self.unsaved) = (false, true, true);
+        Ok(())
+    }
+
+    /// Whether a batch has something to do though it has no rows.
+    pub(crate) fn is_due(&self, moment: &Moment) -> bool {
+        self.unsaved || self.bins.iter().any(|bin| bin.alarms.is_due(moment.time.0, moment.watermark.0))
+    }
+
+    /// When a batch will have something to do though nothing comes.
+    fn wakes(&self, last: Timestamp) -> Option<Timestamp> {
+        if !L::TIMED {
+            return None;
+        }
+        let event = |bin: &Bin<K, S, L>| bin.alarms.first_event().filter(|at| *at <= self.watermark.0);
+        if self.bins.iter().any(|bin| event(bin).is_some()) {
+            return Some(last);
+        }
+        self.bins.iter().filter_map(|bin| bin.alarms.first_batch()).min().map(Timestamp)
+    }
+
+    /// Groups the rows by key and visits each key that has rows, values in the
+    /// order of the rows, or an alarm that is due. Returns the rows that
+    /// changed, a removed key with a null state.
+    pub(crate) fn visit<V: Record>(
         &mut self,
-        batch: BatchId,
+        moment: &Moment,
         rows: &[RecordBatch],
-        update: &impl Fn(&[V], Option<S>) -> Option<S>,
+        visitor: &mut impl Visit<K, V, S, L>,
     ) -> DfResult<RecordBatch> {
         let (rows, hashes, ends) = by_bin::<K, V>(rows)?;
         let column = read_batch::<(K, V)>(&rows).map_err(external)?;
-        let mut delta = <(K, Option<S>)>::builder(hashes.len().min(self.len().max(1024)));
-        let (mut touched, mut values, mut start) = (Touched::default(), Vec::new(), 0);
+        let mut delta = L::Row::builder(hashes.len().min(self.len().max(1024)));
+        let (mut touched, mut start) = (Touched::default(), 0);
+        let (now, span) = (moment.time.0, self.span);
+        self.watermark = moment.watermark;
+        if self.unsaved {
+            self.touch_all(now);
+        }
         for (bin, end) in self.bins.iter_mut().zip(ends) {
             let range = start as usize..end as usize;
             let keys = range.clone().map(|row| <(K, V)>::get(&column, row).0);
@@ -181,66 +385,151 @@ impl<K: Key, S: Record> Part<K, S> {
             bin.group(&mut touched)?;
             touched.sort(start, end);
             start = end;
+            let with_values = touched.keys.len();
+            if L::TIMED {
+                bin.ring((Timestamp(now.saturating_sub(1)), Timestamp::MIN), (now, span), &mut touched, visitor)?;
+            }
             let mut first = 0;
-            for (bucket, end) in touched.keys.iter().zip(&touched.ends) {
-                let of_group = &touched.order[first..*end as usize];
-                first = *end as usize;
-                values.clear();
-                values.extend(of_group.iter().map(|row| V::own(<(K, V)>::get(&column, *row as usize).1)));
-                let slot = bin.0.get_bucket_mut(*bucket).ok_or_else(no_bucket)?;
-                slot.group = NONE;
-                slot.state = update(&values, slot.state.take());
-                <(K, Option<S>)>::append(&mut delta, (slot.key.borrow(), slot.state.as_ref().map(Record::borrow)));
-                if slot.state.is_none()
-                    && let Ok(entry) = bin.0.get_bucket_entry(*bucket)
-                {
-                    entry.remove();
+            for group in 0..with_values {
+                let (bucket, end) = (touched.keys[group], touched.ends[group]);
+                let of_group = &touched.order[first..end as usize];
+                first = end as usize;
+                let hash = hashes[of_group[0] as usize];
+                let Slot { key, state, life, .. } = bin.table.get_bucket_mut(bucket).ok_or_else(no_bucket)?;
+                let changed = &mut touched.changed[group];
+                let mut cell = Cell { state, changed, life, alarms: &mut bin.alarms, hash, now, span };
+                let values = Values::<V> { column: &column.1, rows: of_group };
+                visitor.values(key, &values, &mut cell)?;
+                if L::TIMED && cell.state.is_none() {
+                    cell.life.end();
+                }
+                if !L::TIMED {
+                    let changed = touched.changed[group];
+                    bin.settle(bucket, changed, &mut delta)?;
+                }
+            }
+            if L::TIMED {
+                bin.ring((moment.time, moment.watermark), (now, span), &mut touched, visitor)?;
+                for (bucket, changed) in touched.keys.iter().zip(&touched.changed) {
+                    bin.settle(*bucket, *changed, &mut delta)?;
                 }
             }
         }
-        let delta = finish_batch::<(K, Option<S>)>(&mut delta, &schema_of::<(K, Option<S>)>()).map_err(external)?;
-        self.delta = Some((batch, delta.clone()));
+        let delta = finish_batch::<L::Row>(&mut delta, &stored::<K, S, L>()).map_err(external)?;
+        let mut kept = vec![delta.clone()];
+        if std::mem::take(&mut self.unsaved) {
+            kept.extend(self.all(64 * 1024).map_err(external)?);
+        }
+        if !std::mem::take(&mut self.begun) {
+            kept.retain(|rows| rows.num_rows() > 0);
+        }
+        self.delta = Some((moment.batch, kept));
         Ok(delta)
     }
 
-    /// All rows as `(key, state)` in batches of `limit` rows.
+    /// Gives keys an end that have none yet.
+    fn touch_all(&mut self, now: Micros) {
+        let span = self.span;
+        for bin in &mut self.bins {
+            for slot in bin.table.iter_mut().filter(|slot| slot.state.is_some() && !slot.life.is_touched()) {
+                if let Some(at) = slot.life.touch(now, span) {
+                    bin.alarms.add(Alarm::Idle, at, hash_key::<K>(slot.key.borrow()));
+                }
+            }
+        }
+    }
+
+    /// All rows as they are stored, in batches of `limit`.
     pub(crate) fn all(&self, limit: usize) -> Result<Vec<RecordBatch>> {
-        let schema = schema_of::<(K, Option<S>)>();
+        let schema = stored::<K, S, L>();
         let mut out = Vec::new();
-        let mut builder = <(K, Option<S>)>::builder(limit.min(self.len()));
+        let mut builder = L::Row::builder(limit.min(self.len()));
         let mut pending = 0;
-        for slot in self.bins.iter().flat_map(|bin| bin.0.iter()).filter(|slot| slot.state.is_some()) {
-            <(K, Option<S>)>::append(&mut builder, (slot.key.borrow(), slot.state.as_ref().map(Record::borrow)));
+        let slots = self.bins.iter().flat_map(|bin| bin.table.iter());
+        for slot in slots.filter(|slot| slot.state.is_some() || !slot.life.is_bare()) {
+            L::Row::append(&mut builder, slot.life.row(slot.key.borrow(), slot.state.as_ref().map(Record::borrow)));
             pending += 1;
             if pending == limit {
-                out.push(finish_batch::<(K, Option<S>)>(&mut builder, &schema)?);
+                out.push(finish_batch::<L::Row>(&mut builder, &schema)?);
                 pending = 0;
             }
         }
         if pending > 0 {
-            out.push(finish_batch::<(K, Option<S>)>(&mut builder, &schema)?);
+            out.push(finish_batch::<L::Row>(&mut builder, &schema)?);
         }
         Ok(out)
     }
 
-    /// Takes a row from disk: a null state removes the key.
-    fn take(&mut self, key: K::Ref<'_>, state: Option<S::Ref<'_>>) {
-        let hash = hash_key::<K>(key);
-        let bin = &mut self.bins[bin_of(hash)].0;
-        let entry = bin.entry(hash, |s| K::same(s.key.borrow(), key), |s| hash_key::<K>(s.key.borrow()));
-        match (entry, state) {
-            (Entry::Occupied(mut slot), Some(state)) => slot.get_mut().state = Some(S::own(state)),
-            (Entry::Occupied(slot), None) => drop(slot.remove()),
-            (Entry::Vacant(place), Some(state)) => {
-                place.insert(Slot { key: K::own(key), state: Some(S::own(state)), group: NONE });
+    /// Adds the alarms of all keys.
+    fn index(&mut self) {
+        if !L::TIMED {
+            return;
+        }
+        for Bin { table, alarms } in &mut self.bins {
+            for slot in table.iter_mut() {
+                let due = slot.life.alarms(self.span);
+                if due.is_empty() && slot.state.is_none() {
+                    continue;
+                }
+                self.unsaved |= self.span.is_some() && slot.state.is_some() && !slot.life.is_touched();
+                let hash = hash_key::<K>(slot.key.borrow());
+                due.into_iter().for_each(|(alarm, at)| alarms.add(alarm, at, hash));
             }
-            (Entry::Vacant(_), None) => {}
+        }
+    }
+
+    /// Takes a row: without a state, and nothing else to keep, the key goes. [`Part::index`] ends a run of these.
+    fn take(&mut self, key: K::Ref<'_>, state: Option<S::Ref<'_>>, life: L) {
+        let hash = hash_key::<K>(key);
+        let table = &mut self.bins[bin_of(hash)].table;
+        let entry = table.entry(hash, |s| K::same(s.key.borrow(), key), |s| hash_key::<K>(s.key.borrow()));
+        if state.is_none() && life.is_bare() {
+            if let Entry::Occupied(slot) = entry {
+                slot.remove();
+            }
+            return;
+        }
+        let state = state.map(S::own);
+        match entry {
+            Entry::Occupied(mut slot) => (slot.get_mut().state, slot.get_mut().life) = (state, life),
+            Entry::Vacant(place) => {
+                place.insert(Slot { key: K::own(key), state, life, group: NONE });
+            }
         }
     }
 }
 
+/// Columns of the rows on disk.
+fn stored<K: Key, S: Record, L: Life<K, S>>() -> SchemaRef {
+    let plain = schema_of::<L::Row>();
+    if L::COLUMNS.is_empty() {
+        return plain;
+    }
+    let names = ["_1", "_2"].iter().chain(L::COLUMNS);
+    let fields: Vec<_> = plain.fields().iter().zip(names).map(|(f, n)| f.as_ref().clone().with_name(*n)).collect();
+    Arc::new(Schema::new(fields))
+}
+
+/// Of stored rows, keys and states as a stream of `(K, S)` carries them; keys without a state are left out.
+pub(crate) fn present<K: Key, S: Record>(rows: &RecordBatch) -> DfResult<RecordBatch> {
+    let (keys, states) = (rows.column(0), rows.column(1));
+    let (keys, states): (ArrayRef, ArrayRef) = match states.nulls() {
+        Some(nulls) if nulls.null_count() > 0 => {
+            let keep = BooleanArray::new(nulls.inner().clone(), None);
+            (arrow_select::filter::filter(keys, &keep)?, arrow_select::filter::filter(states, &keep)?)
+        }
+        _ => (Arc::clone(keys), Arc::clone(states)),
+    };
+    // A state that may itself be null lies in a struct.
+    let states = if S::nullable() { Arc::clone(states.as_struct().column(0)) } else { states };
+    Ok(RecordBatch::try_new(schema_of::<(K, S)>(), vec![keys, states])?)
+}
+
 /// The rows in the order of their bins, the hash of each row's key, and where each bin ends.
 fn by_bin<K: Key, V: Record>(rows: &[RecordBatch]) -> DfResult<(RecordBatch, Vec<u64>, Vec<u32>)> {
+    if rows.is_empty() {
+        return Ok((RecordBatch::new_empty(schema_of::<(K, V)>()), Vec::new(), vec![0; BINS]));
+    }
     // One run of rows, so that a row is one number.
     let rows = arrow_select::concat::concat_batches(&schema_of::<(K, V)>(), rows)?;
     let count = u32::try_from(rows.num_rows()).map_err(|_| too_many_rows())?;
@@ -262,30 +551,56 @@ fn by_bin<K: Key, V: Record>(rows: &[RecordBatch]) -> DfResult<(RecordBatch, Vec
 }
 
 /// The state of one keyed operator.
-pub(crate) struct KeyedState<K, S> {
+pub(crate) struct KeyedState<K, S, L = ()> {
     name: String,
     kind: &'static str,
-    parts: Vec<Mutex<Part<K, S>>>,
+    span: Option<Micros>,
+    /// What the state begins with.
+    first: Vec<(K, S)>,
+    parts: Vec<Mutex<Part<K, S, L>>>,
 }
 
-impl<K, S> fmt::Debug for KeyedState<K, S> {
+impl<K, S, L> fmt::Debug for KeyedState<K, S, L> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "state of {} in {} parts", self.name, self.parts.len())
     }
 }
 
-impl<K: Key, S: Record> KeyedState<K, S> {
-    pub(crate) fn new(name: String, kind: &'static str, partitions: usize) -> Self {
-        Self { name, kind, parts: (0..partitions).map(|_| Mutex::new(Part::new())).collect() }
+impl<K: Key, S: Record, L: Life<K, S>> KeyedState<K, S, L> {
+    /// A state whose keys end `span` microseconds after their last news, and that begins with `first`.
+    pub(crate) fn new(
+        (name, kind): (String, &'static str),
+        partitions: usize,
+        span: Option<Micros>,
+        first: Vec<(K, S)>,
+    ) -> Self {
+        let parts = (0..partitions).map(|_| Mutex::new(Part::new(span))).collect();
+        let state = Self { name, kind, span, first, parts };
+        state.begin();
+        state
     }
 
     /// The shard of a partition. Locked by the one task that runs it.
-    pub(crate) fn part(&self, partition: usize) -> &Mutex<Part<K, S>> {
+    pub(crate) fn part(&self, partition: usize) -> &Mutex<Part<K, S, L>> {
         &self.parts[partition]
+    }
+
+    /// As before the first batch.
+    fn begin(&self) {
+        let count = self.parts.len();
+        let mut parts: Vec<_> = self.parts.iter().map(Mutex::lock).collect();
+        for part in &mut parts {
+            **part = Part::new(self.span);
+        }
+        for (key, state) in &self.first {
+            let part = &mut parts[partition_of(hash_key::<K>(key.borrow()), count)];
+            part.take(key.borrow(), Some(state.borrow()), L::default());
+            part.unsaved = true;
+        }
     }
 }
 
-impl<K: Key, S: Record> StateOperator for KeyedState<K, S> {
+impl<K: Key, S: Record, L: Life<K, S>> StateOperator for KeyedState<K, S, L> {
     fn name(&self) -> &str {
         &self.name
     }
@@ -295,29 +610,29 @@ impl<K: Key, S: Record> StateOperator for KeyedState<K, S> {
     }
 
     fn schema(&self) -> SchemaRef {
-        schema_of::<(K, Option<S>)>()
+        stored::<K, S, L>()
     }
 
     fn restore(&self, versions: &[Version]) -> Result<()> {
+        if versions.is_empty() {
+            self.begin();
+            return Ok(());
+        }
         let count = self.parts.len();
         let mut parts: Vec<_> = self.parts.iter().map(Mutex::lock).collect();
+        let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
         for part in &mut parts {
-            **part = Part::new();
+            **part = Part::new(self.span);
+            part.fresh = false;
         }
-        for version in versions {
-            if version.whole {
-                for part in &mut parts {
-                    **part = Part::new();
-                }
-            }
-            for rows in &version.rows {
-                let column = read_batch::<(K, Option<S>)>(rows)?;
-                for row in 0..rows.num_rows() {
-                    let (key, state) = <(K, Option<S>)>::get(&column, row);
-                    parts[partition_of(hash_key::<K>(key), count)].take(key, state);
-                }
+        for rows in versions[from..].iter().flat_map(|version| &version.rows) {
+            let column = read_batch::<L::Row>(rows)?;
+            for row in 0..rows.num_rows() {
+                let (key, state, life) = L::read(L::Row::get(&column, row));
+                parts[partition_of(hash_key::<K>(key), count)].take(key, state, life);
             }
         }
+        parts.iter_mut().for_each(|part| part.index());
         Ok(())
     }
 
@@ -326,8 +641,7 @@ impl<K: Key, S: Record> StateOperator for KeyedState<K, S> {
             .parts
             .iter()
             .filter_map(|part| part.lock().delta.take_if(|(of, _)| *of == batch))
-            .map(|(_, rows)| rows)
-            .filter(|rows| rows.num_rows() > 0)
+            .flat_map(|(_, rows)| rows)
             .collect())
     }
 
@@ -341,5 +655,9 @@ impl<K: Key, S: Record> StateOperator for KeyedState<K, S> {
 
     fn rows(&self) -> usize {
         self.parts.iter().map(|part| part.lock().len()).sum()
+    }
+
+    fn wakes(&self, last: Timestamp) -> Option<Timestamp> {
+        self.parts.iter().filter_map(|part| part.lock().wakes(last)).min()
     }
 }

@@ -7,7 +7,9 @@
 //! Invariant: the rows in memory equal the last committed version plus the
 //! batch that is running; a failed batch is undone by restoring.
 
+pub(crate) mod alarms;
 pub(crate) mod keyed;
+pub(crate) mod life;
 pub(crate) mod panes;
 
 use arrow_array::RecordBatch;
@@ -55,6 +57,14 @@ pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
     /// them expire. With `ending`, only when it has rows that no window has shown.
     fn due(&self, last: Timestamp, ending: bool) -> Option<Timestamp> {
         let _nothing_waits = (last, ending);
+        None
+    }
+
+    /// From which time on this state has something to do though nothing comes: a
+    /// timeout, a timer. One batch at that time or any time later does all of it,
+    /// so, unlike [`StateOperator::due`], no tick is run for it that was missed.
+    fn wakes(&self, last: Timestamp) -> Option<Timestamp> {
+        let _never = last;
         None
     }
 }

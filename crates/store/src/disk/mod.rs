@@ -9,11 +9,13 @@
 //! whole by [`atomic_write`]; nothing is overwritten in place. Everything in
 //! this crate goes through this module.
 
+mod frozen;
 mod real;
 mod sim;
 #[cfg(test)]
 mod tests;
 
+pub use frozen::FrozenDisk;
 pub use real::RealDisk;
 pub use sim::{Fault, SimDisk};
 

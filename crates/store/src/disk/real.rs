@@ -16,6 +16,18 @@ use std::{
 #[derive(Debug, Clone, Copy, Default)]
 pub struct RealDisk;
 
+impl RealDisk {
+    /// Whether a directory is there.
+    pub(crate) fn is_dir(&self, path: &Path) -> bool {
+        path.is_dir()
+    }
+
+    /// Gives a file a second name, under which it stays when the first is gone.
+    pub(crate) fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        fs::hard_link(from, to)
+    }
+}
+
 impl Disk for RealDisk {
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();

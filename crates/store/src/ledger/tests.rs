@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{SimDisk, disk::Fault};
-use tidemill_core::{Blame, Offset, PartitionId};
+use tidemill_core::{Blame, Duration, Offset, PartitionId, WatermarkSpec};
 
 const DIR: &str = "/data/ledger";
 const FILE: &str = "/data/ledger/00000000000000000000.ledger";
@@ -33,9 +33,31 @@ fn committed(id: u64) -> Committed {
         batch: BatchId(id),
         time: Timestamp(id.cast_signed() * 1000),
         watermarks: BTreeMap::from([("clicks".to_owned(), Timestamp(id.cast_signed() * 900))]),
+        streams: BTreeMap::from([("clicks".to_owned(), watermark(id))]),
         staged: BTreeMap::from([("out".to_owned(), vec![StagedPart(format!("part-{id}"))])]),
         meta: BTreeMap::from([("rows".to_owned(), serde_json::json!(id))]),
     }
+}
+
+/// That of a stream whose second partition has been quiet for a while.
+fn watermark(id: u64) -> Watermark {
+    let spec = WatermarkSpec::new(Duration::from_micros(5));
+    let (ahead, behind) = (PartitionId::new("0"), PartitionId::new("1"));
+    let mut mark = Watermark::default();
+    mark.advance(spec, [(&behind, Timestamp(1))], |_| true, Duration::ZERO);
+    mark.advance(spec, [(&ahead, Timestamp(id.cast_signed()))], |p| *p == ahead, Duration::from_secs(id));
+    mark
+}
+
+#[test]
+fn a_commit_of_before_there_were_watermarks_of_streams_is_read() {
+    let kept = r#"{"batch":7,"time":9,"watermarks":{"v":5},"staged":{},"meta":{}}"#;
+    let committed: Committed = serde_json::from_str(kept).unwrap();
+    assert!(committed.streams.is_empty());
+    assert_eq!(serde_json::to_string(&committed).unwrap(), kept, "and is written as it was");
+    let mark = serde_json::to_string(&watermark(9)).unwrap();
+    let form = r#"{"at":-4,"partitions":{"0":{"at":4,"quiet":0},"1":{"at":-4,"quiet":9000000}}}"#;
+    assert_eq!(mark, form, "as docs/formats/ledger.md describes");
 }
 
 fn operators() -> Vec<OperatorEntry> {

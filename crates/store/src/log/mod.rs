@@ -36,7 +36,7 @@ pub use tidy::Retired;
 pub use topic::Topic;
 
 use crate::{
-    disk::{self, Disk},
+    disk::{self, Disk, FrozenDisk},
     fault::Named,
 };
 use parking_lot::{Condvar, Mutex, RwLock};
@@ -100,6 +100,16 @@ impl Log {
             }
         }
         Ok(Self { disk, clock, root: root.to_owned(), topics: RwLock::new(topics), work, threads: Vec::new() })
+    }
+
+    /// The log under `root` as it is now, beside whoever owns it: it stays so,
+    /// and nothing that is done to it reaches the disk.
+    ///
+    /// # Errors
+    /// When a topic's files can't be read.
+    pub fn look(root: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+        let disk = FrozenDisk::new(root).named("read", root)?;
+        Self::quiet(Arc::new(disk), root, clock)
     }
 
     /// Makes a topic; durable when this returns.

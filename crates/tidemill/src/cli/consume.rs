@@ -55,7 +55,7 @@ pub(crate) struct Consume {
 
 impl Consume {
     pub(crate) fn run(self) -> Result<()> {
-        let open = self.data.open_existing()?;
+        let open = self.data.look()?;
         let topic = open.topic(&self.topic)?;
         let mut out = BufWriter::new(io::stdout().lock());
         match self.print(&topic, &mut out).and_then(|()| out.flush().map_err(unprintable)) {

@@ -1,8 +1,9 @@
 //! A data directory opened by a command that runs no program.
 //!
-//! Invariant: the directory is owned while its log is open, and a directory
-//! that is not there is not made by a command that only reads. Called by
-//! `topic`, `produce`, `consume` and `replay`.
+//! Invariant: the directory is owned while its log is open for writing; a
+//! command that only reads looks at it as it is, beside whoever owns it, and
+//! makes none that is not there. Called by `topic`, `produce`, `consume`,
+//! `replay` and `dead`.
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use std::{
@@ -29,7 +30,9 @@ pub(crate) struct DataArg {
 pub(crate) struct OpenLog {
     // Dropped in this order: the log writes its marks while the directory is still owned.
     log: Log,
-    dir: DataDir,
+    path: PathBuf,
+    /// None when it is only looked at.
+    _dir: Option<DataDir>,
 }
 
 impl DataArg {
@@ -37,13 +40,26 @@ impl DataArg {
     pub(crate) fn open(&self) -> Result<OpenLog> {
         let dir = DataDir::open(&self.path)?;
         let log = Log::open(dir.disk(), &dir.join("log"), Arc::new(SystemClock))?;
-        Ok(OpenLog { log, dir })
+        Ok(OpenLog { log, path: self.path.clone(), _dir: Some(dir) })
+    }
+
+    /// The log as it is now, whoever owns it.
+    pub(crate) fn look(&self) -> Result<OpenLog> {
+        self.must_be()?;
+        DataDir::check(&self.path)?;
+        let log = Log::look(&self.path.join("log"), Arc::new(SystemClock))?;
+        Ok(OpenLog { log, path: self.path.clone(), _dir: None })
     }
 
     /// Opens the log of a directory that must be there.
     pub(crate) fn open_existing(&self) -> Result<OpenLog> {
+        self.must_be()?;
+        self.open()
+    }
+
+    fn must_be(&self) -> Result<()> {
         if self.path.join("log").is_dir() {
-            return self.open();
+            return Ok(());
         }
         Err(Error::user(format!(
             "{} is no data directory: name one with --data DIR, or begin one with `tidemill topic create`",
@@ -58,7 +74,7 @@ impl OpenLog {
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.dir.path()
+        &self.path
     }
 
     /// The topic of that name.

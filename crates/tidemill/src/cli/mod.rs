@@ -3,9 +3,11 @@
 //! Invariant: a command only reads arguments, puts parts together through
 //! [`tidemill::assemble`] or the store, and prints. Called by `main`.
 
+mod backup;
 mod check;
 mod consume;
 mod data;
+mod dead;
 mod demo;
 mod plan;
 mod produce;
@@ -41,6 +43,8 @@ Examples:
   tidemill check program.sql          is this program right?
   tidemill run program.sql            run it; Ctrl-C stops and keeps
   tidemill sql                        ask the history
+  tidemill dead list                  records that were refused, and why
+  tidemill backup DIR                 a copy of everything, also while it runs
 
 `tidemill COMMAND --help` explains a command and shows examples."
 )]
@@ -62,6 +66,10 @@ pub(crate) enum Command {
     Check(check::Check),
     Plan(plan::Plan),
     Sql(sql::Sql),
+    Dead(dead::Dead),
+    Backup(backup::BackupCommand),
+    Verify(backup::Verify),
+    Restore(backup::Restore),
     Topic(topic::TopicCommand),
     Produce(produce::Produce),
     Consume(consume::Consume),
@@ -78,6 +86,10 @@ impl Command {
             Self::Check(command) => command.run(),
             Self::Plan(command) => command.run(),
             Self::Sql(command) => command.run(),
+            Self::Dead(command) => command.run(),
+            Self::Backup(command) => command.run(),
+            Self::Verify(command) => command.run(),
+            Self::Restore(command) => command.run(),
             Self::Topic(command) => command.run(),
             Self::Produce(command) => command.run(),
             Self::Consume(command) => command.run(),

@@ -84,7 +84,7 @@ impl ReplayCommand {
         let recording = if path.exists() {
             of_file(&path)?
         } else if self.data.path.join("log").is_dir() {
-            let log = self.data.open_existing()?;
+            let log = self.data.look()?;
             let topic = log.topic(&self.recording)?;
             open = Some(log);
             of_topic(&topic)?

@@ -5,6 +5,7 @@
 
 use super::{data::DataArg, program, table::table};
 use clap::Args;
+use futures::FutureExt;
 use rustyline::{DefaultEditor, error::ReadlineError};
 use std::{
     io::{self, BufRead, IsTerminal, Write},
@@ -12,6 +13,10 @@ use std::{
     sync::Arc,
 };
 use tidemill::{Duration, Error, Result, StreamingContext, core::Event, engine::Shell};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{Signal, SignalKind, signal},
+};
 
 /// Cells of a column on a terminal at most.
 const CELL: usize = 60;
@@ -24,10 +29,14 @@ const FIRST: Duration = Duration::from_secs(60);
 Examples:
   tidemill sql --data tidemill-data/demo
   tidemill sql --data tidemill-data/demo -e 'SELECT count(*) FROM posts'
+  tidemill sql -e 'SELECT reason, count(*) FROM dead GROUP BY reason'   refused records, also while the program runs
   tidemill sql --program top.sql               runs the program; ask its views, as in SELECT * FROM top;
 
 At the prompt a query ends with `;`. \\d lists what can be asked, \\d NAME its columns, \\q leaves.
-A topic is a table with the columns _partition, _offset and _timestamp besides its own.")]
+Ctrl-C stops a query that runs, and drops what was typed.
+A topic is a table with the columns _partition, _offset and _timestamp besides its own. Dead letters
+are the table `dead`, or `NAME.dead` where several programs have some: raw, reason, stream, partition,
+offset, batch. Another process may run a program on the directory meanwhile.")]
 pub(crate) struct Sql {
     #[command(flatten)]
     data: DataArg,
@@ -42,17 +51,45 @@ pub(crate) struct Sql {
 }
 
 /// What answers queries.
-enum Answers {
+enum Asked {
     History(Shell),
     Program(Box<StreamingContext>),
 }
 
+/// Asks, until Ctrl-C is pressed.
+struct Answers {
+    asked: Asked,
+    runtime: Runtime,
+    interrupts: Signal,
+}
+
 impl Answers {
-    fn query(&self, query: &str) -> Result<()> {
-        let rows = match self {
-            Self::History(shell) => shell.query(query)?,
-            Self::Program(context) => context.sql(query)?,
-        };
+    fn new(asked: Asked) -> Result<Self> {
+        let failed = |e| Error::external("can't wait for an answer").because(e);
+        let runtime = Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let interrupts = runtime.block_on(async { signal(SignalKind::interrupt()) }).map_err(failed)?;
+        Ok(Self { asked, runtime, interrupts })
+    }
+
+    /// Forgets a Ctrl-C that came while nothing was asked.
+    fn calm(&mut self) {
+        while self.runtime.block_on(async { self.interrupts.recv().now_or_never() }).is_some() {}
+    }
+
+    fn query(&mut self, query: &str) -> Result<()> {
+        let (asked, interrupts) = (&self.asked, &mut self.interrupts);
+        let rows = self.runtime.block_on(async {
+            let answer = async {
+                match asked {
+                    Asked::History(shell) => shell.query_async(query).await,
+                    Asked::Program(context) => context.sql_async(query).await,
+                }
+            };
+            tokio::select! {
+                rows = answer => rows,
+                _ = interrupts.recv() => Err(Error::user("the query was stopped")),
+            }
+        })?;
         let cut = if io::stdout().is_terminal() { CELL } else { usize::MAX };
         print(&table(&rows, cut)?)
     }
@@ -63,13 +100,13 @@ impl Answers {
             return self.columns(name);
         }
         let mut text = String::new();
-        match self {
-            Self::History(shell) => {
-                for topic in shell.topics() {
+        match &self.asked {
+            Asked::History(shell) => {
+                for topic in shell.topics()? {
                     text.push_str(&format!("topic {}\n", topic.name()));
                 }
             }
-            Self::Program(context) => {
+            Asked::Program(context) => {
                 for view in context.board().view_names() {
                     text.push_str(&format!("view {view}\n"));
                 }
@@ -79,11 +116,11 @@ impl Answers {
     }
 
     fn columns(&self, name: &str) -> Result<()> {
-        let schema = match self {
-            Self::History(shell) => {
-                shell.topics().iter().find(|t| t.name() == name).map(|t| Arc::clone(&t.config().schema))
+        let schema = match &self.asked {
+            Asked::History(shell) => {
+                shell.topics()?.iter().find(|t| t.name() == name).map(|t| Arc::clone(&t.config().schema))
             }
-            Self::Program(context) => context.board().view(name).map(|view| view.rows.schema()),
+            Asked::Program(context) => context.board().view(name).map(|view| view.rows.schema()),
         };
         let schema = schema.ok_or_else(|| Error::user(format!("there is no `{name}`; \\d lists what there is")))?;
         let rows = schema.fields().iter().map(|f| vec![f.name().clone(), f.data_type().to_string()]).collect();
@@ -94,16 +131,16 @@ impl Answers {
 
 impl Sql {
     pub(crate) fn run(self) -> Result<()> {
-        let answers = match &self.program {
-            Some(path) => Answers::Program(Box::new(self.start(path)?)),
-            None => Answers::History(Shell::open(&self.data.path)?),
-        };
+        let mut answers = Answers::new(match &self.program {
+            Some(path) => Asked::Program(Box::new(self.start(path)?)),
+            None => Asked::History(Shell::open(&self.data.path)?),
+        })?;
         let done = match &self.query {
             Some(query) => statements(query).iter().try_for_each(|query| answers.query(query)),
-            None if io::stdin().is_terminal() => self.prompt(&answers),
-            None => script(&answers, &mut io::stdin().lock()),
+            None if io::stdin().is_terminal() => self.prompt(&mut answers),
+            None => script(&mut answers, &mut io::stdin().lock()),
         };
-        if let Answers::Program(context) = answers {
+        if let Asked::Program(context) = answers.asked {
             context.stop(true)?;
         }
         done
@@ -117,11 +154,11 @@ impl Sql {
         let mut events = context.board().subscribe();
         context.start()?;
         if self.query.is_some() {
-            let runtime = tokio::runtime::Builder::new_current_thread()
+            let first = async { while !matches!(events.recv().await, Ok(Event::Batch(_)) | Err(_)) {} };
+            let runtime = Builder::new_current_thread()
                 .enable_time()
                 .build()
                 .map_err(|e| Error::external("can't start a timer").because(e))?;
-            let first = async { while !matches!(events.recv().await, Ok(Event::Batch(_)) | Err(_)) {} };
             runtime
                 .block_on(async { tokio::time::timeout(FIRST, first).await })
                 .map_err(|e| Error::external("the program has run no batch yet").because(e))?;
@@ -129,7 +166,7 @@ impl Sql {
         Ok(context)
     }
 
-    fn prompt(&self, answers: &Answers) -> Result<()> {
+    fn prompt(&self, answers: &mut Answers) -> Result<()> {
         let broken = |e: ReadlineError| Error::external("the prompt failed").because(e);
         let mut editor = DefaultEditor::new().map_err(broken)?;
         let history = self.data.path.join("sql-history");
@@ -139,6 +176,7 @@ impl Sql {
         let mut pending = String::new();
         loop {
             let prompt = if pending.trim().is_empty() { "tidemill> " } else { "     ...> " };
+            answers.calm();
             match editor.readline(prompt) {
                 Ok(line) => {
                     let begun = pending.clone();
@@ -166,7 +204,7 @@ impl Sql {
 }
 
 /// Queries from a pipe; what is left at its end needs no `;`.
-fn script(answers: &Answers, input: &mut dyn BufRead) -> Result<()> {
+fn script(answers: &mut Answers, input: &mut dyn BufRead) -> Result<()> {
     let mut pending = String::new();
     for line in input.lines() {
         let line = line.map_err(|e| Error::external("can't read standard input").because(e))?;
@@ -179,7 +217,7 @@ fn script(answers: &Answers, input: &mut dyn BufRead) -> Result<()> {
 }
 
 /// One more line: answers the queries that it completes.
-fn take(answers: &Answers, pending: &mut String, line: &str) -> Result<()> {
+fn take(answers: &mut Answers, pending: &mut String, line: &str) -> Result<()> {
     if let (true, Some(name)) = (pending.trim().is_empty(), line.trim().strip_prefix("\\d")) {
         return answers.describe(name.trim().trim_end_matches(';'));
     }

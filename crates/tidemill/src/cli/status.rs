@@ -64,6 +64,11 @@ fn text(program: &Value, inputs: &Value, batches: &Value) -> String {
         number(program, "refused"),
         number(program, "late")
     ));
+    let letters: Vec<String> =
+        program["letters"].as_object().into_iter().flatten().map(|(kind, n)| format!("{n} {kind}")).collect();
+    if !letters.is_empty() {
+        lines.push(format!("  dead letters: {}; `tidemill dead list` shows them", letters.join(", ")));
+    }
     for input in inputs.as_array().into_iter().flatten() {
         lines.push(format!(
             "  {} {}: {}, {} records",
@@ -123,12 +128,14 @@ mod tests {
         let batches: Vec<Value> =
             (1..=9).map(|i| json!({"batch": i, "records_in": 10 * i, "processing_us": 1234})).collect();
         let text = text(
-            &json!({"name": "demo", "phase": "running", "records_in": 450, "batches": 9, "refused": 1}),
+            &json!({"name": "demo", "phase": "running", "records_in": 450, "batches": 9, "refused": 3,
+                "letters": {"bad_value": 1, "malformed": 2}}),
             &json!([{"stream": "posts", "describe": "tcp 127.0.0.1:1", "state": "connected", "records": 450}]),
             &Value::from(batches),
         );
         let want = "program demo: running
-  450 records in 9 batches, 1 refused, 0 late
+  450 records in 9 batches, 3 refused, 0 late
+  dead letters: 1 bad_value, 2 malformed; `tidemill dead list` shows them
   posts tcp 127.0.0.1:1: connected, 450 records
   batch 5: 50 records, 0 rows out, delay 1.2 ms
 ";

@@ -92,7 +92,7 @@ impl TopicCommand {
                 println!("made topic {name} in {}", open.path().display());
             }
             Action::List => {
-                let open = self.data.open_existing()?;
+                let open = self.data.look()?;
                 let topics = open.log().topics();
                 let rows = topics.iter().map(|topic| {
                     let columns: Vec<&str> = topic.config().schema.fields().iter().map(|f| f.name().as_str()).collect();
@@ -107,7 +107,7 @@ impl TopicCommand {
                 super::print_columns(&["topic", "partitions", "records", "columns"], &[1, 2], rows.collect());
             }
             Action::Describe { name } => {
-                let open = self.data.open_existing()?;
+                let open = self.data.look()?;
                 describe(&*open.topic(&name)?);
             }
             Action::Delete { name } => {

@@ -1,10 +1,15 @@
-//! Values of arguments: durations, rates, addresses.
+//! Values of arguments: durations, times, rates, addresses.
 //!
 //! Invariant: what can't be read is an error that shows what could be. Called
 //! by clap.
 
 use std::net::SocketAddr;
-use tidemill::{Duration, core::parse_duration};
+use tidemill::{
+    Duration, Timestamp,
+    connectors::format::time::instant,
+    core::{Clock, parse_duration},
+    engine::SystemClock,
+};
 
 /// `250ms`, `20s`, `5m`, `1h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -13,6 +18,16 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         Some(span) if !span.is_zero() && text.ends_with(|c: char| c.is_ascii_alphabetic()) => Ok(span),
         _ => Err("write a duration with its unit, such as 250ms, 20s, 5m or 1h".to_string()),
     }
+}
+
+/// `2026-01-31T15:00:00Z`, or `90m`: so long ago.
+pub(crate) fn past(text: &str) -> Result<Timestamp, String> {
+    if let Some(at) = instant(text) {
+        return Ok(Timestamp(at));
+    }
+    let ago = duration(text).map_err(|_| "write a time such as 2026-01-31T15:00:00Z, or how long ago, such as 90m")?;
+    let ago = i64::try_from(ago.as_micros()).map_err(|_| "that is too long ago")?;
+    Ok(Timestamp(SystemClock.now().0.saturating_sub(ago)))
 }
 
 /// `2000` or `2000/s`: records per second.

@@ -97,6 +97,24 @@ fn ctrl_c_drops_what_was_begun_and_stays() {
 }
 
 #[test]
+fn ctrl_c_stops_a_query_and_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    topic(dir.path());
+    let mut at = prompt(dir.path(), &[]);
+    at.types("SELECT count(*) FROM generate_series(1, 9000000000000) AS a(n) WHERE n % 7 = 1;\r");
+    at.shows("\n");
+    at.signal(rustix::process::Signal::INT);
+    at.shows("error:\u{1b}[0m the query was stopped");
+    at.shows(PROMPT);
+    at.types("SELECT 6 * 7 AS answer;\r");
+    at.shows("     42 \r\n(1 row)");
+    at.shows(PROMPT);
+    at.types(CTRL_D);
+    let (status, shown) = at.end();
+    assert_eq!(status.code(), Some(0), "{shown}");
+}
+
+#[test]
 fn the_history_outlives_the_process_and_keeps_statements_whole() {
     let dir = tempfile::tempdir().unwrap();
     topic(dir.path());

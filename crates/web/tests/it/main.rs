@@ -60,6 +60,7 @@ fn report(batch: u64) -> BatchReport {
         time: Timestamp(i64::try_from(batch).unwrap() * 1_000_000),
         records_in: 10,
         refused: 1,
+        letters: [("bad_value", 1)].into(),
         late: 2,
         scheduling_delay_us: 2000,
         processing_us: 30_000,

@@ -240,7 +240,7 @@ async fn metrics_are_well_formed_and_count_each_batch_once() {
     for (name, value) in [
         ("tidemill_records_received_total{stream=\"a\\\"\\\\\\n\\\\u000db\",receiver=\"2\"}", 5.0),
         ("tidemill_records_processed_total", 5000.0),
-        ("tidemill_records_dead_lettered_total", 500.0),
+        ("tidemill_records_dead_lettered_total{reason=\"bad_value\"}", 500.0),
         ("tidemill_records_late_total", 1000.0),
         ("tidemill_batches_queued", 4.0),
         ("tidemill_batch_duration_seconds_count", 500.0),

@@ -201,7 +201,7 @@ fn sum(left: Expr, op: Operator, right: &Expr) -> Expr {
 
 fn told(left: &Option<Bound>, right: &Option<Bound>) -> String {
     let side = |name: &str, waits: &Option<Bound>| match waits {
-        Some(waits) => format!("a {name} row until {} is past {}", waits.time.mark, waits.until),
+        Some(waits) => format!("a {name} row until the watermark of {} is past {}", waits.time.stream, waits.until),
         None => format!("every {name} row for good, since ON has no bound in time for it"),
     };
     format!("joins two streams; keeps {}, and {}", side("left", left), side("right", right))

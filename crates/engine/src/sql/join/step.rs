@@ -167,12 +167,14 @@ impl Join {
     /// The rows that are not late; the others are set aside.
     fn in_time(&self, side: usize, rows: RecordBatch, before: Timestamp, run: &BatchRun) -> DfResult<RecordBatch> {
         let Some((column, time)) = &self.sides[side].plan.time else { return Ok(rows) };
-        if before == Timestamp::MIN || rows.num_rows() == 0 {
+        if rows.num_rows() == 0 {
             return Ok(rows);
         }
+        let latest = time.latest(run);
         let times = micros(rows.column(*column))?;
         let times = times.as_primitive::<TimestampMicrosecondType>();
-        let keep: BooleanArray = times.iter().map(|time| Some(time.is_none_or(|time| time >= before.0))).collect();
+        let keep: BooleanArray =
+            times.iter().map(|time| Some(time.is_none_or(|time| (before.0..=latest.0).contains(&time)))).collect();
         if keep.true_count() == rows.num_rows() {
             return Ok(rows);
         }
@@ -182,8 +184,10 @@ impl Join {
             stream: time.stream.clone(),
             operator: self.mark(side),
             column: rows.schema().field(*column).name().clone(),
+            place: Vec::new(),
+            is_aside: false,
         };
-        late.set_aside(run, &others, their.as_primitive());
+        late.set_aside(run, &others, their.as_primitive(), latest);
         Ok(arrow_select::filter::filter_record_batch(&rows, &keep)?)
     }
 

@@ -43,7 +43,7 @@ fn errors_name_the_place_and_the_way_out() {
         ),
         (
             "CREATE VIEW v AS SELECT window_end FROM posts",
-            "line 2, column 25: CREATE VIEW v: there is no column `window_end`; it comes from TUMBLE or HOP in FROM",
+            "line 2, column 25: CREATE VIEW v: there is no column `window_end`; it comes from TUMBLE, HOP, SESSION or COUNT_WINDOW in FROM",
         ),
         (
             "CREATE VIEW v AS SELECT coutn(*) AS n FROM posts",

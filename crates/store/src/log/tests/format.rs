@@ -68,6 +68,7 @@ fn write() -> SimDisk {
             batch: BatchId(1),
             time: Timestamp(1_000_000),
             watermarks: BTreeMap::from([("clicks".to_owned(), Timestamp(900_000))]),
+            streams: BTreeMap::new(),
             staged: BTreeMap::from([("out".to_owned(), vec![StagedPart("1-0.json".to_owned())])]),
             meta: BTreeMap::from([("note".to_owned(), serde_json::json!({"rows": 10}))]),
         })
