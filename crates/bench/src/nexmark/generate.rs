@@ -10,13 +10,13 @@
 //! batches cut all three at the same time.
 
 use crate::input::random::Random;
-use arrow_array::{ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use std::sync::Arc;
 use tidemill_core::{
-    Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, PartitionId, Position, Result, Shape, Source,
+    Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, PartitionId, Position, Result, Shape, Source, Timestamp,
 };
 
 /// 15 July 2015, in microseconds.
@@ -109,16 +109,38 @@ impl Events {
         Self { kind, seed, events, schema }
     }
 
-    pub(crate) fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
     /// All rows.
     ///
     /// # Errors
     /// When columns do not fit, which is a bug.
     pub(crate) fn all(&self) -> Result<RecordBatch> {
         self.make(0, self.events, &(0..self.schema.fields().len()).collect::<Vec<_>>())
+    }
+
+    /// When the rows of events `start..end` came: those of eight thousand events at once, with the last of them.
+    fn arrivals(&self, start: u64, end: u64) -> Vec<(u32, Timestamp)> {
+        let firsts = (start / CHUNK..end.div_ceil(CHUNK)).map(|piece| piece * CHUNK);
+        let runs = firsts.map(|first| {
+            let events = first.max(start)..(first + CHUNK).min(end);
+            let rows = events.filter(|event| self.kind.has(*event)).count();
+            (u32::try_from(rows).unwrap_or(u32::MAX), Timestamp(time(first + CHUNK - 1)))
+        });
+        runs.collect()
+    }
+
+    /// All rows, with the column `_timestamp` of their arrival.
+    ///
+    /// # Errors
+    /// As [`Events::all`].
+    pub(crate) fn all_with_arrival(&self) -> Result<RecordBatch> {
+        let rows = self.all()?;
+        let arrivals = self.arrivals(0, self.events).into_iter();
+        let arrivals = times(arrivals.flat_map(|(rows, at)| std::iter::repeat_n(at.0, rows as usize)));
+        let mut fields = self.schema.fields().to_vec();
+        fields.push(Arc::new(Field::new("_timestamp", arrivals.data_type().clone(), true)));
+        let columns = rows.columns().iter().cloned().chain([arrivals]).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+            .map_err(|e| Error::internal("generated columns fit their schema").because(e))
     }
 
     fn make(&self, start: u64, end: u64, projection: &[usize]) -> Result<RecordBatch> {
@@ -281,7 +303,7 @@ impl Source for Events {
         let starts = (range.start.0..end).step_by(usize::try_from(CHUNK).unwrap_or(usize::MAX));
         let chunk = move |start: u64| {
             let rows = events.make(start, end.min(start + CHUNK), &projection)?;
-            Ok(Chunk::Columns { rows, base: Offset(start), times: Vec::new() })
+            Ok(Chunk::Columns { rows, base: Offset(start), times: events.arrivals(start, end.min(start + CHUNK)) })
         };
         stream::iter(starts.map(chunk)).boxed()
     }

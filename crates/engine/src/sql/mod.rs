@@ -18,7 +18,9 @@
 //! | Query | Rows of a batch |
 //! |---|---|
 //! | without an aggregate | of the batch's records; ORDER BY and LIMIT work within the batch |
-//! | GROUP BY | the whole result so far |
+//! | join of two streams, DISTINCT | new rows, which stay |
+//! | GROUP BY, the first rows of each key | the whole result so far |
+//! | over such a result | the whole result, computed anew |
 //! | GROUP BY a window | of each window that closed, the oldest first; ORDER BY, LIMIT, HAVING work within each window |
 //!
 //! A window closes when the watermark (the largest time seen, less the declared
@@ -27,9 +29,14 @@
 //! letter.
 //!
 //! Where things are: [`parse`] reads statements, [`catalog`] declares what they
-//! name, [`shape`] says which queries mean something, [`lower`] plans them,
-//! [`mistakes`] words errors, [`window`] assigns panes, [`late`] sets late rows aside, [`state`] keeps aggregates, [`functions`] has the
-//! functions for social text, [`query`] answers questions beside the program.
+//! name, [`shape`] says which queries mean something, [`parts`] cuts a statement
+//! into nodes, [`lower`] plans them, [`mistakes`] words errors. [`window`] reads
+//! window functions, [`panes`] assigns rows to them, [`times`] has the options of
+//! event time, [`progress`] follows times through a plan, [`late`] sets late rows
+//! aside. [`state`] keeps aggregates, [`keyed`] windows of each key, [`mod@join`] the sides
+//! of a join, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
+//! [`reload`] are what is read, [`functions`] has the functions for social text,
+//! and [`query`] answers questions beside the program.
 
 mod catalog;
 mod distinct;

@@ -151,7 +151,7 @@ fn no_aggregate_is_forgotten() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(4))]
+    #![proptest_config(ProptestConfig::with_cases(2))]
 
     #[test]
     fn each_equals_one_query_over_all_rows(entries in entries(), partitions in 1..4_usize) {

@@ -125,7 +125,7 @@ fn check_same(cases: u32, queries: &[&'static str], gives: Gives) {
 #[test]
 fn interval_joins() {
     check_same(
-        12,
+        6,
         &[
             "SELECT a.tag, a.t, a.n, b.t AS bt, b.n AS bn FROM a JOIN b
              ON a.tag = b.tag AND b.t BETWEEN a.t - INTERVAL '2' SECOND AND a.t + INTERVAL '3' SECOND WHERE a.tag <> 'last'",
@@ -145,7 +145,7 @@ fn interval_joins() {
 #[test]
 fn joins_without_a_bound_and_with_one_side_of_it() {
     check_same(
-        8,
+        4,
         &[
             "SELECT a.tag, a.t, b.t AS bt FROM a, b WHERE a.tag = b.tag AND a.n = b.n AND a.n > 1 AND b.x < 0.7",
             "SELECT a.tag, a.t, b.t AS bt FROM a JOIN b ON a.tag = b.tag AND b.t >= a.t AND a.tag <> 'last'",
@@ -159,7 +159,7 @@ fn joins_without_a_bound_and_with_one_side_of_it() {
 #[test]
 fn aggregates_over_joins_and_joins_of_joins() {
     check_same(
-        8,
+        4,
         &[
             "SELECT a.tag, count(*) AS c, sum(b.n) AS s, count(DISTINCT a.n) AS d FROM a JOIN b
              ON a.tag = b.tag AND b.t BETWEEN a.t AND a.t + INTERVAL '4' SECOND GROUP BY a.tag",
@@ -180,7 +180,7 @@ fn windows_are_joined_with_windows_and_with_streams() {
     let wa = "(SELECT date_bin(INTERVAL '5' SECOND, t) AS window_start, tag, max(n) AS n FROM a WHERE tag <> 'last' GROUP BY 1, 2) wa";
     let wb = "(SELECT date_bin(INTERVAL '5' SECOND, t) AS window_start, tag, count(*) AS c FROM b WHERE tag <> 'last' GROUP BY 1, 2) wb";
     check(
-        8,
+        4,
         &[
             (
                 &format!(
@@ -220,7 +220,7 @@ fn windows_are_joined_with_windows_and_with_streams() {
 #[test]
 fn distinct_rows_are_given_once() {
     check_same(
-        10,
+        5,
         &[
             "SELECT DISTINCT tag, n FROM a",
             "SELECT DISTINCT date_bin(INTERVAL '4' SECOND, t) AS at, tag FROM a WHERE n IS NOT NULL",
@@ -235,7 +235,7 @@ fn distinct_rows_are_given_once() {
 #[test]
 fn what_is_computed_from_a_whole_result() {
     check_same(
-        8,
+        4,
         &[
             "SELECT n, count(*) AS c FROM (SELECT DISTINCT tag, n FROM a) GROUP BY n",
             "SELECT tag, count(*) AS c FROM (SELECT tag FROM a UNION ALL SELECT tag FROM b) GROUP BY tag HAVING count(*) > 2",
@@ -250,7 +250,7 @@ fn what_is_computed_from_a_whole_result() {
         Gives::Whole,
     );
     check(
-        8,
+        4,
         &[
             (
                 "CREATE VIEW counts AS SELECT tag, count(*) AS c FROM a GROUP BY tag;
@@ -272,7 +272,7 @@ fn what_is_computed_from_a_whole_result() {
 #[test]
 fn the_first_of_each_key() {
     check_same(
-        10,
+        5,
         &[
             "SELECT tag, t, n FROM (SELECT *, row_number() OVER (PARTITION BY tag ORDER BY n DESC, t, x, n) AS place FROM a
              WHERE n IS NOT NULL) WHERE place <= 2 AND tag <> 'x'",
@@ -288,7 +288,7 @@ fn the_first_of_each_key() {
 #[test]
 fn aggregates_over_windows_in_one_statement() {
     check(
-        8,
+        4,
         &[
             (
                 "CREATE VIEW v AS SELECT window_start, max(c) AS most FROM (
