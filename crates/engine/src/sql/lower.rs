@@ -464,7 +464,13 @@ impl Changed {
     }
 }
 
-/// The same rows under a schema that differs in metadata.
+/// The same rows, whose columns have other names or metadata.
+fn labelled(plan: Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
+    let partitions = plan.output_partitioning().partition_count();
+    NodeExec::plan("columns", Relabel(Arc::clone(schema)), vec![plan], Arc::clone(schema), partitions)
+}
+
+/// The same rows under a schema that differs in names or metadata.
 #[derive(Debug)]
 struct Relabel(SchemaRef);
 
@@ -548,9 +554,10 @@ impl ExtensionPlanner for Planner {
         }
         if let Some(top) = node.downcast_ref::<TopNode>() {
             let schema = input.schema();
-            *self.made.lock() = Some(self.top(top, &schema).await?);
-            let partial = vec![Arc::clone(input)];
-            return Ok(Some(NodeExec::plan(format!("{}: state", self.name), Mark, partial, schema, 1)));
+            let made = self.top(top, &schema).await?;
+            let rows = labelled(Arc::clone(input), &made.layout.kept);
+            *self.made.lock() = Some(made);
+            return Ok(Some(NodeExec::plan(format!("{}: state", self.name), Mark, vec![rows], schema, 1)));
         }
         let Some(state) = node.downcast_ref::<StateNode>() else { return Ok(None) };
         let below = logical_inputs[0].schema();
@@ -583,7 +590,8 @@ impl Planner {
             high: 0,
             timing: Timing::default(),
         };
-        Ok(Made { numbers: None, last: fed(schema), merge, layout })
+        let (last, merge) = (labelled(fed(&layout.kept), schema), labelled(merge, &layout.kept));
+        Ok(Made { numbers: None, last, merge, layout })
     }
 
     fn aggregate(

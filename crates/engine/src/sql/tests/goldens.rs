@@ -35,7 +35,9 @@ fn both() -> impl Strategy<Value = (Entries, Entries)> {
         let most = a.len().max(b.len());
         for entries in [&mut a, &mut b] {
             entries.resize(most, vec![vec![]]);
-            entries.push(vec![vec![(END, LAST, None)]]);
+            // In each partition, since the watermark is that of the slowest.
+            let parts = entries.iter().map(Vec::len).max().unwrap_or(1);
+            entries.push(vec![vec![(END, LAST, None)]; parts]);
         }
         (a, b)
     })
