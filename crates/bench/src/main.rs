@@ -36,7 +36,8 @@ struct Options {
     /// Which job
     #[arg(value_enum)]
     job: Job,
-    /// How many lines, tweets or events [default: w1 6000000, w2 750000, w3 20000000, nexmark 2000000]
+    /// How many lines, tweets or events [default: w1 6000000, w2 750000, w3 20000000, nexmark 2000000];
+    /// `keys`: how many keys [10000000]
     #[arg(long, alias = "events", value_parser = clap::value_parser!(u64).range(1..))]
     items: Option<u64>,
     /// How often each side runs; the medians are compared
@@ -84,6 +85,8 @@ enum Job {
     W4,
     /// What an empty batch costs, and one of a thousand rows, on kept SQL plans
     Batch,
+    /// A thousand changes a batch among ten million keys: what a checkpoint and a restart cost
+    Keys,
     /// `kill -9` at random moments of a small W3 into the file sink: nothing lost, nothing twice
     Kills,
     /// Nexmark's queries as SQL over generated people, auctions and bids, checked against one query over all of them;
@@ -122,6 +125,10 @@ fn run(options: &Options) -> Result<()> {
         Job::Nexmark => {
             let events = options.items.unwrap_or(2_000_000);
             return nexmark::run(options.query.as_deref(), events, options.threads.get(), options.seed);
+        }
+        Job::Keys => {
+            let keys = options.items.unwrap_or(10_000_000);
+            serde_json::to_string(&jobs::keys(options.seed, keys, options.threads.get())?)?
         }
         Job::Batch => serde_json::to_string(&jobs::batch()?)?,
         Job::W4 => serde_json::to_string(&jobs::w4(options.items.unwrap_or(100_000), options.threads.get())?)?,
