@@ -109,7 +109,11 @@ impl Reloaded {
     /// The rows for a batch.
     async fn rows_for(&self, run: &BatchRun) -> Vec<RecordBatch> {
         let (due, before) = {
-            let current = self.current.lock();
+            let mut current = self.current.lock();
+            if current.kept && current.looked.is_none() {
+                // A version that was restored is as old as the batch that goes on with it.
+                current.looked = Some(run.batch.time);
+            }
             let due = current.looked.is_none_or(|looked| run.batch.time.since(looked) >= self.every);
             (due, current.mark.clone())
         };
@@ -174,7 +178,7 @@ impl StateOperator for Reloaded {
             Error::user(format!("the state of table `{}` has other columns", self.stored.name)).because(e)
         })?;
         let mut current = self.current.lock();
-        // Which file it came from is not known any more: the next look reads it.
+        // Which file it came from is not known any more: the next look reads what is there then.
         *current = Current { rows, mark: None, looked: None, delta: None, kept: true };
         Ok(())
     }

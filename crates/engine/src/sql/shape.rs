@@ -239,8 +239,8 @@ fn arrange_node(node: LogicalPlan, cut: &mut Option<Cut>) -> DfResult<Transforme
     }
     if gives.contains(&Changes::Again) && (streams > 1 || !is_by_row(&node)) {
         return plan_err!(
-            "a view that gives windows more than once (`emit`, `allowed_lateness`) below {}, where its rows would count again \
-             and again: leave those options out of that view, or read it as it is",
+            "{} over a view that gives windows more than once (`emit`, `allowed_lateness`) would count it again and again: leave \
+             those options out of that view, or read it as it is",
             title(&node)
         );
     }
