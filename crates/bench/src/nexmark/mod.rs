@@ -1,6 +1,6 @@
 //! Nexmark: an auction house as a benchmark for streaming SQL.
 //!
-//! The queries are files, `bench/nexmark/q*.sql`; [`generate`] makes the events.
+//! The queries are files, `bench/nexmark`; [`generate`] makes the events.
 //! Each query runs once as a program with a data directory, a checkpoint each
 //! batch, and a sink that keeps the rows; then its answer is compared with that
 //! of plain DataFusion over all the events at once. Where the query's own text

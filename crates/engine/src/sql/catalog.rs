@@ -9,9 +9,10 @@ use super::{
     mistakes::{self, of_df},
     parse::{self, Kind, Statement},
     parts::Planning,
-    reload::{Reloaded, Shown, Stored, TableOperator},
+    reload::{Reloaded, Shown, TableOperator},
     shape::Changes,
     side::LateNode,
+    stored::{read_rows, stored},
     tables::{NodeTable, StreamTable},
     times::{Emit, StreamTime, ViewOptions},
     window::{Tables, Watermarks, WindowPlanner},
@@ -29,7 +30,7 @@ use datafusion::{
     datasource::MemTable,
     execution::{SessionState, SessionStateBuilder, runtime_env::RuntimeEnv},
     logical_expr::LogicalPlan,
-    prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext},
+    prelude::{SessionConfig, SessionContext},
     sql::{
         parser::Statement as DfStatement,
         sqlparser::ast::{Query, Statement as AstStatement},
@@ -41,7 +42,7 @@ use std::{
     fmt,
     sync::Arc,
 };
-use tidemill_core::{Duration, Error, Options, Result, Sink, nearest};
+use tidemill_core::{Error, Options, Result, Sink, nearest};
 
 /// Stack of the thread that reads and plans: parsers and planners recurse.
 const STACK: usize = 64 << 20;
@@ -555,61 +556,6 @@ fn unique_names(schema: &SchemaRef) -> Result<()> {
 /// Takes the names of a statement's parts.
 fn claim_parts(context: &StreamingContext, parts: &[String]) -> Result<()> {
     parts.iter().try_for_each(|part| context.declare.claim("part", part))
-}
-
-/// How a table is stored, and how often it is read again.
-fn stored(name: &str, columns: Option<SchemaRef>, options: &[(String, String)]) -> Result<(Stored, Option<Duration>)> {
-    let options = Options::new(format!("table \"{name}\""), options.iter().cloned());
-    let format =
-        options.require("connector", "it says how the table is stored: 'csv', 'parquet' or 'json'")?.to_lowercase();
-    let path = options.require("path", "it says where the table's file or directory is")?.to_string();
-    let header = options.parse("header", true)?;
-    let reload = match options.get("reload") {
-        Some(_) => Some(options.duration("reload", Duration::ZERO)?),
-        None => None,
-    };
-    options.finish()?;
-    if path.contains("://") {
-        return Err(Error::user(format!(
-            "table \"{name}\": `{path}` is not a local path; tables are read from local files"
-        )));
-    }
-    let known = ["csv", "parquet", "json"];
-    if !known.contains(&format.as_str()) {
-        let hint = nearest(&format, &known)
-            .map_or_else(|| format!("known are {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
-        return Err(Error::user(format!("table \"{name}\": a table can't be stored as `{format}`; {hint}")));
-    }
-    // An empty listing would be an empty table: a slip in the path must not be.
-    if !std::path::Path::new(&path).exists() {
-        return Err(Error::user(format!("table \"{name}\": there is no file or directory `{path}`")));
-    }
-    Ok((Stored { name: name.to_string(), format, path, header, columns }, reload))
-}
-
-/// Reads a table into memory.
-pub(super) async fn read_rows(session: &SessionContext, stored: &Stored) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-    let Stored { name, format, path, header, columns } = stored;
-    let fail = |e| Error::user(format!("table \"{name}\": can't read {format} from `{path}`")).because(of_df(e));
-    let frame = match format.as_str() {
-        "csv" => {
-            let mut read = CsvReadOptions::new().has_header(*header).file_extension("");
-            read.schema = columns.as_deref();
-            session.read_csv(path, read).await
-        }
-        "parquet" => {
-            let read = ParquetReadOptions { file_extension: "", ..ParquetReadOptions::default() };
-            session.read_parquet(path, read).await
-        }
-        _ => {
-            let read = JsonReadOptions { file_extension: "", schema: columns.as_deref(), ..JsonReadOptions::default() };
-            session.read_json(path, read).await
-        }
-    };
-    let frame = frame.map_err(fail)?;
-    let schema = Arc::clone(frame.schema().inner());
-    let rows = frame.collect().await.map_err(fail)?;
-    Ok((schema, rows))
 }
 
 impl Kind {

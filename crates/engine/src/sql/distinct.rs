@@ -15,7 +15,7 @@
 
 use super::{
     late::Late,
-    lower,
+    leaves,
     progress::{Time, micros, time_of},
 };
 use crate::{
@@ -163,8 +163,8 @@ impl Operator for DistinctOperator {
 
     fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
         let of = |e| Error::internal(format!("planning `{}`", self.plan.name)).because(e);
-        let leaves = lower::leaves(std::slice::from_ref(&self.input)).map_err(of)?;
-        let input = lower::put_in(&self.input, &leaves, &inputs).map_err(of)?;
+        let read = leaves::leaves(std::slice::from_ref(&self.input)).map_err(of)?;
+        let input = leaves::put_in(&self.input, &read, &inputs).map_err(of)?;
         let state = self.state.get_or_init(|| Arc::new(DistinctState::new(Arc::clone(&self.plan))));
         cx.states.register(Arc::clone(state) as _);
         let told = match &self.plan.aging {

@@ -14,19 +14,21 @@
 //! not asked for, since a batch is small.
 
 use super::{
+    leaves::{leaves, put_in, sources, whole_nodes},
     panes::{KEY, WindowNode, pane_column},
     parts::{Planning, as_it_was, names, replace},
     progress::{Time, time_of},
+    rows::{Changed, Head, Relabel, SHOWN, labelled},
     shape::{Changes, Cut, StateNode, arrange, changes, check_depth},
     side::LateNode,
     state::{AggregateKernel, Layout, Role, WindowState},
-    tables::{FedTable, Leaf, NodeTable, fed, kernel_of},
+    tables::{FedTable, fed, kernel_of},
     times::{Emit, Timing, ViewOptions},
     top::TopNode,
     window::PANE,
 };
 use crate::{
-    plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, SourceExec},
+    plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows},
     state::StateOperator,
 };
 use arrow_schema::{Schema, SchemaRef};
@@ -37,7 +39,7 @@ use datafusion::{
         ExprSchema, Result as DfResult, internal_datafusion_err, internal_err, plan_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
-    datasource::{provider_as_source, source_as_provider},
+    datasource::provider_as_source,
     execution::SessionState,
     functions_aggregate::min_max::{max_udaf, min_udaf},
     logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
@@ -55,7 +57,6 @@ use futures::FutureExt;
 use parking_lot::Mutex;
 use std::{
     any::Any,
-    collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
 };
 use tidemill_core::{Error, Result, WindowKind};
@@ -203,22 +204,6 @@ pub(super) async fn plan_as(
     })
 }
 
-/// The nodes that give their whole result again in each batch and that a plan reads.
-fn whole_nodes(plan: &LogicalPlan) -> DfResult<Vec<String>> {
-    let mut found = BTreeSet::new();
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node {
-            let provider = source_as_provider(&scan.source)?;
-            let provider: &dyn Any = provider.as_ref();
-            if let Some(table) = provider.downcast_ref::<NodeTable>().filter(|table| table.gives != Changes::New) {
-                found.insert(table.node.name.clone());
-            }
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(found.into_iter().collect())
-}
-
 /// The physical plan, and the plans around its state if it has one.
 async fn physical(
     state: &SessionState,
@@ -263,32 +248,6 @@ fn plain(schema: &SchemaRef) -> SchemaRef {
         })
         .collect();
     Arc::new(Schema::new(fields))
-}
-
-/// The lineage nodes that plans read, each once.
-pub(super) fn leaves(plans: &[Arc<dyn ExecutionPlan>]) -> DfResult<Vec<Arc<Lineage>>> {
-    let mut found: BTreeMap<usize, Arc<Lineage>> = BTreeMap::new();
-    for plan in plans {
-        plan.apply(|node| {
-            if let Some(leaf) = kernel_of::<Leaf>(node) {
-                found.insert(leaf.node.id, Arc::clone(&leaf.node));
-            }
-            Ok(TreeNodeRecursion::Continue)
-        })?;
-    }
-    Ok(found.into_values().collect())
-}
-
-/// The streams that a plan reads itself.
-fn sources(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<String>> {
-    let mut found = BTreeSet::new();
-    plan.apply(|node| {
-        if let Some(source) = kernel_of::<SourceExec>(node) {
-            found.insert(source.stream().to_string());
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(found.into_iter().collect())
 }
 
 /// A query as an operator.
@@ -387,103 +346,6 @@ impl Operator for Select {
                 Ok(cx.node("state", kernel, inputs, self.schema(), 1))
             }
         }
-    }
-}
-
-/// Puts the plans of `leaves` where they stand.
-pub(super) fn put_in(
-    plan: &Arc<dyn ExecutionPlan>,
-    leaves: &[Arc<Lineage>],
-    inputs: &[Arc<dyn ExecutionPlan>],
-) -> DfResult<Arc<dyn ExecutionPlan>> {
-    let places: BTreeMap<usize, usize> = leaves.iter().enumerate().map(|(at, node)| (node.id, at)).collect();
-    let put = Arc::clone(plan).transform_up(|node| {
-        let Some(leaf) = kernel_of::<Leaf>(&node) else { return Ok(Transformed::no(node)) };
-        let input = places
-            .get(&leaf.node.id)
-            .and_then(|at| inputs.get(*at))
-            .ok_or_else(|| internal_datafusion_err!("no plan for `{}`", leaf.node.name))?;
-        Ok(Transformed::yes(Arc::clone(input)))
-    })?;
-    Ok(put.data)
-}
-
-/// Rows of a view without state that are shown of each partition of a batch: it
-/// may have as many as the batch has records.
-const SHOWN: usize = 10_000;
-
-/// The first rows of each partition; the rest is run all the same, so that all
-/// records are read and counted.
-#[derive(Debug)]
-struct Head(SchemaRef);
-
-impl Kernel for Head {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
-        use futures::StreamExt;
-        let mut left = SHOWN;
-        let rows = inputs.open(0, partition)?.map(move |rows| {
-            let rows = rows?;
-            let rows = rows.slice(0, rows.num_rows().min(left));
-            left -= rows.num_rows();
-            Ok(rows)
-        });
-        Ok(crate::plan::rows_from(Arc::clone(&self.0), rows))
-    }
-}
-
-/// Says when none of the results that its rows are made of has changed; then gives none, or the same again.
-#[derive(Debug)]
-struct Changed {
-    name: String,
-    repeats: bool,
-    whole: Vec<String>,
-    schema: SchemaRef,
-}
-
-impl Kernel for Changed {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
-        use futures::StreamExt;
-        let (name, whole, repeats) = (self.name.clone(), self.whole.clone(), self.repeats);
-        // A row can only come after its input has said whether it changed, and so can the end.
-        let end = futures::stream::iter([Ok(arrow_array::RecordBatch::new_empty(self.schema()))]);
-        let rows = inputs.open(0, partition)?.chain(end).map(move |rows| {
-            let rows = rows?;
-            if !whole.iter().all(|name| run.has_stayed(name)) {
-                return Ok(rows);
-            }
-            run.stays(&name);
-            Ok(if repeats { rows } else { rows.slice(0, 0) })
-        });
-        Ok(crate::plan::rows_from(self.schema(), rows))
-    }
-}
-
-impl Changed {
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-}
-
-/// The same rows, whose columns have other names or metadata.
-fn labelled(plan: Arc<dyn ExecutionPlan>, schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
-    let partitions = plan.output_partitioning().partition_count();
-    NodeExec::plan("columns", Relabel(Arc::clone(schema)), vec![plan], Arc::clone(schema), partitions)
-}
-
-/// The same rows under a schema that differs in names or metadata.
-#[derive(Debug)]
-struct Relabel(SchemaRef);
-
-impl Kernel for Relabel {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
-        use futures::StreamExt;
-        let schema = Arc::clone(&self.0);
-        let rows = inputs.open(0, partition)?.map(move |rows| {
-            let rows = rows?;
-            let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-            Ok(arrow_array::RecordBatch::try_new_with_options(Arc::clone(&schema), rows.columns().to_vec(), &options)?)
-        });
-        Ok(crate::plan::rows_from(Arc::clone(&self.0), rows))
     }
 }
 

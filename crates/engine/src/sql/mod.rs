@@ -35,7 +35,7 @@
 //! event time, [`progress`] follows times through a plan, [`late`] sets late rows
 //! aside. [`state`] keeps aggregates, [`keyed`] windows of each key, [`mod@join`] the sides
 //! of a join, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
-//! [`reload`] are what is read, [`functions`] has the functions for social text,
+//! [`reload`] are what is read ([`stored`] files, [`leaves`] nodes), [`rows`] last steps, [`functions`] has the functions for social text,
 //! and [`query`] answers questions beside the program.
 
 mod catalog;
@@ -44,6 +44,7 @@ mod functions;
 mod join;
 mod keyed;
 mod late;
+mod leaves;
 mod lower;
 mod mistakes;
 mod number;
@@ -53,9 +54,11 @@ mod parts;
 mod progress;
 mod query;
 mod reload;
+mod rows;
 mod shape;
 mod side;
 mod state;
+mod stored;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -11,7 +11,7 @@
 
 use super::{
     distinct::DistinctOperator,
-    join, lower,
+    join, leaves, lower,
     progress::Time,
     shape::{Changes, changes},
     tables::NodeTable,
@@ -95,7 +95,7 @@ impl Planning<'_> {
         let input = self.physical(&optimized, &name).await?;
         let schema = names(distinct.schema());
         let operator = DistinctOperator::new(self.state, &optimized, keys, Arc::clone(&input), schema, &name)?;
-        let inputs = lower::leaves(std::slice::from_ref(&input))?;
+        let inputs = leaves::leaves(std::slice::from_ref(&input))?;
         self.read(name, inputs, operator, Changes::New, vec![], distinct.schema())
     }
 
@@ -130,7 +130,7 @@ impl Planning<'_> {
             let name = self.part_name("join");
             let inputs = [self.physical(&join.left, &name).await?, self.physical(&join.right, &name).await?];
             let operator = join::plan(self.state, join, inputs.clone(), names(&join.schema), &name)?;
-            let read = self.read(name, lower::leaves(&inputs)?, operator, Changes::New, vec![], &join.schema)?;
+            let read = self.read(name, leaves::leaves(&inputs)?, operator, Changes::New, vec![], &join.schema)?;
             plan = replace(plan, &part, &read)?;
         }
     }

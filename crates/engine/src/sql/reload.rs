@@ -12,7 +12,7 @@
 //!
 //! Invariant: the time that decides is the batch's, not the clock's.
 
-use super::catalog::read_rows;
+use super::stored::{Stored, read_rows};
 use crate::{
     plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_from},
     state::{StateOperator, Version},
@@ -36,26 +36,16 @@ use std::{
 };
 use tidemill_core::{BatchId, Duration, Error, Result, Timestamp};
 
-/// How a table is stored.
-#[derive(Debug, Clone)]
-pub(super) struct Stored {
-    pub(super) name: String,
-    pub(super) format: String,
-    pub(super) path: String,
-    pub(super) header: bool,
-    pub(super) columns: Option<SchemaRef>,
-}
-
 /// What tells a version from another without reading it: of each file its path, time and size.
 type Mark = Vec<(PathBuf, Option<std::time::SystemTime>, u64)>;
 
 fn mark(path: &Path) -> std::io::Result<Mark> {
-    let own = std::fs::metadata(path)?;
+    let own = path.metadata()?;
     if !own.is_dir() {
         return Ok(vec![(path.to_path_buf(), own.modified().ok(), own.len())]);
     }
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(path)? {
+    for entry in path.read_dir()? {
         let entry = entry?;
         let data = entry.metadata()?;
         if data.is_file() {

@@ -18,7 +18,7 @@ mod store;
 
 use crate::{
     plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_from},
-    sql::lower,
+    sql::leaves,
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -63,7 +63,7 @@ impl Operator for JoinOperator {
 
     fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
         let of = |e| Error::internal(format!("planning `{}`", self.name)).because(e);
-        let leaves = lower::leaves(&self.inputs).map_err(of)?;
+        let read = leaves::leaves(&self.inputs).map_err(of)?;
         if let Some((sides, condition)) = self.parts.lock().take() {
             let [left, right] = sides;
             let sides = [
@@ -81,7 +81,7 @@ impl Operator for JoinOperator {
         let plans = self
             .inputs
             .iter()
-            .map(|plan| lower::put_in(plan, &leaves, &inputs).map_err(of))
+            .map(|plan| leaves::put_in(plan, &read, &inputs).map_err(of))
             .collect::<Result<Vec<_>>>()?;
         Ok(cx.node(&self.told, JoinKernel(Arc::clone(join)), plans, self.schema(), 1))
     }
