@@ -1,4 +1,7 @@
 //! What a plan reads of other nodes: found, and put in when it is lowered.
+//! Called by [`super::lower`] and by the operators that hold plans of their own.
+//!
+//! Invariant: nodes are in the order of their numbers, so that inputs and leaves meet.
 
 use super::{
     shape::Changes,

@@ -1,4 +1,5 @@
-//! Tables in files: how they are declared, and read into memory.
+//! Tables in files: how they are declared, and read into memory. Called by
+//! [`super::catalog`] once, and by [`super::reload`] again.
 
 use super::mistakes::of_df;
 use arrow_array::RecordBatch;
