@@ -10,6 +10,7 @@ mod jobs;
 mod kills;
 mod loops;
 mod measure;
+mod nexmark;
 
 use clap::{Parser, ValueEnum};
 use input::{files::Files, serve, tweets::Tweets, words::Words};
@@ -35,8 +36,9 @@ struct Options {
     /// Which job
     #[arg(value_enum)]
     job: Job,
-    /// How many lines, tweets or events [default: w1 6000000, w2 750000, w3 20000000]; `keys`: how many keys [10000000]
-    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+    /// How many lines, tweets or events [default: w1 6000000, w2 750000, w3 20000000, nexmark 2000000];
+    /// `keys`: how many keys [10000000]
+    #[arg(long, alias = "events", value_parser = clap::value_parser!(u64).range(1..))]
     items: Option<u64>,
     /// How often each side runs; the medians are compared
     #[arg(long, default_value = "5")]
@@ -50,6 +52,9 @@ struct Options {
     /// How often `kills` kills
     #[arg(long, default_value = "50")]
     count: u32,
+    /// A query of `nexmark`, as q4; all when left out
+    #[arg(long)]
+    query: Option<String>,
     /// Another seed makes other input
     #[arg(long, default_value = "42")]
     seed: u64,
@@ -61,7 +66,8 @@ Build with --release, and close what else uses the processor: two runs that diff
 Examples:
   cargo run --release -p bench -- w1-file
   cargo run --release -p bench -- w2 --items 200000 --runs 3
-  cargo run --release -p bench -- w3 --threads 1";
+  cargo run --release -p bench -- w3 --threads 1
+  cargo run --release -p bench -- nexmark --query q4 --events 1000000";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum Job {
@@ -85,6 +91,9 @@ enum Job {
     Windows,
     /// `kill -9` at random moments of a small W3 into the file sink: nothing lost, nothing twice
     Kills,
+    /// Nexmark's queries as SQL over generated people, auctions and bids, checked against one query over all of them;
+    /// a line of JSON each
+    Nexmark,
     /// The program that `kills` kills
     #[value(hide = true)]
     KillsChild,
@@ -114,6 +123,10 @@ fn run(options: &Options) -> Result<()> {
         Job::KillsChild => {
             kills::child(options.seed, options.items.unwrap_or(1), &options.dir, options.threads.get())?;
             return Ok(());
+        }
+        Job::Nexmark => {
+            let events = options.items.unwrap_or(2_000_000);
+            return nexmark::run(options.query.as_deref(), events, options.threads.get(), options.seed);
         }
         Job::Keys => {
             let keys = options.items.unwrap_or(10_000_000);

@@ -95,6 +95,8 @@ impl StreamingContext {
         use datafusion::physical_plan::displayable;
         use std::fmt::Write as _;
         let outputs = self.declare.outputs()?;
+        let means: std::collections::BTreeMap<String, &'static str> =
+            outputs.iter().map(|output| (output.name.clone(), output.node.operator.gives())).collect();
         let states = crate::state::StateRegistry::default();
         let mut text = String::new();
         for input in self.declare.inputs() {
@@ -118,9 +120,15 @@ impl StreamingContext {
                 }
                 crate::emit::OutputKind::Call(_) => "a callback, at least once".to_string(),
             };
+            let gives = means.get(&output.name).copied().filter(|gives| !gives.is_empty());
+            let gives = gives.map_or(String::new(), |gives| format!("; gives {gives}"));
             // Writing to a string can't fail.
-            let _infallible =
-                write!(text, "{}: {promise}\n{}\n", output.name, displayable(output.plan.as_ref()).indent(false));
+            let _infallible = write!(
+                text,
+                "{}: {promise}{gives}\n{}\n",
+                output.name,
+                displayable(output.plan.as_ref()).indent(false)
+            );
         }
         Ok(text)
     }

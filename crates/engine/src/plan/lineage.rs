@@ -20,6 +20,11 @@ pub(crate) trait Operator: Send + Sync + fmt::Debug {
     /// Its output columns.
     fn schema(&self) -> SchemaRef;
 
+    /// What its rows of a batch mean, for `plan`; empty when they are just the batch's.
+    fn gives(&self) -> &'static str {
+        ""
+    }
+
     /// Makes the physical plan over the plans of its inputs.
     fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>>;
 

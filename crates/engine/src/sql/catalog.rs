@@ -8,7 +8,11 @@ use super::{
     lower::{self, Planned, Shape},
     mistakes::{self, of_df},
     parse::{self, Kind, Statement},
+    parts::Planning,
+    reload::{Reloaded, Shown, TableOperator},
+    shape::Changes,
     side::LateNode,
+    stored::{read_rows, stored},
     tables::{NodeTable, StreamTable},
     times::{Emit, StreamTime, ViewOptions},
     window::{Tables, Watermarks, WindowPlanner},
@@ -26,7 +30,7 @@ use datafusion::{
     datasource::MemTable,
     execution::{SessionState, SessionStateBuilder, runtime_env::RuntimeEnv},
     logical_expr::LogicalPlan,
-    prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext},
+    prelude::{SessionConfig, SessionContext},
     sql::{
         parser::Statement as DfStatement,
         sqlparser::ast::{Query, SetExpr, Statement as AstStatement},
@@ -81,8 +85,6 @@ struct Catalog {
     /// All names and what they are, for errors.
     known: BTreeMap<String, &'static str>,
     sinks: BTreeMap<String, SinkEntry>,
-    /// Views that give their whole result in each batch.
-    whole: BTreeSet<String>,
     /// Views without state, which are put into what reads them: their text.
     definitions: BTreeMap<String, String>,
     /// Column names with upper-case letters.
@@ -213,7 +215,6 @@ impl Catalog {
             queryable: BTreeMap::new(),
             known: BTreeMap::new(),
             sinks: BTreeMap::new(),
-            whole: BTreeSet::new(),
             definitions: BTreeMap::new(),
             mixed: BTreeSet::new(),
             partitions,
@@ -266,10 +267,9 @@ impl Catalog {
             }
             Kind::Table { name, columns, options } => {
                 self.take_name(context, "table", &name)?;
-                let table = read_table(&self.session, &name, columns, &options).await?;
+                let table = self.table(context, &name, columns, &options).await?;
                 self.mixed
                     .extend(table.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
-                self.queryable.insert(name.clone(), Arc::clone(&table));
                 self.register(&name, table)
             }
             Kind::Sink { name, options } => {
@@ -291,6 +291,27 @@ impl Catalog {
                 "a query alone shows nothing in a program: write CREATE VIEW name AS SELECT …, or INSERT INTO sink SELECT …",
             )),
         }
+    }
+
+    /// A table, read once, or as a node that is read again.
+    async fn table(
+        &mut self,
+        context: &StreamingContext,
+        name: &str,
+        columns: Option<SchemaRef>,
+        options: &[(String, String)],
+    ) -> Result<Arc<dyn TableProvider>> {
+        let (stored, reload) = stored(name, columns, options)?;
+        let (schema, rows) = read_rows(&self.session, &stored).await?;
+        let Some(every) = reload else {
+            let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(schema, vec![rows]).map_err(of_df)?);
+            self.queryable.insert(name.to_string(), Arc::clone(&table));
+            return Ok(table);
+        };
+        let table = Arc::new(Reloaded::new(stored, every, schema, rows, self.session.clone()));
+        self.queryable.insert(name.to_string(), Arc::new(Shown(Arc::clone(&table))));
+        let node = context.declare.named_node(name.to_string(), vec![], TableOperator(table));
+        Ok(Arc::new(NodeTable { node, gives: Changes::Nothing, partitions: self.partitions, times: Vec::new() }))
     }
 
     fn take_name(&mut self, context: &StreamingContext, what: &'static str, name: &str) -> Result<()> {
@@ -325,7 +346,11 @@ impl Catalog {
             if !self.known.contains_key(&name) {
                 self.mixed
                     .extend(node.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
-                self.register(&name, Arc::new(NodeTable { node, whole: false, partitions: self.partitions }))?;
+                let times = Vec::new();
+                self.register(
+                    &name,
+                    Arc::new(NodeTable { node, gives: Changes::New, partitions: self.partitions, times }),
+                )?;
                 self.known.insert(name, "table");
             }
         }
@@ -403,7 +428,7 @@ impl Catalog {
         // Put into another query, all of it counts.
         let text = format!("{query}\n{definition}");
         let logical = self.logical(&state, query).await?;
-        let mut planned = lower::plan(&state, logical.clone(), &name, true, options).await.map_err(of_df)?;
+        let mut planned = self.plan(context, &state, logical.clone(), &name, true, options).await?;
         if planned.kind == Shape::Stateless {
             self.definitions.insert(name.clone(), text);
         }
@@ -412,7 +437,7 @@ impl Catalog {
             Some(late) => {
                 let logical = LateNode::plan_of(&logical, &name, options).map_err(of_df)?;
                 let none = ViewOptions::default();
-                let planned = lower::plan(&state, logical.clone(), late, true, &none).await.map_err(of_df)?;
+                let planned = self.plan(context, &state, logical.clone(), late, true, &none).await?;
                 Some((late.clone(), planned, logical))
             }
             None => None,
@@ -424,6 +449,21 @@ impl Catalog {
         }
     }
 
+    /// Plans a statement.
+    async fn plan(
+        &self,
+        context: &StreamingContext,
+        state: &SessionState,
+        logical: LogicalPlan,
+        name: &str,
+        view: bool,
+        options: &ViewOptions,
+    ) -> Result<Planned> {
+        let (declare, partitions) = (&context.declare, self.partitions);
+        let planning = Planning { state, declare, partitions, name, parts: Mutex::default() };
+        lower::plan(&planning, logical, view, options).await.map_err(of_df)
+    }
+
     /// Declares a view that was planned.
     fn show(
         &mut self,
@@ -433,22 +473,18 @@ impl Catalog {
         logical: LogicalPlan,
         options: &ViewOptions,
     ) -> Result<()> {
-        let Planned { select, inputs, kind } = planned;
+        let Planned { select, inputs, kind, times, parts } = planned;
+        claim_parts(context, &parts)?;
         unique_names(&crate::plan::Operator::schema(&select))?;
         self.take_name(context, "view", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
         self.mixed.extend(node.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
-        if kind == Shape::Whole {
-            self.whole.insert(name.clone());
-        }
         // A view with state is run once and read by all; one without is put into what reads it.
-        let table: Arc<dyn TableProvider> = match kind {
-            Shape::Stateless => Arc::new(ViewTable::new(logical, None)),
-            Shape::Whole | Shape::Windowed | Shape::Changing => Arc::new(NodeTable {
-                node: Arc::clone(&node),
-                whole: kind != Shape::Windowed,
-                partitions: self.partitions,
-            }),
+        let table: Arc<dyn TableProvider> = if kind == Shape::Stateless && parts.is_empty() {
+            Arc::new(ViewTable::new(logical, None))
+        } else {
+            let gives = kind.changes();
+            Arc::new(NodeTable { node: Arc::clone(&node), gives, partitions: self.partitions, times })
         };
         self.register(&name, table)?;
         self.queryable.insert(name.clone(), super::query::rows_table(&RecordBatch::new_empty(node.schema()))?);
@@ -484,9 +520,9 @@ impl Catalog {
         let state = self.state(context, meta)?;
         let definition = self.definition(&state, &query)?;
         let logical = self.logical(&state, query).await?;
-        let Planned { mut select, inputs, .. } =
-            lower::plan(&state, logical, &name, false, &ViewOptions::default()).await.map_err(of_df)?;
-        select.whole = inputs.iter().map(|n| n.name.clone()).filter(|n| self.whole.contains(n)).collect();
+        let planned = self.plan(context, &state, logical, &name, false, &ViewOptions::default()).await?;
+        let Planned { mut select, inputs, parts, .. } = planned;
+        claim_parts(context, &parts)?;
         select.definition = Some(definition);
         unique_names(&crate::plan::Operator::schema(&select))?;
         context.declare.claim("output", &name)?;
@@ -562,55 +598,9 @@ fn unique_names(schema: &SchemaRef) -> Result<()> {
     }
 }
 
-/// Reads a static table into memory.
-async fn read_table(
-    session: &SessionContext,
-    name: &str,
-    columns: Option<SchemaRef>,
-    options: &[(String, String)],
-) -> Result<Arc<dyn TableProvider>> {
-    let options = Options::new(format!("table \"{name}\""), options.iter().cloned());
-    let format =
-        options.require("connector", "it says how the table is stored: 'csv', 'parquet' or 'json'")?.to_lowercase();
-    let path = options.require("path", "it says where the table's file or directory is")?.to_string();
-    let header = options.parse("header", true)?;
-    options.finish()?;
-    if path.contains("://") {
-        return Err(Error::user(format!(
-            "table \"{name}\": `{path}` is not a local path; tables are read from local files"
-        )));
-    }
-    let fail = |e| Error::user(format!("table \"{name}\": can't read {format} from `{path}`")).because(of_df(e));
-    // An empty listing would be an empty table: a slip in the path must not be.
-    if !std::path::Path::new(&path).exists() {
-        return Err(Error::user(format!("table \"{name}\": there is no file or directory `{path}`")));
-    }
-    let frame = match format.as_str() {
-        "csv" => {
-            let mut read = CsvReadOptions::new().has_header(header).file_extension("");
-            read.schema = columns.as_deref();
-            session.read_csv(&path, read).await
-        }
-        "parquet" => {
-            let read = ParquetReadOptions { file_extension: "", ..ParquetReadOptions::default() };
-            session.read_parquet(&path, read).await
-        }
-        "json" => {
-            let read = JsonReadOptions { file_extension: "", schema: columns.as_deref(), ..JsonReadOptions::default() };
-            session.read_json(&path, read).await
-        }
-        other => {
-            let known = ["csv", "parquet", "json"];
-            let hint = nearest(other, &known)
-                .map_or_else(|| format!("known are {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
-            return Err(Error::user(format!("table \"{name}\": a table can't be stored as `{other}`; {hint}")));
-        }
-    };
-    let frame = frame.map_err(fail)?;
-    let schema = Arc::clone(frame.schema().inner());
-    let rows = frame.collect().await.map_err(fail)?;
-    let table = MemTable::try_new(schema, vec![rows]).map_err(fail)?;
-    Ok(Arc::new(table))
+/// Takes the names of a statement's parts.
+fn claim_parts(context: &StreamingContext, parts: &[String]) -> Result<()> {
+    parts.iter().try_for_each(|part| context.declare.claim("part", part))
 }
 
 impl Kind {

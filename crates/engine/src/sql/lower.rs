@@ -14,16 +14,21 @@
 //! not asked for, since a batch is small.
 
 use super::{
+    leaves::{leaves, put_in, sources, whole_nodes},
     panes::{KEY, WindowNode, pane_column},
-    shape::{StateNode, arrange, check_depth},
+    parts::{Planning, as_it_was, names, replace},
+    progress::{Time, time_of},
+    rows::{Changed, Head, Relabel, SHOWN, labelled},
+    shape::{Changes, Cut, StateNode, arrange, changes, check_depth},
     side::LateNode,
-    state::{AggregateKernel, FedLeaf, Layout, Role, WindowState},
-    tables::{Leaf, kernel_of},
+    state::{AggregateKernel, Layout, Role, WindowState},
+    tables::{FedTable, fed, kernel_of},
     times::{Emit, Timing, ViewOptions},
+    top::TopNode,
     window::PANE,
 };
 use crate::{
-    plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, SourceExec},
+    plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows},
     state::StateOperator,
 };
 use arrow_schema::{Schema, SchemaRef};
@@ -34,6 +39,7 @@ use datafusion::{
         ExprSchema, Result as DfResult, internal_datafusion_err, internal_err, plan_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
+    datasource::provider_as_source,
     execution::SessionState,
     functions_aggregate::min_max::{max_udaf, min_udaf},
     logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNode, physical_planning_context::PhysicalPlanningContext},
@@ -47,10 +53,10 @@ use datafusion::{
     },
     physical_planner::{DefaultPhysicalPlanner, ExtensionPlanner, PhysicalPlanner},
 };
+use futures::FutureExt;
 use parking_lot::Mutex;
 use std::{
     any::Any,
-    collections::{BTreeMap, BTreeSet},
     sync::{Arc, OnceLock},
 };
 use tidemill_core::{Error, Result, WindowKind};
@@ -62,6 +68,10 @@ pub(super) struct Planned {
     /// Nodes whose rows it reads.
     pub(super) inputs: Vec<Arc<Lineage>>,
     pub(super) kind: Shape,
+    /// What is known of the times of its columns.
+    pub(super) times: Vec<Option<Time>>,
+    /// Names of the parts that were made nodes of their own.
+    pub(super) parts: Vec<String>,
 }
 
 /// What the rows of a batch are.
@@ -77,40 +87,64 @@ pub(super) enum Shape {
     Changing,
 }
 
-/// Plans a query whose state will be kept under `name`.
+impl Shape {
+    /// What readers of such rows have to know.
+    pub(super) fn changes(self) -> Changes {
+        match self {
+            Self::Stateless | Self::Windowed => Changes::New,
+            Self::Whole => Changes::Whole,
+            Self::Changing => Changes::Again,
+        }
+    }
+}
+
+/// Plans a statement whose state will be kept under its name.
 ///
 /// # Errors
 /// When it has no meaning over streams, or columns do not fit.
-pub(super) async fn plan(
-    state: &SessionState,
+pub(super) async fn plan(cx: &Planning<'_>, plan: LogicalPlan, view: bool, options: &ViewOptions) -> DfResult<Planned> {
+    plan_as(cx, plan, cx.name, view, options).await
+}
+
+/// Plans a part of a statement under a name of its own; `view`: its rows are shown, or read by others, again in each batch.
+pub(super) async fn plan_as(
+    cx: &Planning<'_>,
     plan: LogicalPlan,
     name: &str,
     view: bool,
     options: &ViewOptions,
 ) -> DfResult<Planned> {
+    let state = cx.state;
     // Before anything that takes time by the depth.
     check_depth(&plan)?;
-    let analyzed = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
-    let arranged = arrange(analyzed)?;
-    let optimized = state.optimize(&arranged)?;
-    let planner = Arc::new(Planner {
-        name: name.to_string(),
-        options: options.clone(),
-        below: Mutex::default(),
-        made: Mutex::default(),
-    });
-    let physical = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::clone(&planner) as _])
-        .create_physical_plan(&optimized, state)
-        .await?;
-    let made = planner.made.lock().take();
+    let mut plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+    loop {
+        let (arranged, cut) = arrange(plan)?;
+        plan = arranged;
+        let (part, read) = match cut {
+            None => break,
+            Some(Cut::View(part)) => (part.clone(), cx.view(&part).await?),
+            Some(Cut::Distinct(part)) => (part.clone(), cx.distinct(&part).await?),
+        };
+        plan = replace(plan, &part, &read)?;
+    }
+    let optimized = cx.joined(state.optimize(&plan)?).await?;
+    let times =
+        (0..optimized.schema().fields().len()).map(|at| time_of(&optimized, at, name)).collect::<DfResult<Vec<_>>>()?;
+    let (physical, made) = physical(state, &optimized, name, options).await?;
     let schema = plain(&physical.schema());
     let (body, inputs, kind) = match made {
         None => {
             if let Some(given) = options.given() {
                 return plan_err!("option `{given}` is about windows, and the view has none");
             }
-            let inputs = leaves(&physical)?;
-            (Body::Rows(physical), inputs, Shape::Stateless)
+            let inputs = leaves(std::slice::from_ref(&physical))?;
+            let kind = match changes(&optimized)? {
+                Changes::Whole => Shape::Whole,
+                Changes::Again => Shape::Changing,
+                Changes::New | Changes::Nothing => Shape::Stateless,
+            };
+            (Body::Rows(physical), inputs, kind)
         }
         Some(made) => {
             if let (None, Some(given)) = (made.layout.window, options.given()) {
@@ -134,8 +168,8 @@ pub(super) async fn plan(
                 })?
                 .data;
             let Some(partial) = partial else { return internal_err!("the optimizer dropped the state of `{name}`") };
-            let inputs = leaves(&partial)?;
-            if !leaves(&above)?.is_empty() || !sources(&above)?.is_empty() {
+            let inputs = leaves(std::slice::from_ref(&partial))?;
+            if !leaves(std::slice::from_ref(&above))?.is_empty() || !sources(&above)?.is_empty() {
                 return plan_err!(
                     "an aggregate over a stream together with another stream: make each part a view of its own"
                 );
@@ -159,7 +193,46 @@ pub(super) async fn plan(
             (body, inputs, kind)
         }
     };
-    Ok(Planned { select: Select { schema, body, view, whole: Vec::new(), definition: None }, inputs, kind })
+    let whole = if kind == Shape::Whole { whole_nodes(&optimized)? } else { Vec::new() };
+    let shown = view && kind == Shape::Stateless && name == cx.name;
+    Ok(Planned {
+        select: Select { schema, body, gives: kind, view: shown, repeats: view, whole, definition: None },
+        inputs,
+        kind,
+        times,
+        parts: cx.parts.lock().clone(),
+    })
+}
+
+/// The physical plan, and the plans around its state if it has one.
+async fn physical(
+    state: &SessionState,
+    plan: &LogicalPlan,
+    name: &str,
+    options: &ViewOptions,
+) -> DfResult<(Arc<dyn ExecutionPlan>, Option<Made>)> {
+    let planner = Arc::new(Planner {
+        name: name.to_string(),
+        state: state.clone(),
+        options: options.clone(),
+        below: Mutex::default(),
+        made: Mutex::default(),
+    });
+    let physical = DefaultPhysicalPlanner::with_extension_planners(vec![Arc::clone(&planner) as _])
+        .create_physical_plan(plan, state)
+        .await?;
+    let made = planner.made.lock().take();
+    Ok((physical, made))
+}
+
+impl Planning<'_> {
+    /// The physical plan of an optimized part that has no state.
+    pub(super) async fn physical(&self, plan: &LogicalPlan, name: &str) -> DfResult<Arc<dyn ExecutionPlan>> {
+        match physical(self.state, plan, name, &ViewOptions::default()).await? {
+            (plan, None) => Ok(plan),
+            (_, Some(_)) => internal_err!("a part of `{name}` has state of its own"),
+        }
+    }
 }
 
 /// The schema without the marks of panes.
@@ -177,40 +250,19 @@ fn plain(schema: &SchemaRef) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// The lineage nodes that a plan reads, each once.
-fn leaves(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<Arc<Lineage>>> {
-    let mut found: BTreeMap<usize, Arc<Lineage>> = BTreeMap::new();
-    plan.apply(|node| {
-        if let Some(leaf) = kernel_of::<Leaf>(node) {
-            found.insert(leaf.node.id, Arc::clone(&leaf.node));
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(found.into_values().collect())
-}
-
-/// The streams that a plan reads itself.
-fn sources(plan: &Arc<dyn ExecutionPlan>) -> DfResult<Vec<String>> {
-    let mut found = BTreeSet::new();
-    plan.apply(|node| {
-        if let Some(source) = kernel_of::<SourceExec>(node) {
-            found.insert(source.stream().to_string());
-        }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(found.into_iter().collect())
-}
-
 /// A query as an operator.
 #[derive(Debug)]
 pub(super) struct Select {
     schema: SchemaRef,
     body: Body,
-    /// Whether its rows are shown, not stored.
+    gives: Shape,
+    /// Whether its rows are shown as they come, not stored.
     view: bool,
-    /// Inputs that give their whole result in each batch: what comes of them is
-    /// not stored again while none of them has changed.
-    pub(super) whole: Vec<String>,
+    /// Whether rows that have not changed are given again.
+    repeats: bool,
+    /// Inputs that give their whole result in each batch, when it does so itself: what
+    /// comes of them is not stored again while none of them has changed.
+    whole: Vec<String>,
     /// Its text, with that of the views which are put into it.
     pub(super) definition: Option<String>,
 }
@@ -243,6 +295,15 @@ impl Operator for Select {
         Arc::clone(&self.schema)
     }
 
+    fn gives(&self) -> &'static str {
+        match self.gives {
+            Shape::Stateless => "new rows in each batch, which stay (append)",
+            Shape::Whole => "the whole result so far in each batch that changes it (complete)",
+            Shape::Windowed => "the rows of each window once, when it closes (append)",
+            Shape::Changing => "the rows of windows as they change, the same window again (update)",
+        }
+    }
+
     fn is_stateful(&self) -> bool {
         matches!(self.body, Body::Aggregate { .. })
     }
@@ -255,13 +316,15 @@ impl Operator for Select {
         let of = |e| Error::internal(format!("planning `{}`", cx.name)).because(e);
         match &self.body {
             Body::Rows(plan) => {
-                let mut plan = put_in(plan, &inputs).map_err(of)?;
+                let leaves = leaves(std::slice::from_ref(plan)).map_err(of)?;
+                let mut plan = put_in(plan, &leaves, &inputs).map_err(of)?;
                 let partitions = plan.output_partitioning().partition_count();
                 if plan.schema() != self.schema {
                     plan = cx.node("columns", Relabel(self.schema()), vec![plan], self.schema(), partitions);
                 }
                 if !self.whole.is_empty() {
-                    let kernel = Changed { whole: self.whole.clone(), schema: self.schema() };
+                    let (name, repeats) = (cx.name.clone(), self.repeats);
+                    let kernel = Changed { name, repeats, whole: self.whole.clone(), schema: self.schema() };
                     plan = cx.node("what has changed", kernel, vec![plan], self.schema(), partitions);
                 }
                 if self.view {
@@ -284,86 +347,16 @@ impl Operator for Select {
                     repeats: *repeats,
                     schema: self.schema(),
                 };
-                let inputs = vec![put_in(partial, &inputs).map_err(of)?, Arc::clone(above)];
+                let leaves = leaves(std::slice::from_ref(partial)).map_err(of)?;
+                let inputs = vec![put_in(partial, &leaves, &inputs).map_err(of)?, Arc::clone(above)];
                 Ok(cx.node("state", kernel, inputs, self.schema(), 1))
             }
         }
     }
 }
 
-/// Puts the inputs' plans where their leaves stand.
-fn put_in(plan: &Arc<dyn ExecutionPlan>, inputs: &[Arc<dyn ExecutionPlan>]) -> DfResult<Arc<dyn ExecutionPlan>> {
-    let places: BTreeMap<usize, usize> = leaves(plan)?.iter().enumerate().map(|(at, node)| (node.id, at)).collect();
-    let put = Arc::clone(plan).transform_up(|node| {
-        let Some(leaf) = kernel_of::<Leaf>(&node) else { return Ok(Transformed::no(node)) };
-        let input = places
-            .get(&leaf.node.id)
-            .and_then(|at| inputs.get(*at))
-            .ok_or_else(|| internal_datafusion_err!("no plan for `{}`", leaf.node.name))?;
-        Ok(Transformed::yes(Arc::clone(input)))
-    })?;
-    Ok(put.data)
-}
-
-/// Rows of a view without state that are shown of each partition of a batch: it
-/// may have as many as the batch has records.
-const SHOWN: usize = 10_000;
-
-/// The first rows of each partition; the rest is run all the same, so that all
-/// records are read and counted.
-#[derive(Debug)]
-struct Head(SchemaRef);
-
-impl Kernel for Head {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
-        use futures::StreamExt;
-        let mut left = SHOWN;
-        let rows = inputs.open(0, partition)?.map(move |rows| {
-            let rows = rows?;
-            let rows = rows.slice(0, rows.num_rows().min(left));
-            left -= rows.num_rows();
-            Ok(rows)
-        });
-        Ok(crate::plan::rows_from(Arc::clone(&self.0), rows))
-    }
-}
-
-/// No rows while none of the results that they are made of has changed.
-#[derive(Debug)]
-struct Changed {
-    whole: Vec<String>,
-    schema: SchemaRef,
-}
-
-impl Kernel for Changed {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
-        use futures::StreamExt;
-        let whole = self.whole.clone();
-        // A row can only come after its input has said whether it changed.
-        let rows = inputs.open(0, partition)?.map(move |rows| {
-            let rows = rows?;
-            Ok(if whole.iter().all(|name| run.has_stayed(name)) { rows.slice(0, 0) } else { rows })
-        });
-        Ok(crate::plan::rows_from(Arc::clone(&self.schema), rows))
-    }
-}
-
-/// The same rows under a schema that differs in metadata.
-#[derive(Debug)]
-struct Relabel(SchemaRef);
-
-impl Kernel for Relabel {
-    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, _run: Arc<BatchRun>) -> DfResult<Rows> {
-        use futures::StreamExt;
-        let schema = Arc::clone(&self.0);
-        let rows = inputs.open(0, partition)?.map(move |rows| {
-            let rows = rows?;
-            let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-            Ok(arrow_array::RecordBatch::try_new_with_options(Arc::clone(&schema), rows.columns().to_vec(), &options)?)
-        });
-        Ok(crate::plan::rows_from(Arc::clone(&self.0), rows))
-    }
-}
+/// Name of the rows that a nested plan is fed.
+const FED: &str = "kept";
 
 /// Marks the place of the state while the plan is made.
 #[derive(Debug)]
@@ -395,6 +388,7 @@ struct Below {
 /// Plans our logical nodes.
 struct Planner {
     name: String,
+    state: SessionState,
     options: ViewOptions,
     below: Mutex<Below>,
     made: Mutex<Option<Made>>,
@@ -426,6 +420,13 @@ impl ExtensionPlanner for Planner {
         if let Some(late) = node.downcast_ref::<LateNode>() {
             return late.physical(Arc::clone(input)).map(Some);
         }
+        if let Some(top) = node.downcast_ref::<TopNode>() {
+            let schema = input.schema();
+            let made = self.top(top, &schema).await?;
+            let rows = labelled(Arc::clone(input), &made.layout.kept);
+            *self.made.lock() = Some(made);
+            return Ok(Some(NodeExec::plan(format!("{}: state", self.name), Mark, vec![rows], schema, 1)));
+        }
         let Some(state) = node.downcast_ref::<StateNode>() else { return Ok(None) };
         let below = logical_inputs[0].schema();
         let expr = |e: &Expr| planner.create_physical_expr(e, below, session, planning_ctx);
@@ -437,6 +438,35 @@ impl ExtensionPlanner for Planner {
 }
 
 impl Planner {
+    /// The plans around the first rows of each key: what is kept are the rows.
+    async fn top(&self, node: &TopNode, schema: &SchemaRef) -> DfResult<Made> {
+        let own = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(node);
+        let kept = names(own);
+        let table = Arc::new(FedTable(Arc::clone(&kept)));
+        let rows = as_it_was(FED, provider_as_source(table), &kept, own)?;
+        let cut = self.state.optimize(&node.cut(rows)?)?;
+        let (merge, _) = physical(&self.state, &cut, &self.name, &self.options).boxed().await?;
+        let roles = (0..kept.fields().len()).map(Role::Kept).collect();
+        let layout = Layout {
+            full: Arc::clone(&kept),
+            kept: Arc::clone(&kept),
+            roles,
+            window: None,
+            pane: 0,
+            // Its rows are what they are: nothing can be added to one.
+            keys: kept.fields().len(),
+            show: fed(&kept),
+            neutral: fed(&kept),
+            key: Vec::new(),
+            low: 0,
+            high: 0,
+            timing: Timing::default(),
+            aggregates: Vec::new(),
+        };
+        let (last, merge) = (labelled(fed(&layout.kept), schema), labelled(merge, &layout.kept));
+        Ok(Made { numbers: None, last, merge, layout })
+    }
+
     fn aggregate(
         &self,
         node: &StateNode,
@@ -581,10 +611,6 @@ impl Planner {
 /// Columns of a state with the span of its rows.
 const LOW: &str = "_low";
 const HIGH: &str = "_high";
-
-fn fed(schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
-    NodeExec::plan("rows of the state", FedLeaf(Arc::clone(schema)), vec![], Arc::clone(schema), 1)
-}
 
 fn group_by(exprs: Vec<(Arc<dyn PhysicalExpr>, String)>) -> PhysicalGroupBy {
     if exprs.is_empty() { PhysicalGroupBy::default() } else { PhysicalGroupBy::new_single(exprs) }

@@ -18,7 +18,9 @@
 //! | Query | Rows of a batch |
 //! |---|---|
 //! | without an aggregate | of the batch's records; ORDER BY and LIMIT work within the batch |
-//! | GROUP BY | the whole result so far |
+//! | join of two streams, DISTINCT | new rows, which stay |
+//! | GROUP BY, the first rows of each key | the whole result so far |
+//! | over such a result | the whole result, computed anew |
 //! | GROUP BY a window | of each window that closed, the oldest first; ORDER BY, LIMIT, HAVING work within each window |
 //! | GROUP BY a session or count window | of those that closed, all together; ORDER BY and LIMIT work over them |
 //!
@@ -29,33 +31,45 @@
 //! it is counted, left out, and kept as a dead letter, or in a view of its own.
 //!
 //! Where things are: [`parse`] reads statements, [`catalog`] declares what they
-//! name, [`shape`] says which queries mean something, [`lower`] plans them,
-//! [`mistakes`] words errors, [`window`] plans windows, [`times`] reads what is said
-//! about event time, [`panes`] assigns rows to panes and [`number`] numbers them,
-//! [`late`] and [`side`] set late rows aside, [`state`] keeps aggregates, [`slide`]
-//! merges the panes of hopping windows and [`keyed`] keeps sessions and count
-//! windows, [`functions`] has the functions for social text, [`query`] answers
-//! questions beside the program, [`past`] those about state.
+//! name, [`shape`] says which queries mean something, [`parts`] cuts a statement
+//! into nodes, [`lower`] plans them, [`mistakes`] words errors. [`window`] reads
+//! window functions, [`panes`] assigns rows to them, [`times`] has the options of
+//! event time, [`progress`] follows times through a plan, [`late`] sets late rows
+//! aside. [`state`] keeps aggregates, [`keyed`] windows of each key, [`mod@join`] the sides
+//! of a join, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
+//! [`reload`] are what is read ([`stored`] files, [`leaves`] nodes), [`rows`] last
+//! steps, [`slide`] merges the panes of hopping windows, [`functions`] has the
+//! functions for social text, [`query`] answers questions beside the program,
+//! [`past`] those about state.
 
 mod catalog;
+mod distinct;
 mod functions;
+mod join;
 mod keyed;
 mod late;
+mod leaves;
 mod lower;
 mod mistakes;
 mod number;
 mod panes;
 mod parse;
+mod parts;
 mod past;
+mod progress;
 mod query;
+mod reload;
+mod rows;
 mod shape;
 mod side;
 mod slide;
 mod state;
+mod stored;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod times;
+mod top;
 mod topics;
 mod window;
 

@@ -9,10 +9,11 @@
 use super::{
     panes::{KEY, WindowNode, pane_column},
     tables::{NodeTable, StreamTable},
+    top::TopNode,
 };
 use datafusion::{
     common::{
-        Column, DFSchemaRef, ExprSchema, Result as DfResult, plan_err,
+        Column, DFSchemaRef, ExprSchema, JoinType, Result as DfResult, plan_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     datasource::source_as_provider,
@@ -23,6 +24,9 @@ use tidemill_core::WindowKind;
 
 /// Depth of an expression at most: evaluating one recurses.
 const DEPTH: usize = 400;
+
+/// Aggregates with a DISTINCT whose partial rows are other than they declare.
+const NOT_DISTINCT: [&str; 1] = ["bit_xor"];
 
 /// An aggregate whose partial rows are kept from batch to batch.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -78,20 +82,68 @@ impl UserDefinedLogicalNodeCore for StateNode {
     }
 }
 
+/// What a relation gives in each batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Changes {
+    /// The same rows for ever: a table.
+    Nothing,
+    /// Rows that are new, and stay.
+    New,
+    /// The whole result so far, again.
+    Whole,
+    /// Windows, some of them again: as they change, or corrected by late rows.
+    Again,
+}
+
+/// What a plan's rows are.
+pub(super) fn changes(plan: &LogicalPlan) -> DfResult<Changes> {
+    let mut found = Changes::Nothing;
+    match plan {
+        LogicalPlan::TableScan(scan) => {
+            let provider = source_as_provider(&scan.source)?;
+            let provider: &dyn Any = provider.as_ref();
+            if provider.is::<StreamTable>() {
+                return Ok(Changes::New);
+            }
+            if let Some(node) = provider.downcast_ref::<NodeTable>() {
+                return Ok(node.gives);
+            }
+            return Ok(Changes::Nothing);
+        }
+        LogicalPlan::Extension(node) => {
+            let node: &dyn Any = node.node.as_any();
+            if node.is::<TopNode>() || node.downcast_ref::<StateNode>().is_some_and(|state| state.window.is_none()) {
+                return Ok(Changes::Whole);
+            }
+        }
+        _ => {}
+    }
+    for input in plan.inputs() {
+        found = match (found, changes(input)?) {
+            (Changes::Again, _) | (_, Changes::Again) => Changes::Again,
+            (Changes::New, _) | (_, Changes::New) => Changes::New,
+            (Changes::Whole, _) | (_, Changes::Whole) => Changes::Whole,
+            (Changes::Nothing, Changes::Nothing) => Changes::Nothing,
+        };
+    }
+    Ok(found)
+}
+
 /// Places of the window columns.
 fn pane_columns(schema: &DFSchemaRef) -> Vec<usize> {
     let fields = schema.fields().iter().enumerate();
     fields.filter(|(_, field)| pane_column(field).is_some()).map(|(at, _)| at).collect()
 }
 
-/// What of streams a plan reads.
+/// What of streams a plan has.
 #[derive(Debug, Default, Clone, Copy)]
 struct Reads {
-    stream: bool,
-    /// A view whose rows are the whole result again in each batch.
-    whole: bool,
     state: usize,
     windows: usize,
+    /// An aggregate over windows that each key has of its own.
+    own: bool,
+    /// A table that is read again, whose rows come with the batch.
+    tables: bool,
     /// A LIMIT, or an ORDER BY with one, that cuts each batch.
     limited: bool,
 }
@@ -100,20 +152,17 @@ fn reads(plan: &LogicalPlan) -> DfResult<Reads> {
     let mut reads = Reads::default();
     plan.apply_with_subqueries(|node| {
         match node {
+            LogicalPlan::Limit(_) => reads.limited = true,
             LogicalPlan::TableScan(scan) => {
                 let provider = source_as_provider(&scan.source)?;
                 let provider: &dyn Any = provider.as_ref();
-                if provider.is::<StreamTable>() {
-                    reads.stream = true;
-                } else if let Some(node) = provider.downcast_ref::<NodeTable>() {
-                    reads.stream = true;
-                    reads.whole |= node.whole;
-                }
+                reads.tables |= provider.downcast_ref::<NodeTable>().is_some_and(|t| t.gives == Changes::Nothing);
             }
-            LogicalPlan::Limit(_) => reads.limited = true,
             LogicalPlan::Extension(node) => {
                 let node: &dyn Any = node.node.as_any();
-                reads.state += usize::from(node.is::<StateNode>());
+                reads.state += usize::from(node.is::<StateNode>() || node.is::<TopNode>());
+                let window = node.downcast_ref::<StateNode>().and_then(|state| state.window);
+                reads.own |= matches!(window, Some(WindowKind::Session(_) | WindowKind::Count(_)));
                 reads.windows += usize::from(node.is::<WindowNode>());
             }
             _ => {}
@@ -123,9 +172,36 @@ fn reads(plan: &LogicalPlan) -> DfResult<Reads> {
     Ok(reads)
 }
 
-/// The plan with its aggregate over streams marked.
-pub(super) fn arrange(plan: LogicalPlan) -> DfResult<LogicalPlan> {
-    let plan = plan.transform_up(arrange_node)?.data;
+/// A part of a statement that has to be a node of its own before the rest can be arranged.
+pub(super) enum Cut {
+    /// As a view.
+    View(LogicalPlan),
+    /// A DISTINCT over a stream.
+    Distinct(LogicalPlan),
+}
+
+/// The plan with its aggregate over streams marked, as far as the first part that must be cut out.
+pub(super) fn arrange(plan: LogicalPlan) -> DfResult<(LogicalPlan, Option<Cut>)> {
+    let mut cut = None;
+    let plan = plan
+        .transform_up(|node| if cut.is_some() { Ok(Transformed::no(node)) } else { arrange_node(node, &mut cut) })?
+        .data;
+    if cut.is_some() {
+        return Ok((plan, cut));
+    }
+    plan.apply(|node| {
+        if let LogicalPlan::Window(window) = node
+            && changes(&window.input)? == Changes::New
+            && reads(&window.input)?.state == 0
+        {
+            return plan_err!(
+                "window functions (OVER) over a stream: aggregate with GROUP BY over TUMBLE or HOP; \
+                 OVER may stand above such an aggregate, and then works within each result; or keep the first of \
+                 each key: row_number() OVER (PARTITION BY key ORDER BY …) AS n in a subquery, and WHERE n <= 10 around it"
+            );
+        }
+        Ok(TreeNodeRecursion::Continue)
+    })?;
     let all = reads(&plan)?;
     if all.state > 1 {
         return plan_err!("two aggregates over streams in one statement: make each a view of its own");
@@ -136,7 +212,7 @@ pub(super) fn arrange(plan: LogicalPlan) -> DfResult<LogicalPlan> {
              to have single rows, select from the stream itself"
         );
     }
-    Ok(plan)
+    Ok((plan, None))
 }
 
 /// Refuses expressions too deep to be evaluated.
@@ -144,36 +220,59 @@ pub(super) fn check_depth(plan: &LogicalPlan) -> DfResult<()> {
     plan.apply_with_subqueries(|node| check_expressions(node).map(|()| TreeNodeRecursion::Continue)).map(drop)
 }
 
-fn arrange_node(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
-    let inputs = node.inputs().into_iter().map(reads).collect::<DfResult<Vec<_>>>()?;
-    let streams = inputs.iter().filter(|r| r.stream).count();
+fn arrange_node(node: LogicalPlan, cut: &mut Option<Cut>) -> DfResult<Transformed<LogicalPlan>> {
     check_expressions(&node)?;
+    let inputs = node.inputs();
+    let gives = inputs.iter().map(|input| changes(input)).collect::<DfResult<Vec<_>>>()?;
+    let streams = gives.iter().filter(|gives| **gives != Changes::Nothing).count();
     if streams == 0 {
         return Ok(Transformed::no(node));
     }
-    let has_state = inputs.iter().any(|r| r.state > 0);
+    let below = inputs.iter().map(|input| reads(input)).collect::<DfResult<Vec<_>>>()?;
+    let has_state = below.iter().any(|reads| reads.state > 0);
+    if has_state && inputs.len() > 1 && (streams > 1 || below.iter().any(|reads| reads.tables)) {
+        // Each part that has state becomes a node, so that what stands here reads rows.
+        if let Some((part, _)) = inputs.iter().zip(&below).find(|(_, reads)| reads.state > 0) {
+            *cut = Some(Cut::View((*part).clone()));
+            return Ok(Transformed::no(node));
+        }
+    }
+    if gives.contains(&Changes::Again) && (streams > 1 || !is_by_row(&node)) {
+        return plan_err!(
+            "{} over a view that gives windows more than once (`emit`, `allowed_lateness`) would count it again and again: leave \
+             those options out of that view, or read it as it is",
+            title(&node)
+        );
+    }
     match &node {
-        LogicalPlan::Aggregate(_) => {}
-        LogicalPlan::Distinct(_) if !has_state => {
-            return plan_err!(
-                "DISTINCT over a stream: use GROUP BY, which keeps what it has seen; or count(DISTINCT …) to count"
-            );
+        LogicalPlan::Aggregate(aggregate) if has_state && gives[0] == Changes::New => {
+            let within = aggregate.group_expr.iter().any(|e| is_pane(e, aggregate.input.schema()));
+            if !within || below[0].own {
+                // Over all windows, not within each.
+                *cut = Some(Cut::View(aggregate.input.as_ref().clone()));
+            }
+            return Ok(Transformed::no(node));
         }
-        LogicalPlan::Window(_) if !has_state => {
-            return plan_err!(
-                "window functions (OVER) over a stream: aggregate with GROUP BY over TUMBLE or HOP; \
-                 OVER may stand above such an aggregate, and then works within each result"
-            );
+        LogicalPlan::Distinct(_) if gives[0] == Changes::New => {
+            let within = node.schema().fields().iter().any(|field| pane_column(field).is_some());
+            if has_state && within && !below[0].own {
+                return Ok(Transformed::no(node));
+            }
+            let input = inputs[0].clone();
+            *cut = Some(if has_state { Cut::View(input) } else { Cut::Distinct(node.clone()) });
+            return Ok(Transformed::no(node));
         }
-        LogicalPlan::Join(_) if streams > 1 => {
-            return plan_err!(
-                "a join of two streams: join a stream with a table (CREATE TABLE), \
-                 or use the typed interface, whose join works on batches and windows"
-            );
+        LogicalPlan::Filter(_) if gives[0] == Changes::New && !has_state => {
+            return Ok(super::top::find(&node)?.map_or_else(|| Transformed::no(node), Transformed::yes));
         }
-        LogicalPlan::Union(_) if has_state && streams > 1 => {
+        LogicalPlan::Join(join) => {
+            check_join(join.join_type, gives[0], gives[1])?;
+            return Ok(Transformed::no(node));
+        }
+        LogicalPlan::Union(_) if gives.iter().any(|one| *one != gives[0]) => {
             return plan_err!(
-                "UNION of an aggregate over a stream with another stream: make each part a view of its own"
+                "UNION of a stream with a table, or with a view that gives its whole result in each batch: the latter's rows \
+                 would come again in each batch; take streams, or such views, or tables, on all sides"
             );
         }
         LogicalPlan::RecursiveQuery(_) => {
@@ -181,19 +280,15 @@ fn arrange_node(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
         }
         _ => {}
     }
+    if let LogicalPlan::Aggregate(aggregate) = &node {
+        check_aggregates(aggregate)?;
+    }
+    if gives[0] == Changes::Whole {
+        // Computed anew from the whole result.
+        return Ok(Transformed::no(node));
+    }
+    let below = below[0];
     let LogicalPlan::Aggregate(aggregate) = node else { return Ok(Transformed::no(node)) };
-    let below = inputs[0];
-    if has_state {
-        return plan_err!(
-            "an aggregate over an aggregate over a stream: make the inner one a view with a window and aggregate over that view"
-        );
-    }
-    if below.whole {
-        return plan_err!(
-            "an aggregate over a view that gives its whole result in each batch, or its windows more than once, would count it again and again: \
-             give the view a window (TUMBLE or HOP) without `emit` and `allowed_lateness`, or aggregate over the stream itself"
-        );
-    }
     if below.limited {
         return plan_err!("a LIMIT below an aggregate over a stream would cut each batch: put it above the aggregate");
     }
@@ -207,6 +302,73 @@ fn arrange_node(node: LogicalPlan) -> DfResult<Transformed<LogicalPlan>> {
     };
     let node = Arc::new(StateNode { aggregate, window });
     Ok(Transformed::yes(LogicalPlan::Extension(Extension { node })))
+}
+
+/// Refuses aggregates whose state DataFusion can't hand out and take back.
+fn check_aggregates(aggregate: &Aggregate) -> DfResult<()> {
+    for expr in &aggregate.aggr_expr {
+        let Expr::AggregateFunction(call) = expr.clone().unalias() else { continue };
+        let name = call.func.name();
+        if call.params.distinct && NOT_DISTINCT.contains(&name) {
+            return plan_err!(
+                "`{name}` of DISTINCT values over a stream, whose state can't be kept: take DISTINCT rows first, \
+                 SELECT {name}(x) … FROM (SELECT DISTINCT key, x FROM …)"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Whether what a node gives of a row does not depend on other rows of its input.
+fn is_by_row(node: &LogicalPlan) -> bool {
+    matches!(
+        node,
+        LogicalPlan::Projection(_)
+            | LogicalPlan::Filter(_)
+            | LogicalPlan::SubqueryAlias(_)
+            | LogicalPlan::Unnest(_)
+            | LogicalPlan::Sort(_)
+            | LogicalPlan::Limit(_)
+            | LogicalPlan::Join(_)
+    )
+}
+
+fn title(node: &LogicalPlan) -> &'static str {
+    match node {
+        LogicalPlan::Aggregate(_) => "an aggregate",
+        LogicalPlan::Distinct(_) => "DISTINCT",
+        LogicalPlan::Window(_) => "a window function (OVER)",
+        LogicalPlan::Join(_) => "a join with a stream",
+        LogicalPlan::Union(_) => "UNION",
+        _ => "what compares rows",
+    }
+}
+
+/// Refuses joins in which the rows of one side would be given again, or with NULLs too early.
+fn check_join(kind: JoinType, left: Changes, right: Changes) -> DfResult<()> {
+    let keeps_left =
+        matches!(kind, JoinType::Left | JoinType::Full | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark);
+    let keeps_right = matches!(
+        kind,
+        JoinType::Right | JoinType::Full | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark
+    );
+    let comes = |of: Changes| matches!(of, Changes::New | Changes::Again);
+    let side = match (comes(left), comes(right)) {
+        (false, true) if keeps_left => "left",
+        (true, false) if keeps_right => "right",
+        _ => return Ok(()),
+    };
+    plan_err!(
+        "this join keeps the rows of its {side} side, and they would be given again in each batch: put the stream on the \
+         side that is kept (stream LEFT JOIN table), or use JOIN"
+    )
+}
+
+fn is_pane(expr: &Expr, schema: &DFSchemaRef) -> bool {
+    match expr.clone().unalias_nested().data {
+        Expr::Column(column) => schema.field_from_column(&column).is_ok_and(|f| pane_column(f).is_some()),
+        _ => false,
+    }
 }
 
 /// Checks what has to hold for the expressions of one node.
@@ -228,7 +390,7 @@ fn check_expressions(node: &LogicalPlan) -> DfResult<()> {
                     _ => None,
                 };
                 if let Some(subquery) = subquery {
-                    *self.2 |= reads(&subquery.subquery)?.stream;
+                    *self.2 |= changes(&subquery.subquery)? == Changes::New || reads(&subquery.subquery)?.state > 0;
                 }
                 Ok(TreeNodeRecursion::Continue)
             }
@@ -240,8 +402,8 @@ fn check_expressions(node: &LogicalPlan) -> DfResult<()> {
         expr.visit(&mut Depth(&mut depth, &mut deepest, &mut over_stream))?;
         if over_stream {
             return plan_err!(
-                "a subquery over a stream inside an expression: it may read tables; \
-                 compare streams with each other in the typed interface"
+                "a subquery over a stream inside an expression: it may read tables, and views that give their whole result; \
+                 join the stream instead (JOIN … ON with a bound in time), or make the subquery a view without a window"
             );
         }
         if deepest > DEPTH {
@@ -256,16 +418,12 @@ fn check_expressions(node: &LogicalPlan) -> DfResult<()> {
 /// The window below an aggregate, which must be grouped by it, and nothing in between may compute with it.
 fn window_below(aggregate: &Aggregate) -> DfResult<WindowKind> {
     let schema = aggregate.input.schema();
-    let is_pane = |expr: &Expr| match expr.clone().unalias_nested().data {
-        Expr::Column(column) => schema.field_from_column(&column).is_ok_and(|f| pane_column(f).is_some()),
-        _ => false,
-    };
-    if !aggregate.group_expr.iter().any(is_pane) {
+    if !aggregate.group_expr.iter().any(|e| is_pane(e, schema)) {
         return plan_err!(
             "an aggregate over a window (TUMBLE, HOP, SESSION, COUNT_WINDOW) must be grouped by the window: add window_start (or window_end) to GROUP BY"
         );
     }
-    for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr).filter(|e| !is_pane(e)) {
+    for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr).filter(|e| !is_pane(e, schema)) {
         refuse_pane(expr, schema)?;
     }
     let mut found = None;

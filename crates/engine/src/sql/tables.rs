@@ -5,6 +5,7 @@
 //! with state; its scan is a [`Leaf`] that lowering replaces by the node's plan.
 //! Both are "the rows of the batch". Made by [`super::catalog`].
 
+use super::{progress::Time, shape::Changes, state::FedLeaf};
 use crate::plan::{BatchRun, Kernel, Lineage, NodeExec, NodeInputs, Rows, SourceExec, StreamInput};
 use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
@@ -13,7 +14,7 @@ use datafusion::{
     common::{Result as DfResult, internal_err},
     datasource::TableType,
     logical_expr::Expr,
-    physical_expr::expressions::col,
+    physical_expr::{PhysicalExpr, expressions::Column},
     physical_plan::{ExecutionPlan, projection::ProjectionExec},
 };
 use std::{any::Any, sync::Arc};
@@ -67,9 +68,11 @@ impl TableProvider for StreamTable {
 #[derive(Debug)]
 pub(super) struct NodeTable {
     pub(super) node: Arc<Lineage>,
-    /// Whether its rows of a batch are the whole result again, not what is new.
-    pub(super) whole: bool,
+    /// What its rows of a batch are.
+    pub(super) gives: Changes,
     pub(super) partitions: usize,
+    /// What is known of the times of its columns; may be shorter than they are.
+    pub(super) times: Vec<Option<Time>>,
 }
 
 #[async_trait]
@@ -98,16 +101,23 @@ impl TableProvider for NodeTable {
             // More than one, so that what needs all rows together gathers them.
             self.partitions.max(2),
         );
-        let Some(projection) = projection else { return Ok(leaf) };
-        let columns = projection
-            .iter()
-            .map(|i| {
-                let name = schema.field(*i).name();
-                Ok((col(name, &schema)?, name.clone()))
-            })
-            .collect::<DfResult<Vec<_>>>()?;
-        Ok(Arc::new(ProjectionExec::try_new(columns, leaf)?))
+        projected(leaf, projection)
     }
+}
+
+/// The columns of a leaf that are asked for.
+fn projected(leaf: Arc<dyn ExecutionPlan>, projection: Option<&Vec<usize>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+    let Some(projection) = projection else { return Ok(leaf) };
+    let schema = leaf.schema();
+    let columns = projection
+        .iter()
+        .map(|i| {
+            let name = schema.field(*i).name();
+            let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(name, *i));
+            (column, name.clone())
+        })
+        .collect::<Vec<_>>();
+    Ok(Arc::new(ProjectionExec::try_new(columns, leaf)?))
 }
 
 /// Stands for a node's plan until lowering.
@@ -126,4 +136,34 @@ impl Kernel for Leaf {
 pub(super) fn kernel_of<K: Kernel>(plan: &Arc<dyn ExecutionPlan>) -> Option<&K> {
     let kernel: &dyn Kernel = plan.downcast_ref::<NodeExec>()?.kernel();
     (kernel as &dyn Any).downcast_ref::<K>()
+}
+
+/// Rows that a nested plan is fed, as a table.
+#[derive(Debug)]
+pub(super) struct FedTable(pub(super) SchemaRef);
+
+/// The leaf that gives them.
+pub(super) fn fed(schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
+    NodeExec::plan("rows of the state", FedLeaf(Arc::clone(schema)), vec![], Arc::clone(schema), 1)
+}
+
+#[async_trait]
+impl TableProvider for FedTable {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.0)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> DfResult<Arc<dyn ExecutionPlan>> {
+        projected(fed(&self.0), projection)
+    }
 }

@@ -1,11 +1,14 @@
 //! SQL programs against an oracle: plain DataFusion over all the input at once.
 
+mod aggregates;
 mod beside;
 mod decoding;
 mod event_time;
+mod goldens;
 mod late;
 mod mistakes;
 mod modes;
+mod tables;
 
 use super::catalog;
 use crate::testing::SqlProgram;
@@ -394,7 +397,7 @@ fn plans_say_what_they_do_without_being_started() {
     program.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])]]);
     program.context().declare_sql(&format!("{POSTS}CREATE VIEW v AS {HOPS}")).unwrap();
     let plan = program.context().explain().unwrap();
-    assert!(plan.starts_with("posts: reads 1 queued entries\n\nv: a view, shown after the commit\n"), "{plan}");
+    assert!(plan.starts_with("posts: reads 1 queued entries\n\nv: a view, shown after the commit; gives the rows of each window once, when it closes (append)\n"), "{plan}");
     for part in [
         "v: state",
         "mode=Final",

@@ -91,7 +91,7 @@ fn errors_name_the_place_and_the_way_out() {
         ("CREATE TABLE t WITH (connector = 'csv', path = 's3://x/y')", "not a local path"),
         (
             "CREATE VIEW v AS SELECT count(*) AS n FROM TUMBLE(posts, t, INTERVAL '10' SECOND)",
-            "must be grouped by the window",
+            "must be grouped by it: add window_start",
         ),
         ("CREATE VIEW v AS SELECT tag FROM TUMBLE(posts, t, INTERVAL '10' SECOND)", "needs an aggregate"),
         (
@@ -112,15 +112,31 @@ fn errors_name_the_place_and_the_way_out() {
             "known only when the window closes",
         ),
         (
-            "CREATE VIEW v AS SELECT max(n) AS n FROM (SELECT tag, count(*) AS n FROM posts GROUP BY tag)",
-            "an aggregate over an aggregate over a stream",
+            "CREATE VIEW v AS SELECT a.tag FROM posts a JOIN posts b ON a.n > b.n",
+            "a join of two streams without a column that must be equal",
         ),
         (
-            "CREATE VIEW a AS SELECT tag, count(*) AS n FROM posts GROUP BY tag; CREATE VIEW v AS SELECT max(n) AS n FROM a",
-            "again and again",
+            "CREATE VIEW v AS SELECT a.tag FROM posts a LEFT JOIN posts b ON a.tag = b.tag",
+            "ON does not say when: add a bound such as `right.time BETWEEN left.time",
         ),
-        ("CREATE VIEW v AS SELECT a.tag FROM posts a JOIN posts b ON a.tag = b.tag", "a join of two streams"),
-        ("CREATE VIEW v AS SELECT DISTINCT tag FROM posts", "DISTINCT over a stream: use GROUP BY"),
+        (
+            "CREATE VIEW v AS SELECT tag FROM posts a WHERE EXISTS (SELECT 1 FROM posts b WHERE a.tag = b.tag)",
+            "a subquery over a stream",
+        ),
+        ("CREATE VIEW v AS SELECT tag FROM posts INTERSECT SELECT upper(tag) FROM posts", "INTERSECT"),
+        (
+            "CREATE VIEW v AS SELECT k, tag FROM (VALUES ('a')) AS keys (k) LEFT JOIN posts ON k = tag",
+            "keeps the rows of its left side",
+        ),
+        (
+            "CREATE VIEW counts AS SELECT tag, count(*) AS c FROM posts GROUP BY tag;
+             CREATE VIEW v AS SELECT counts.tag FROM counts LEFT JOIN posts ON counts.tag = posts.tag",
+            "keeps the rows of its left side",
+        ),
+        (
+            "CREATE VIEW v AS SELECT DISTINCT ON (tag) tag, n FROM posts ORDER BY tag, n",
+            "row_number() OVER (PARTITION BY key",
+        ),
         (
             "CREATE VIEW v AS SELECT row_number() OVER (ORDER BY t) AS n FROM posts",
             "window functions (OVER) over a stream",
@@ -128,7 +144,10 @@ fn errors_name_the_place_and_the_way_out() {
         ("CREATE VIEW v AS SELECT tag FROM posts WHERE n = (SELECT max(n) FROM posts)", "a subquery over a stream"),
         ("CREATE VIEW v AS SELECT count(*) AS n FROM (SELECT * FROM posts LIMIT 3)", "a LIMIT below an aggregate"),
         ("CREATE VIEW v AS SELECT tag, count(*) AS n FROM posts GROUP BY ROLLUP(tag)", "ROLLUP"),
-        ("CREATE VIEW v AS SELECT count(*) AS n FROM posts UNION ALL SELECT n FROM posts", "make each part a view"),
+        (
+            "CREATE VIEW v AS SELECT count(*) AS n FROM posts UNION ALL SELECT n FROM posts",
+            "would come again in each batch",
+        ),
         ("CREATE VIEW v AS SELECT tag, upper(tag) AS tag FROM posts", "another name with AS"),
         ("CREATE VIEW \"a b\" AS SELECT tag FROM posts", "can't name a view"),
     ] {

@@ -1,0 +1,2 @@
+-- Pass through: what reading and writing costs.
+INSERT INTO out SELECT auction, bidder, price, date_time, extra FROM bid;

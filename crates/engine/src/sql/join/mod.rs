@@ -1,0 +1,121 @@
+//! Joins of two streams.
+//!
+//! ```sql
+//! SELECT … FROM auctions a JOIN bids b
+//!   ON a.id = b.auction AND b.at BETWEEN a.at AND a.at + INTERVAL '10' MINUTE
+//! ```
+//!
+//! Both sides are kept, each row until the watermark of the other side says that
+//! no partner can come; an outer join gives a row that had none with NULLs then.
+//! [`plan`] finds in the condition how long that is, [`store`] keeps rows, [`side`]
+//! is a side's state, [`step`] runs a batch. Made by [`super::parts`], which cuts a
+//! statement where it joins streams.
+
+mod plan;
+mod side;
+mod step;
+mod store;
+
+use crate::{
+    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_from},
+    sql::leaves,
+};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use datafusion::{
+    common::{DataFusionError, Result as DfResult},
+    physical_plan::ExecutionPlan,
+};
+use futures::{FutureExt, StreamExt, TryStreamExt};
+use parking_lot::Mutex;
+use std::sync::{Arc, OnceLock};
+use step::{Condition, Join};
+use tidemill_core::{Error, Result};
+use tokio::task::JoinSet;
+
+pub(super) use plan::plan;
+
+/// A join of two streams as an operator.
+#[derive(Debug)]
+pub(super) struct JoinOperator {
+    name: String,
+    inputs: [Arc<dyn ExecutionPlan>; 2],
+    /// Taken when it is lowered.
+    parts: Mutex<Option<([side::SidePlan; 2], Condition)>>,
+    join: OnceLock<Arc<Join>>,
+    schema: SchemaRef,
+    /// How long rows are kept, for `plan`.
+    told: String,
+}
+
+impl Operator for JoinOperator {
+    fn kind(&self) -> &'static str {
+        "join"
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn is_stateful(&self) -> bool {
+        true
+    }
+
+    fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        let of = |e| Error::internal(format!("planning `{}`", self.name)).because(e);
+        let read = leaves::leaves(&self.inputs).map_err(of)?;
+        if let Some((sides, condition)) = self.parts.lock().take() {
+            let [left, right] = sides;
+            let sides = [
+                Arc::new(side::SideState::new(format!("{}.left", self.name), left)),
+                Arc::new(side::SideState::new(format!("{}.right", self.name), right)),
+            ];
+            let join = Join { name: self.name.clone(), sides, condition, schema: Arc::clone(&self.schema) };
+            // Only the first who lowers takes the parts.
+            let _first = self.join.set(Arc::new(join));
+        }
+        let join = self.join.get().ok_or_else(|| Error::internal("a join without its sides"))?;
+        for side in &join.sides {
+            cx.states.register(Arc::clone(side) as _);
+        }
+        let plans = self
+            .inputs
+            .iter()
+            .map(|plan| leaves::put_in(plan, &read, &inputs).map_err(of))
+            .collect::<Result<Vec<_>>>()?;
+        Ok(cx.node(&self.told, JoinKernel(Arc::clone(join)), plans, self.schema(), 1))
+    }
+}
+
+#[derive(Debug)]
+struct JoinKernel(Arc<Join>);
+
+impl Kernel for JoinKernel {
+    fn run(&self, _partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
+        let mut parts = JoinSet::new();
+        for side in [0, 1] {
+            for partition in 0..inputs.partitions(side) {
+                let rows = inputs.open(side, partition)?;
+                parts.spawn(async move { rows.try_collect::<Vec<_>>().await.map(|rows| (side, partition, rows)) });
+            }
+        }
+        let join = Arc::clone(&self.0);
+        let rows = async move {
+            let mut came = Vec::new();
+            while let Some(part) = parts.join_next().await {
+                came.push(part.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))??);
+            }
+            came.sort_by_key(|(side, partition, _)| (*side, *partition));
+            let mut new: [Vec<RecordBatch>; 2] = [Vec::new(), Vec::new()];
+            for (side, _, rows) in came {
+                new[side].extend(rows.into_iter().filter(|rows| rows.num_rows() > 0));
+            }
+            join.step(new, &run)
+        };
+        let rows = rows.into_stream().map(|rows: DfResult<Vec<RecordBatch>>| match rows {
+            Ok(rows) => futures::stream::iter(rows.into_iter().map(Ok).collect::<Vec<_>>()),
+            Err(error) => futures::stream::iter(vec![Err(error)]),
+        });
+        Ok(rows_from(Arc::clone(&self.0.schema), rows.flatten()))
+    }
+}
