@@ -23,6 +23,8 @@ pub mod backoff;
 pub mod console;
 #[doc(hidden)]
 pub mod contract;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub mod database;
 pub mod files;
 pub mod format;
 pub mod generator;
@@ -59,4 +61,8 @@ pub fn register(registry: &mut Registry) {
 
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
     registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));
+    #[cfg(feature = "sqlite")]
+    registry.add_sink("sqlite", |o| Ok(Arc::new(database::SqliteSink::from_options(o)?)));
+    #[cfg(feature = "postgres")]
+    registry.add_sink("postgres", |o| Ok(Arc::new(database::PostgresSink::from_options(o)?)));
 }

@@ -91,8 +91,10 @@ impl Pipeline {
             }
         }
         let mut dead = std::mem::take(&mut *run.dead.lock());
-        // Each output that reads a stream refuses the same records.
-        dead.sort_by(|a, b| (&a.stream, &a.partition, a.offset).cmp(&(&b.stream, &b.partition, b.offset)));
+        // Each output that reads a stream refuses the same records, of several reasons perhaps another one.
+        dead.sort_by(|a, b| {
+            (&a.stream, &a.partition, a.offset, &a.reason).cmp(&(&b.stream, &b.partition, b.offset, &b.reason))
+        });
         dead.dedup_by(|a, b| (&a.stream, &a.partition, a.offset) == (&b.stream, &b.partition, b.offset));
         self.watch_dead(&run, &dead)?;
         report.refused = dead.len() as u64;

@@ -12,7 +12,10 @@ use arrow_array::{Array, RecordBatch, cast::AsArray, types::UInt64Type};
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tidemill_core::{BatchId, DeadLetter, Error, Offset, PartitionId, Result, Timestamp};
 use tidemill_store::{
@@ -20,6 +23,9 @@ use tidemill_store::{
     disk::create_dir,
     log::{Log, Topic},
 };
+
+/// Requests of this process: no two have one name.
+static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
 /// A letter as it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +149,8 @@ impl Letters {
         let failed = |e| Error::external(format!("can't write to {}", self.mailbox.display())).because(e);
         create_dir(&RealDisk, &self.mailbox).map_err(failed)?;
         let request = Request::new(numbers, again);
-        let name = format!("{:020}-{}.json", now.0, std::process::id());
+        let number = REQUESTS.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{:020}-{}-{number}.json", now.0, std::process::id());
         atomic_write(&RealDisk, &self.mailbox.join(name), &request.to_bytes()).map_err(failed)
     }
 }

@@ -1,7 +1,7 @@
 //! Dead letters that are run again, exactly once.
 //!
 //! ```text
-//! tidemill dead replay ─► programs/<program>/replay/<time>-<pid>.json     a request in the mailbox
+//! tidemill dead replay ─► programs/<program>/replay/<time>-<pid>-<n>.json   a request in the mailbox
 //!                                   │ between two batches
 //!                                   ▼
 //!                         topic <program>.replayed                       the mark, durable; then the request goes

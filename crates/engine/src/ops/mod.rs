@@ -14,6 +14,8 @@ mod reduce;
 mod rows;
 mod split;
 mod stateful;
+#[cfg(test)]
+mod survive;
 mod timers;
 mod transform;
 mod union;

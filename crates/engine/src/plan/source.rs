@@ -17,7 +17,11 @@ use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
-use std::sync::{Arc, OnceLock};
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, OnceLock},
+};
 use tidemill_core::{
     Block, Chunk, DeadLetter, Decoder, Error, Format, Offset, OffsetRange, PartitionId, Refusal, Result, Shape, Source,
     Timestamp, WatermarkSpec,
@@ -35,6 +39,9 @@ pub(crate) struct StreamInput {
     /// The stream's own columns, then [`META`].
     pub(crate) schema: SchemaRef,
     own: usize,
+    /// Columns that any leaf reads. All leaves decode all of them, so that a record
+    /// is refused by every output or by none, and one that is run again is new to each.
+    read: Mutex<BTreeSet<usize>>,
     event_time: OnceLock<EventTime>,
     /// The share of records that may be refused, where the stream says so itself.
     pub(crate) dead_share: OnceLock<DeadShare>,
@@ -84,9 +91,16 @@ impl StreamInput {
             schema: Arc::new(Schema::new(fields)),
             own: count,
             event_time: OnceLock::new(),
+            read: Mutex::default(),
             dead_share: OnceLock::new(),
             replays: OnceLock::new(),
         })
+    }
+
+    /// What a leaf that reads the columns `wanted` decodes: those, then those of other leaves.
+    fn decoded(&self, wanted: &[usize]) -> Vec<usize> {
+        let read = self.read.lock();
+        wanted.iter().copied().chain(read.iter().copied().filter(|column| !wanted.contains(column))).collect()
     }
 
     /// Declares the stream's event time; the first declaration counts.
@@ -185,6 +199,7 @@ impl SourceExec {
             self.input.name,
             self.schema.fields().iter().map(|f| f.name().as_str()).collect::<Vec<_>>()
         );
+        self.input.read.lock().extend(self.projection.iter().copied().filter(|column| *column < self.input.own));
         let (schema, partitions) = (Arc::clone(&self.schema), self.partitions);
         NodeExec::plan(name, self, vec![], schema, partitions)
     }
@@ -210,7 +225,7 @@ impl Kernel for SourceExec {
         let wanted: Vec<usize> = self.projection.iter().copied().filter(|c| *c < self.input.own).collect();
         let columns = wanted.clone();
         let mut reader = Reader {
-            decoder: self.input.format.as_ref().map(|f| f.decoder(&wanted)),
+            decoder: self.input.format.as_ref().map(|f| f.decoder(&self.input.decoded(&wanted))),
             input: Arc::clone(&self.input),
             projection: self.projection.clone(),
             wanted,
@@ -317,7 +332,7 @@ impl Reader {
             });
         }
         if self.wanted.len() == self.projection.len() {
-            return self.batch(rows.columns().to_vec(), rows.num_rows());
+            return self.batch(rows.columns()[..self.wanted.len()].to_vec(), rows.num_rows());
         }
         // Rows of the block that were kept, by row of the result.
         let mut refused = self.refused.iter().map(|r| r.row).peekable();

@@ -159,7 +159,7 @@ pub(super) async fn plan(
             (body, inputs, kind)
         }
     };
-    Ok(Planned { select: Select { schema, body, view, whole: Vec::new() }, inputs, kind })
+    Ok(Planned { select: Select { schema, body, view, whole: Vec::new(), definition: None }, inputs, kind })
 }
 
 /// The schema without the marks of panes.
@@ -211,6 +211,8 @@ pub(super) struct Select {
     /// Inputs that give their whole result in each batch: what comes of them is
     /// not stored again while none of them has changed.
     pub(super) whole: Vec<String>,
+    /// Its text, with that of the views which are put into it.
+    pub(super) definition: Option<String>,
 }
 
 #[derive(Debug)]
@@ -243,6 +245,10 @@ impl Operator for Select {
 
     fn is_stateful(&self) -> bool {
         matches!(self.body, Body::Aggregate { .. })
+    }
+
+    fn definition(&self) -> Option<String> {
+        self.definition.clone()
     }
 
     fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
@@ -531,9 +537,25 @@ impl Planner {
         let merge = AggregateExec::try_new(
             AggregateMode::PartialReduce,
             by_place(&kept),
+            aggregates.clone(),
+            nones.clone(),
+            fed(&kept_schema),
+            Arc::clone(&input_schema),
+        )?;
+        let show = AggregateExec::try_new(
+            AggregateMode::Final,
+            by_place(&kept),
+            aggregates.clone(),
+            nones.clone(),
+            fed(&kept_schema),
+            Arc::clone(&input_schema),
+        )?;
+        let neutral = AggregateExec::try_new(
+            AggregateMode::Partial,
+            PhysicalGroupBy::default(),
             aggregates,
             nones,
-            fed(&kept_schema),
+            fed(&input_schema),
             input_schema,
         )?;
         let layout = Layout {
@@ -542,6 +564,9 @@ impl Planner {
             roles,
             window: node.window,
             pane: pane.unwrap_or(0),
+            keys: count,
+            show: Arc::new(show),
+            neutral: Arc::new(neutral),
             key,
             low: places - spans,
             high: places.saturating_sub(1),

@@ -34,8 +34,8 @@
 //! about event time, [`panes`] assigns rows to panes and [`number`] numbers them,
 //! [`late`] and [`side`] set late rows aside, [`state`] keeps aggregates, [`slide`]
 //! merges the panes of hopping windows and [`keyed`] keeps sessions and count
-//! windows, [`functions`] has the functions
-//! for social text, [`query`] answers questions beside the program.
+//! windows, [`functions`] has the functions for social text, [`query`] answers
+//! questions beside the program, [`past`] those about state.
 
 mod catalog;
 mod functions;
@@ -46,6 +46,7 @@ mod mistakes;
 mod number;
 mod panes;
 mod parse;
+mod past;
 mod query;
 mod shape;
 mod side;

@@ -38,7 +38,7 @@ use arrow_array::{
     ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray,
     types::TimestampMicrosecondType,
 };
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::{
     common::{Result as DfResult, internal_datafusion_err},
     execution::TaskContext,
@@ -81,6 +81,12 @@ pub(super) struct Layout {
     pub(super) window: Option<WindowKind>,
     /// Place of the pane column in the state.
     pub(super) pane: usize,
+    /// Columns of the state, the first ones, that are grouped by.
+    pub(super) keys: usize,
+    /// From partial rows to final values, a row a group of the state; reads a [`FedLeaf`].
+    pub(super) show: Arc<dyn ExecutionPlan>,
+    /// The partial row of no rows at all, without the groups; reads a [`FedLeaf`].
+    pub(super) neutral: Arc<dyn ExecutionPlan>,
     /// Places of the columns that a key's own windows are kept by.
     pub(super) key: Vec<usize>,
     /// Places of the least and greatest time or number of a row, where windows are a key's own.
@@ -131,6 +137,14 @@ pub(super) async fn feed(
     // Also drops the metrics of the run before.
     let plan = reset_plan_states(Arc::clone(plan))?;
     collect(plan, Arc::new(task)).await
+}
+
+/// Runs a nested plan outside of a batch.
+fn feed_aside(plan: &Arc<dyn ExecutionPlan>, rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+    let run = BatchRun::new(tidemill_core::Batch::default(), BTreeMap::new());
+    let session = datafusion::prelude::SessionConfig::new().with_extension(Arc::new(run));
+    let task = Arc::new(TaskContext::default().with_session_config(session));
+    futures::executor::block_on(feed(plan, &task, rows)).map_err(crate::batch::of_plan)
 }
 
 /// Partial rows of one pane.
@@ -392,6 +406,35 @@ impl StateOperator for AggregateState {
 
     fn rows(&self) -> usize {
         self.inner.lock().panes.values().map(|pane| pane.count).sum()
+    }
+
+    fn keys(&self) -> usize {
+        self.layout.keys
+    }
+
+    fn neutral(&self) -> Result<Option<RecordBatch>> {
+        let rows = feed_aside(&self.layout.neutral, Vec::new())?;
+        Ok(rows.into_iter().find(|rows| rows.num_rows() == 1))
+    }
+
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        Some(Arc::new(Self::new(self.name.clone(), self.layout.clone())))
+    }
+
+    fn shown(&self) -> Result<Vec<RecordBatch>> {
+        // As people write them: the planner counts a constant.
+        let plain = |f: &FieldRef| f.as_ref().clone().with_name(f.name().replace("count(Int64(1))", "count(*)"));
+        let schema = self.layout.show.schema();
+        let schema = Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()));
+        let rows = self.snapshot()?;
+        if rows.is_empty() {
+            return Ok(vec![RecordBatch::new_empty(schema)]);
+        }
+        let named = |rows: RecordBatch| {
+            RecordBatch::try_new(Arc::clone(&schema), rows.columns().to_vec())
+                .map_err(|e| Error::internal("rows of an aggregate").because(e))
+        };
+        feed_aside(&self.layout.show, rows)?.into_iter().map(named).collect()
     }
 }
 

@@ -42,6 +42,8 @@ pub(super) struct Captured {
 pub(super) struct Capture {
     names: PathBuf,
     files: Vec<Captured>,
+    /// Directories without files, below the data directory.
+    empty: Vec<String>,
 }
 
 impl Capture {
@@ -51,11 +53,11 @@ impl Capture {
         let number = CAPTURES.fetch_add(1, Ordering::Relaxed);
         let names = dir.join(format!("{PREFIX}{}-{number}", std::process::id()));
         disk::create_dir(&RealDisk, &names).named("create", &names)?;
-        let mut capture = Self { names, files: Vec::new() };
+        let mut capture = Self { names, files: Vec::new(), empty: Vec::new() };
         let gate = Gate::of(dir)?;
         let closed = gate.pass()?;
         let mut found = Vec::new();
-        list(dir, "", &mut found)?;
+        list(dir, "", &mut found, &mut capture.empty)?;
         let indexes = found.iter().filter(|name| name.ends_with(".idx"));
         let others = found.iter().rev().filter(|name| !name.ends_with(".idx"));
         for name in indexes.chain(others) {
@@ -82,6 +84,11 @@ impl Capture {
 
     pub(super) fn files(&self) -> &[Captured] {
         &self.files
+    }
+
+    /// Directories without files: a partition of a topic that has no rows yet is one.
+    pub(super) fn empty(&self) -> &[String] {
+        &self.empty
     }
 }
 
@@ -113,9 +120,10 @@ fn remove(dir: &Path) -> io::Result<()> {
     RealDisk.remove_dir(dir)
 }
 
-/// Names of all files that count, below `dir/within`.
-pub(super) fn list(dir: &Path, within: &str, found: &mut Vec<String>) -> Result<()> {
+/// Names of all files that count, below `dir/within`, and of directories without any.
+pub(super) fn list(dir: &Path, within: &str, found: &mut Vec<String>, empty: &mut Vec<String>) -> Result<()> {
     let at = dir.join(within);
+    let before = found.len() + empty.len();
     for name in RealDisk.list(&at).named("list", &at)? {
         let path = at.join(&name);
         let below = if within.is_empty() { name.clone() } else { format!("{within}/{name}") };
@@ -124,10 +132,13 @@ pub(super) fn list(dir: &Path, within: &str, found: &mut Vec<String>) -> Result<
             continue;
         }
         if RealDisk.is_dir(&path) {
-            list(dir, &below, found)?;
+            list(dir, &below, found, empty)?;
         } else {
             found.push(below);
         }
+    }
+    if found.len() + empty.len() == before && !within.is_empty() {
+        empty.push(within.to_owned());
     }
     Ok(())
 }

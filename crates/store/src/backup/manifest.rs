@@ -2,7 +2,8 @@
 //!
 //! ```json
 //! {"version": 1, "made": 1769871600000000, "batches": {"top": 412},
-//!  "files": [{"name": "FORMAT", "len": 2, "crc": 1234567}], "crc": 7654321}
+//!  "files": [{"name": "FORMAT", "len": 2, "crc": 1234567}],
+//!  "empty": ["log/top.dead/0"], "crc": 7654321}
 //! ```
 //!
 //! `crc` of a file is the CRC-32C of its bytes; that of the whole is the CRC-32C
@@ -32,6 +33,8 @@ pub struct Backup {
     /// The last committed batch of each program.
     pub batches: BTreeMap<String, BatchId>,
     pub(super) files: Vec<Entry>,
+    /// Directories without files.
+    pub(super) empty: Vec<String>,
 }
 
 /// A file of a backup.
@@ -53,7 +56,7 @@ struct Stored {
 
 impl Backup {
     pub(super) fn new(made: Timestamp) -> Self {
-        Self { version: VERSION, made, batches: BTreeMap::new(), files: Vec::new() }
+        Self { version: VERSION, made, batches: BTreeMap::new(), files: Vec::new(), empty: Vec::new() }
     }
 
     /// Number of files.
@@ -107,8 +110,9 @@ impl Backup {
         }
         let backup: Self = serde_json::from_value(value).map_err(|e| damaged(e.to_string()))?;
         let outside = |name: &str| name.split('/').any(|part| part.is_empty() || part == "." || part == "..");
-        if let Some(entry) = backup.files.iter().find(|entry| outside(&entry.name)) {
-            return Err(Error::user(format!("{} names a file outside of the backup: {}", path.display(), entry.name)));
+        let mut names = backup.files.iter().map(|entry| &entry.name).chain(&backup.empty);
+        if let Some(name) = names.find(|name| outside(name)) {
+            return Err(Error::user(format!("{} names a file outside of the backup: {name}", path.display())));
         }
         Ok(backup)
     }

@@ -36,6 +36,7 @@ use crate::{
 use capture::Capture;
 use manifest::Entry;
 use std::{
+    collections::BTreeSet,
     io::IoSlice,
     path::{Path, PathBuf},
 };
@@ -61,7 +62,8 @@ pub fn backup(from: &Path, to: &Path, now: Timestamp) -> Result<Backup> {
         let (len, crc) = copy(&file.path, &to.join(&file.name), file.len)?;
         made.files.push(Entry { name: file.name.clone(), len, crc });
     }
-    sync_dirs(to, made.files.iter().map(|file| file.name.as_str()))?;
+    made.empty = capture.empty().to_vec();
+    finish(to, &made)?;
     drop(capture);
     let verified = verify::directory(to)?;
     if let Some(first) = verified.damage().next() {
@@ -100,7 +102,7 @@ pub fn restore(from: &Path, to: &Path) -> Result<Backup> {
             .fatal());
         }
     }
-    sync_dirs(to, made.files.iter().map(|file| file.name.as_str()))?;
+    finish(to, &made)?;
     RealDisk.remove(&unfinished).named("remove", &unfinished)?;
     RealDisk.sync_dir(to).named("sync", to)?;
     Ok(made)
@@ -148,10 +150,14 @@ fn pieces(file: &dyn DiskFile, len: u64, mut take: impl FnMut(&[u8]) -> std::io:
     Ok(())
 }
 
-/// Makes the names of files below `root` durable.
-fn sync_dirs<'a>(root: &Path, names: impl Iterator<Item = &'a str>) -> Result<()> {
-    let dirs: std::collections::BTreeSet<PathBuf> =
-        names.map(|name| disk::parent(&root.join(name)).to_owned()).collect();
+/// Makes the directories without files, and the names of all others durable.
+fn finish(root: &Path, made: &Backup) -> Result<()> {
+    for name in &made.empty {
+        let dir = root.join(name);
+        disk::create_dir(&RealDisk, &dir).named("create", &dir)?;
+    }
+    let dirs: BTreeSet<PathBuf> =
+        made.files.iter().map(|file| disk::parent(&root.join(&file.name)).to_owned()).collect();
     for dir in &dirs {
         RealDisk.sync_dir(dir).named("sync", dir)?;
     }

@@ -23,6 +23,7 @@ fn data(dir: &Path) {
     let log = Log::open(owner.disk(), &dir.join("log"), Arc::new(ManualClock::default())).unwrap();
     let config = TopicConfig { segment_bytes: 4 << 10, ..TopicConfig::new(rows(0..0).schema()) };
     let topic = log.create_topic("numbers", &config).unwrap();
+    log.create_topic("empty", &config).unwrap();
     let program = dir.join("programs/p");
     let mut ledger = Ledger::open(owner.disk(), &program.join("ledger")).unwrap();
     let mut state = StateFiles::open(owner.disk(), &program.join("state/sum"), "sum", rows(0..0).schema()).unwrap();
@@ -45,7 +46,7 @@ fn data(dir: &Path) {
 
 fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut names = Vec::new();
-    capture::list(dir, "", &mut names).unwrap();
+    capture::list(dir, "", &mut names, &mut Vec::new()).unwrap();
     names.into_iter().map(|name| (name.clone(), fs::read(dir.join(&name)).unwrap())).collect()
 }
 

@@ -98,7 +98,7 @@ pub fn verify(dir: &Path) -> Result<Verified> {
     }
     let capture = Capture::of(dir)?;
     let files = capture.files().iter().map(|file| File { name: &file.name, path: &file.path, len: file.len });
-    let mut verified = check_files(dir, files.collect());
+    let mut verified = check_files(dir, &files.collect::<Vec<_>>());
     if let Err(error) = check {
         verified.found(&dir.join("FORMAT"), None, true, error.chain());
     }
@@ -113,14 +113,14 @@ pub fn verify(dir: &Path) -> Result<Verified> {
 /// As [`verify`], of a directory that nobody else touches.
 pub(super) fn directory(dir: &Path) -> Result<Verified> {
     let mut names = Vec::new();
-    capture::list(dir, "", &mut names)?;
+    capture::list(dir, "", &mut names, &mut Vec::new())?;
     let paths: Vec<PathBuf> = names.iter().map(|name| dir.join(name)).collect();
     let mut files = Vec::new();
     for (name, path) in names.iter().zip(&paths) {
         let len = RealDisk.open(path, Mode::Read).and_then(|file| file.len()).named("read", path)?;
         files.push(File { name, path, len });
     }
-    let mut verified = check_files(dir, files);
+    let mut verified = check_files(dir, &files);
     check_together(dir, &mut verified);
     Ok(verified.sorted())
 }
@@ -171,10 +171,10 @@ struct File<'a> {
     len: u64,
 }
 
-fn check_files(dir: &Path, files: Vec<File<'_>>) -> Verified {
+fn check_files(dir: &Path, files: &[File<'_>]) -> Verified {
     let mut verified = Verified::default();
     let by_name: BTreeMap<&str, &File<'_>> = files.iter().map(|file| (file.name, file)).collect();
-    for file in &files {
+    for file in files {
         verified.files += 1;
         verified.bytes += file.len;
         let shown = dir.join(file.name);

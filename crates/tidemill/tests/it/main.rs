@@ -2,10 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod backup;
 mod bad;
+mod change;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod databases;
 mod demo;
 mod ends;
 mod golden;
+mod letters;
 mod live;
 mod programs;
 mod prompt;

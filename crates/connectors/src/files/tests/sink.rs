@@ -116,7 +116,7 @@ async fn a_crash_at_any_operation_neither_loses_nor_doubles_a_row() {
         let at = open(&undisturbed).place();
         life(&open(&undisturbed), &mut None).await.unwrap();
         let want = seen(&undisturbed, &at);
-        assert_eq!(want.len(), if number % 2 == 0 { 8 } else { 20 });
+        assert_eq!(want.len(), if number % 2 == 0 { 8 } else { 24 });
         for op in 0..undisturbed.ops() {
             let (disk, mut committed) = (SimDisk::new(), None);
             disk.fail_at(op, Fault::Crash);

@@ -1,0 +1,37 @@
+//! Tables of databases as sinks, exactly once.
+//!
+//! ```text
+//! stage    rows into `tidemill_staged_<table>`, under batch and part          a transaction of its own, seen by nobody
+//! commit   staged rows ─► <table>, and `tidemill_batches` says: batch, time   one transaction
+//! ```
+//!
+//! The number of the batch is in the same transaction as its rows, so a commit
+//! that is repeated, or was cut off after the database took it, finds its own
+//! mark and changes nothing. Staged rows of batches that were never committed
+//! go at the next start. No file and no list grows beside the table.
+//!
+//! With option `key` a row replaces the row of the same key (upsert); of several
+//! in a batch the last counts. Without, rows are added. Should the table be ahead
+//! of the program, because the program's data were restored from a backup or
+//! begun anew, then upserts are applied again, and a table that is only added to
+//! refuses to go on.
+//!
+//! Invariant: a table has one program, and one output of it.
+
+#[cfg(feature = "postgres")]
+mod postgres;
+#[doc(hidden)]
+pub mod probe;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+mod table;
+#[cfg(all(test, any(feature = "sqlite", feature = "postgres")))]
+mod tests;
+
+#[cfg(feature = "postgres")]
+pub use postgres::PostgresSink;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqliteSink;
+
+/// The table that says which batch each table has.
+const BATCHES: &str = "tidemill_batches";
