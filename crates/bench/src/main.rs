@@ -35,7 +35,7 @@ struct Options {
     /// Which job
     #[arg(value_enum)]
     job: Job,
-    /// How many lines, tweets or events [default: w1 6000000, w2 750000, w3 20000000]
+    /// How many lines, tweets or events [default: w1 6000000, w2 750000, w3 20000000]; `keys`: how many keys [10000000]
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     items: Option<u64>,
     /// How often each side runs; the medians are compared
@@ -79,6 +79,10 @@ enum Job {
     W4,
     /// What an empty batch costs, and one of a thousand rows, on kept SQL plans
     Batch,
+    /// A thousand changes a batch among ten million keys: what a checkpoint and a restart cost
+    Keys,
+    /// Hopping windows of 60 s each second over a million keys, beside tumbling ones; items are records a second
+    Windows,
     /// `kill -9` at random moments of a small W3 into the file sink: nothing lost, nothing twice
     Kills,
     /// The program that `kills` kills
@@ -110,6 +114,14 @@ fn run(options: &Options) -> Result<()> {
         Job::KillsChild => {
             kills::child(options.seed, options.items.unwrap_or(1), &options.dir, options.threads.get())?;
             return Ok(());
+        }
+        Job::Keys => {
+            let keys = options.items.unwrap_or(10_000_000);
+            serde_json::to_string(&jobs::keys(options.seed, keys, options.threads.get())?)?
+        }
+        Job::Windows => {
+            let rows = options.items.unwrap_or(250_000);
+            serde_json::to_string(&jobs::windows(options.seed, rows, options.threads.get())?)?
         }
         Job::Batch => serde_json::to_string(&jobs::batch()?)?,
         Job::W4 => serde_json::to_string(&jobs::w4(options.items.unwrap_or(100_000), options.threads.get())?)?,

@@ -8,7 +8,9 @@ use crate::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
-/// Number of a batch; grows by one, never repeats, has no gap.
+/// Number of a batch; grows by one, never repeats, has no gap. A program that
+/// is rewound goes on with new numbers: those of batches that were undone are
+/// not used again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct BatchId(pub u64);

@@ -11,10 +11,10 @@ use crate::{BatchId, Offset, PartitionId, StreamName};
 pub struct DeadLetter {
     /// Input stream that it came from.
     pub stream: StreamName,
-    /// Partition of the stream.
+    /// Partition of the stream; empty where it is not known.
     pub partition: PartitionId,
     /// Its offset there; for a line that was never appended, of the next record;
-    /// 0, and the partition empty, for a row that came too late: its place is not known.
+    /// 0 for a record that came too late where functions or a view stand before the window: its place is not known.
     pub offset: Offset,
     /// Batch that refused it; `None` when it was refused before any batch.
     pub batch: Option<BatchId>,
@@ -25,7 +25,7 @@ pub struct DeadLetter {
 }
 
 /// What kind of reason it is, of a few: for counters, whose labels must not
-/// grow with the input. `late`, `too_long`, `not_utf8`, `missing_field`,
+/// grow with the input. `late`, `ahead`, `too_long`, `not_utf8`, `missing_field`,
 /// `bad_value`, `malformed` or `other`.
 ///
 /// ```
@@ -36,6 +36,7 @@ pub fn reason_kind(reason: &str) -> &'static str {
     let field = reason.starts_with("field \"");
     match reason {
         _ if reason.starts_with("late:") => "late",
+        _ if reason.starts_with("ahead:") => "ahead",
         _ if reason.contains("over the bound") => "too_long",
         _ if field && reason.contains("\": missing") => "missing_field",
         _ if field => "bad_value",
@@ -54,6 +55,7 @@ mod tests {
     #[test]
     fn the_reasons_of_formats_and_windows_have_kinds() {
         for (reason, kind) in [
+            ("ahead: `t` is 2036-01-01T00:00:00.000Z, and the batch was at …", "ahead"),
             ("byte 0: the record is empty", "malformed"),
             ("expected 3 fields, found 2", "malformed"),
             ("a quoted field is not closed", "malformed"),

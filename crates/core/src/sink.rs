@@ -62,6 +62,21 @@ pub trait Sink: Send + Sync + fmt::Debug {
     /// Makes the batch visible. Idempotent.
     async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()>;
 
+    /// What [`Sink::undo`] does, in words that follow the sink's name: `moves
+    /// their files aside`. `None` when the sink can't take anything back: then a
+    /// program that is rewound asks whether what it wrote may stay.
+    fn undoes(&self) -> Option<String> {
+        None
+    }
+
+    /// Takes back what the batches after `to`, up to `upto`, have shown: the
+    /// program was rewound, and what comes in their place has other numbers.
+    /// Called after `open`, again after a crash, and so idempotent.
+    async fn undo(&self, to: BatchId, upto: BatchId) -> Result<()> {
+        let _ = (to, upto);
+        Ok(())
+    }
+
     /// Removes what uncommitted batches staged; called at start with the last
     /// committed batch, after that batch's `commit` was repeated.
     async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {

@@ -197,7 +197,7 @@ impl WindowSpec {
     /// only for the span that its panes cover.
     pub fn closing(&self, from: Timestamp, to: Timestamp) -> impl Iterator<Item = Interval> + use<> {
         let (size, slide) = (self.size, self.slide);
-        let first = (from.0.saturating_sub(size)).div_euclid(slide) * slide + slide;
+        let first = from.0.saturating_sub(size).div_euclid(slide).saturating_mul(slide).saturating_add(slide);
         (0..)
             .map(move |i| Interval { start: Timestamp(first + i * slide), end: Timestamp(first + i * slide + size) })
             .take_while(move |w| w.end <= to)

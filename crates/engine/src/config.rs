@@ -5,6 +5,7 @@
 
 use crate::{
     batch::{RateControl, Trigger},
+    change::Asked,
     context::StreamingContext,
     ingest::DeadShare,
 };
@@ -29,11 +30,34 @@ pub(crate) struct Config {
     /// What the log keeps of streams that say nothing themselves.
     pub(crate) retention: Option<Retention>,
     pub(crate) dead_retention: Retention,
+    /// How far back the program may be rewound.
+    pub(crate) versions: Versions,
+    /// What a start may do with a changed program.
+    pub(crate) asked: Asked,
     /// What share of records may be refused, of streams that say nothing themselves.
     pub(crate) dead_share: Option<DeadShare>,
     pub(crate) disk: Arc<dyn tidemill_store::disk::Disk>,
     /// Whether the program is only looked at, never started.
     pub(crate) check: bool,
+}
+
+/// How many versions of its state a program keeps: the batches that it can be
+/// rewound to, or that can be run again to look at them. A version is kept while
+/// all bounds allow; the newest always is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Versions {
+    /// Batches (10,000 by default).
+    pub batches: u64,
+    /// Time before the newest batch; no bound by default.
+    pub age: Option<Duration>,
+    /// Bytes of the files of one operator (256 MiB by default).
+    pub bytes: u64,
+}
+
+impl Default for Versions {
+    fn default() -> Self {
+        Self { batches: 10_000, age: None, bytes: 256 << 20 }
+    }
 }
 
 /// Builds a [`StreamingContext`].
@@ -60,6 +84,8 @@ impl ContextBuilder {
                 max_lag_bytes: 256 << 20,
                 retention: None,
                 dead_retention: Retention { max_age: None, max_bytes: Some(256 << 20) },
+                versions: Versions::default(),
+                asked: Asked::default(),
                 dead_share: None,
                 disk: Arc::new(tidemill_store::disk::RealDisk),
                 check: false,
@@ -159,6 +185,38 @@ impl ContextBuilder {
     #[must_use]
     pub fn dead_retention(mut self, retention: Retention) -> Self {
         self.config.dead_retention = retention;
+        self
+    }
+
+    /// How far back the program may be rewound.
+    #[must_use]
+    pub fn keep_versions(mut self, versions: Versions) -> Self {
+        self.config.versions = versions;
+        self
+    }
+
+    /// Lets a changed program take over the state that is kept: without it, a
+    /// start stops with the plan ([`StreamingContext::changes`]) when any of the
+    /// state were migrated, rebuilt, dropped, or mixed with that of another query.
+    #[must_use]
+    pub fn accept_changes(mut self) -> Self {
+        self.config.asked.accept = true;
+        self
+    }
+
+    /// Computes the state of an operator anew from what the inputs have kept.
+    /// Needs [`ContextBuilder::accept_changes`].
+    #[must_use]
+    pub fn rebuild(mut self, operator: impl Into<String>) -> Self {
+        self.config.asked.rebuild.push(operator.into());
+        self
+    }
+
+    /// The operator `to` takes over the state that was kept as `from`.
+    /// Needs [`ContextBuilder::accept_changes`].
+    #[must_use]
+    pub fn rename(mut self, from: impl Into<String>, to: impl Into<String>) -> Self {
+        self.config.asked.rename.push((from.into(), to.into()));
         self
     }
 

@@ -9,6 +9,7 @@ use crate::{
     config::{Config, ContextBuilder},
     declare::Declare,
     ingest::Ingest,
+    state::StateOperator,
 };
 use parking_lot::Mutex;
 use std::sync::{Arc, Weak};
@@ -23,6 +24,8 @@ pub struct StreamingContext {
     pub(crate) sql: crate::sql::Sql,
     /// The log while the program runs, for queries.
     log: Mutex<Weak<tidemill_store::log::Log>>,
+    /// The operators of the program that was started, for queries over their state.
+    operators: Mutex<Vec<Arc<dyn StateOperator>>>,
     running: Mutex<Option<Running>>,
 }
 
@@ -48,6 +51,7 @@ impl StreamingContext {
             board: Arc::default(),
             sql: crate::sql::Sql::default(),
             log: Mutex::default(),
+            operators: Mutex::default(),
             running: Mutex::default(),
         }
     }
@@ -60,6 +64,26 @@ impl StreamingContext {
     /// The log, while the program runs on one.
     pub(crate) fn log(&self) -> Option<Arc<tidemill_store::log::Log>> {
         self.log.lock().upgrade()
+    }
+
+    /// Lets queries ask the log and the states of the program.
+    pub(crate) fn started(&self, pipeline: &Pipeline) {
+        *self.operators.lock() = pipeline.states.all();
+        if let Some(keep) = &pipeline.keep {
+            *self.log.lock() = Arc::downgrade(keep.log());
+        }
+    }
+
+    /// The operators with state of the program that was started.
+    pub(crate) fn operators(&self) -> Vec<Arc<dyn StateOperator>> {
+        self.operators.lock().clone()
+    }
+
+    /// Those of the program that is declared.
+    pub(crate) fn state_operators(&self) -> Result<Vec<Arc<dyn StateOperator>>> {
+        let states = crate::state::StateRegistry::default();
+        crate::batch::lower(&self.config, &states, self.declare.outputs()?)?;
+        Ok(states.all())
     }
 
     /// Each input and what it reads; then for each output its name, what it
@@ -130,11 +154,9 @@ impl StreamingContext {
         let (tell, done) = std::sync::mpsc::channel();
         let pipeline = {
             let _in_runtime = runtime.enter();
-            Pipeline::open(&self.config, &self.declare, Arc::clone(&self.board))?
+            Pipeline::open(&self.config, &self.declare, Arc::clone(&self.board), self.sql.text())?
         };
-        if let Some(keep) = &pipeline.keep {
-            *self.log.lock() = Arc::downgrade(keep.log());
-        }
+        self.started(&pipeline);
         let board = Arc::clone(&self.board);
         runtime.spawn(async move {
             let task = tokio::spawn(pipeline.run(stopping, killed));

@@ -27,6 +27,7 @@
 //! stores results.
 
 mod batch;
+mod change;
 mod clock;
 mod config;
 mod context;
@@ -34,6 +35,7 @@ mod declare;
 mod emit;
 mod ingest;
 mod inputs;
+mod inspect;
 mod ops;
 mod plan;
 mod record;
@@ -44,12 +46,17 @@ pub mod testing;
 pub mod text;
 
 pub use batch::{Pid, RateControl, Trigger};
+pub use change::{Action, Changes, OperatorChange, OutputChange};
 pub use clock::SystemClock;
-pub use config::ContextBuilder;
+pub use config::{ContextBuilder, Versions};
 pub use context::StreamingContext;
 pub use emit::{BatchInfo, Remembered, TopicPlace, TopicSink};
 pub use ingest::{DeadShare, KeptLetter, LetterFilter, Letters, QueueSource};
-pub use ops::{Filter, FlatMap, Keyed, Map, MapWithState, Records, Split, State, StateStream, Timer, WithTimers};
+pub use inspect::{Replayed, StateChange};
+pub use ops::{
+    Bounds, CountWindow, EventStream, EventWindows, Filter, FlatMap, Keyed, Map, MapWithState, Records, Split, State,
+    StateStream, TimeWindow, Timer, WithTimers,
+};
 pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};
 pub use sql::Shell;
 pub use stream::{Chain, DStream, Emit, Emittable, Read};

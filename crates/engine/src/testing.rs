@@ -6,7 +6,16 @@
 //! ```
 //!
 //! Batch *i* has the time *i* seconds. Every operator's tests use this, and so
-//! may a user's.
+//! may a user's. [`check`] and its like look at one stream; [`check_survives`]
+//! and [`Trial`] also stop the program dead at every step of its life, start it
+//! again after every batch, and step its clock.
+
+mod clock;
+mod probe;
+mod steps;
+mod trial;
+
+pub use trial::{Setup, Shown, Trial};
 
 use crate::{
     StreamingContext, Trigger,
@@ -65,7 +74,7 @@ where
 }
 
 /// Runs the batches `steps` and gives what each has in `stream`.
-fn collect<U: Record, C: Chain<Out = U>>(
+pub(crate) fn collect<U: Record, C: Chain<Out = U>>(
     context: &StreamingContext,
     stream: &DStream<U, C>,
     steps: Range<usize>,
@@ -81,7 +90,7 @@ fn collect<U: Record, C: Chain<Out = U>>(
         .build()
         .map_err(|e| tidemill_core::Error::external("can't start threads").because(e))?;
     runtime.block_on(async {
-        let pipeline = Pipeline::open(&context.config, &context.declare, context.board())?;
+        let pipeline = Pipeline::open(&context.config, &context.declare, context.board(), None)?;
         for batch in steps {
             pipeline.step(Timestamp(i64::try_from(batch + 1).unwrap_or(i64::MAX) * 1_000_000)).await?;
         }
@@ -129,6 +138,37 @@ pub fn check_unordered<T, U, C>(
     }
 }
 
+/// Asserts that a program gives what an undisturbed run gives, batch by batch,
+/// when the machine stops at any step of it ([`Trial::crash_at_every_step`]),
+/// when it is restarted after every batch with one, two and three partitions
+/// ([`Trial::restart_at_every_batch`]), and when its clock steps
+/// ([`Trial::step_the_clock`]).
+///
+/// ```
+/// # use tidemill_engine::testing::check_survives;
+/// check_survives(
+///     &[vec![("a".to_string(), 1)], vec![("a".to_string(), 2)]],
+///     |pairs| pairs.update_state_by_key(|new, sum: Option<i32>| Some(sum.unwrap_or(0) + new.iter().sum::<i32>())).changes(),
+/// );
+/// ```
+///
+/// # Panics
+/// When it gives something else, or fails.
+pub fn check_survives<T, U, C>(input: &[Vec<T>], program: impl Fn(DStream<T>) -> DStream<U, C>)
+where
+    T: Record,
+    U: Record,
+    C: Chain<Out = U>,
+{
+    let trial = Trial::new(|setup| {
+        setup.output("out", &program(setup.input(input.to_vec())?));
+        Ok(())
+    });
+    trial.crash_at_every_step();
+    trial.restart_at_every_batch(&[1, 2, 3]);
+    trial.step_the_clock();
+}
+
 /// Asserts that a program which is stopped after any number of batches, and
 /// started again with another number of partitions, gives what an undisturbed
 /// one gives. The records of a batch may come in any order.
@@ -165,8 +205,23 @@ where
     U: Record,
     C: Chain<Out = U>,
 {
-    let context =
-        StreamingContext::builder("test").trigger(Trigger::Drain).partitions(partitions).data_dir(dir).build();
+    run_built(StreamingContext::builder("test").partitions(partitions).data_dir(dir), input, program, steps)
+}
+
+/// Runs the batches `steps` of a program in a context of the caller's.
+#[cfg(test)]
+pub(crate) fn run_built<T, U, C>(
+    builder: crate::ContextBuilder,
+    input: &[Vec<T>],
+    program: impl Fn(DStream<T>) -> DStream<U, C>,
+    steps: Range<usize>,
+) -> Result<Vec<Vec<U>>>
+where
+    T: Record,
+    U: Record,
+    C: Chain<Out = U>,
+{
+    let context = builder.trigger(Trigger::Drain).build();
     collect(&context, &program(context.queue_stream(input.to_vec())?), steps)
 }
 
@@ -235,7 +290,10 @@ impl SqlProgram {
     pub fn start(&mut self, program: &str) -> Result<()> {
         self.context.declare_sql(program)?;
         let _in_runtime = self.runtime.enter();
-        self.pipeline = Some(Pipeline::open(&self.context.config, &self.context.declare, self.context.board())?);
+        let text = self.context.sql.text();
+        let pipeline = Pipeline::open(&self.context.config, &self.context.declare, self.context.board(), text)?;
+        self.context.started(&pipeline);
+        self.pipeline = Some(pipeline);
         Ok(())
     }
 
@@ -265,6 +323,13 @@ impl SqlProgram {
     pub fn view(&self, name: &str) -> Option<RecordBatch> {
         self.context.board().view(name).map(|shown| shown.rows.clone())
     }
+}
+
+/// A source of entries whose parts are partitions that go on side by side.
+#[cfg(test)]
+pub(crate) fn parts(entries: Vec<Vec<RecordBatch>>) -> Arc<dyn Source> {
+    let schema = entries.iter().flatten().next().expect("at least one part").schema();
+    Arc::new(Parts { schema, entries })
 }
 
 /// Queued rows whose entries have parts.

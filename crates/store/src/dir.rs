@@ -27,7 +27,8 @@ use std::{
 };
 use tidemill_core::{Error, Result};
 
-const FORMAT: u32 = 1;
+/// 2 since the ledger keeps programs and commits of the past.
+const FORMAT: u32 = 2;
 /// There while a directory is being restored.
 pub(crate) const UNFINISHED: &str = "RESTORING";
 
@@ -61,7 +62,10 @@ impl DataDir {
         let format = path.join("FORMAT");
         if disk::Disk::exists(&*disk, &format) {
             let bytes = disk::read_file(&*disk, &format).named("read", &format)?;
-            check_format(path, &bytes)?;
+            if check_format(path, &bytes)? < FORMAT {
+                // All of an older format is read as it is; what is written from now on an older build must not touch.
+                disk::atomic_write(&*disk, &format, format!("{FORMAT}\n").as_bytes()).named("write", &format)?;
+            }
         } else {
             disk::atomic_write(&*disk, &format, format!("{FORMAT}\n").as_bytes()).named("write", &format)?;
         }
@@ -79,7 +83,7 @@ impl DataDir {
         if !disk::Disk::exists(&disk, &format) {
             return Err(Error::user(format!("{} is no data directory: name one with --data DIR", path.display())));
         }
-        check_format(path, &disk::read_file(&disk, &format).named("read", &format)?)
+        check_format(path, &disk::read_file(&disk, &format).named("read", &format)?).map(drop)
     }
 
     /// Where it is.
@@ -150,10 +154,11 @@ impl Gate {
     }
 }
 
-fn check_format(path: &Path, bytes: &[u8]) -> Result<()> {
+/// The version in a `FORMAT` file, when this build knows it.
+fn check_format(path: &Path, bytes: &[u8]) -> Result<u32> {
     let text = String::from_utf8_lossy(bytes);
     match text.trim().parse::<u32>() {
-        Ok(FORMAT) => Ok(()),
+        Ok(known) if (1..=FORMAT).contains(&known) => Ok(known),
         Ok(newer) if newer > FORMAT => Err(Error::user(format!(
             "{} was written in format version {newer}, this build knows versions up to {FORMAT}: use a Tidemill that knows version {newer}",
             path.display()
@@ -230,7 +235,10 @@ mod tests {
     fn a_newer_format_is_refused_naming_the_version() {
         let tmp = tempfile::tempdir().unwrap();
         drop(DataDir::open(tmp.path()).unwrap());
-        assert_eq!(std::fs::read(tmp.path().join("FORMAT")).unwrap(), b"1\n");
+        assert_eq!(std::fs::read(tmp.path().join("FORMAT")).unwrap(), b"2\n");
+        std::fs::write(tmp.path().join("FORMAT"), "1\n").unwrap();
+        drop(DataDir::open(tmp.path()).unwrap());
+        assert_eq!(std::fs::read(tmp.path().join("FORMAT")).unwrap(), b"2\n", "an older one is taken over");
         std::fs::write(tmp.path().join("FORMAT"), "7\n").unwrap();
         let text = DataDir::open(tmp.path()).unwrap_err().to_string();
         assert!(text.contains("version 7"), "{text}");

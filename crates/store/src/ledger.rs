@@ -28,11 +28,17 @@ use tidemill_core::{
     Batch, BatchId, Error, OffsetRange, Position, Result, StagedPart, StreamName, Timestamp, Watermark,
 };
 
+mod history;
+mod look;
 #[cfg(test)]
 mod tests;
 
-/// Committed batches whose ranges are kept.
-const KEPT: usize = 256;
+pub use history::{FormerProgram, OutputEntry, ProgramEntry, Undone, fingerprint};
+use history::{History, SetProgram};
+pub use look::Past;
+
+/// Committed batches that are kept at most; fewer when [`Ledger::forget_before`] is called.
+const KEPT: usize = 100_000;
 /// Bytes after which a new file begins.
 const ROTATE_BYTES: u64 = 4 << 20;
 
@@ -55,7 +61,7 @@ pub struct Committed {
 }
 
 /// An operator of the program that wrote the ledger.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct OperatorEntry {
     /// Its stable name.
     pub name: String,
@@ -63,6 +69,18 @@ pub struct OperatorEntry {
     pub kind: String,
     /// Of the columns of its state; equal for equal columns.
     pub fingerprint: String,
+    /// The columns, as a schema message in hexadecimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub schema: Option<String>,
+    /// How many of the columns, the first ones, are the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys: Option<usize>,
+    /// What it computes, where that is known: equal for equal queries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<String>,
+    /// Directory of its state when it is not its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dir: Option<String>,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -72,6 +90,9 @@ enum Record {
     Operators(Vec<OperatorEntry>),
     Planned(Batch),
     Committed(Committed),
+    Program(SetProgram),
+    Rewound(Undone),
+    TakenBack,
 }
 
 /// All that counts; the first record of a file.
@@ -83,6 +104,8 @@ struct Checkpoint {
     planned: Option<Batch>,
     /// The last committed batches, oldest first; at most [`KEPT`].
     recent: VecDeque<Batch>,
+    #[serde(flatten)]
+    history: History,
 }
 
 impl Checkpoint {
@@ -101,10 +124,18 @@ impl Checkpoint {
                     batch.advance(stream, self.positions.entry(stream.clone()).or_default());
                 }
                 self.recent.push_back(batch);
-                while self.recent.len() > KEPT {
-                    self.recent.pop_front();
+                self.history.commits.push_back(committed.clone());
+                if self.recent.len() > KEPT {
+                    let first = self.recent[1].id;
+                    self.forget_before(first);
                 }
                 self.last = Some(committed);
+            }
+            Record::Program(set) => self.set_program(set),
+            Record::Rewound(undone) => self.rewind(undone)?,
+            Record::TakenBack => {
+                self.history.undone.clear();
+                self.history.forked = false;
             }
         }
         Ok(())
@@ -143,6 +174,8 @@ pub struct Ledger {
     /// Bytes in whole records, and of them those that are durable.
     len: u64,
     synced: u64,
+    /// Bytes of the checkpoint that the file begins with.
+    base: u64,
     rotate_bytes: u64,
     now: Checkpoint,
     poison: Option<String>,
@@ -203,6 +236,7 @@ impl Ledger {
             salt,
             len,
             synced: len,
+            base: len,
             rotate_bytes: ROTATE_BYTES,
             now,
             poison: None,
@@ -224,9 +258,11 @@ impl Ledger {
             scan.next().named("read", &path)?.filter(|f| f.head().kind == Kind::Head && f.head().first == number);
         let frame = frame.ok_or_else(|| bad(0, "its checkpoint can't be read"))?;
         let salt = frame.head().salt;
-        let Ok(Record::Checkpoint(mut now)) = serde_json::from_slice(frame.meta()) else {
+        let base = scan.at;
+        let Ok(Record::Checkpoint(now)) = serde_json::from_slice(frame.meta()) else {
             return Err(bad(0, "its checkpoint can't be understood"));
         };
+        let mut now = now.of_any_version();
         loop {
             let at = scan.at;
             let ours = |f: &Frame| f.head().kind == Kind::Ledger && f.head().salt == salt;
@@ -256,6 +292,7 @@ impl Ledger {
                 salt,
                 len: at,
                 synced: at,
+                base,
                 rotate_bytes: ROTATE_BYTES,
                 now,
                 poison: None,
@@ -280,12 +317,12 @@ impl Ledger {
         &self.now.positions
     }
 
-    /// The ranges of a committed batch, if it is among the last 256.
+    /// The ranges of a committed batch, if it is kept.
     pub fn ranges(&self, batch: BatchId) -> Option<&BTreeMap<StreamName, Vec<OffsetRange>>> {
         self.now.recent.iter().rev().find(|b| b.id == batch).map(|b| &b.ranges)
     }
 
-    /// The last committed batches that are kept, oldest first; at most 256.
+    /// The committed batches that are kept, oldest first, without those that were undone.
     pub fn recent(&self) -> impl Iterator<Item = &Batch> {
         self.now.recent.iter()
     }
@@ -304,6 +341,72 @@ impl Ledger {
             return Ok(());
         }
         let record = Record::Operators(operators);
+        self.write(&record, 0)?;
+        self.sync()?;
+        self.now.apply(record).map_err(Error::internal)
+    }
+
+    /// All that is known of the past.
+    pub fn past(&self) -> Past {
+        Past(self.now.clone())
+    }
+
+    /// The version of the states: that of the newest batch which was not undone; 0 is none.
+    pub fn version(&self) -> BatchId {
+        self.now.version()
+    }
+
+    /// The program in force.
+    pub fn program(&self) -> ProgramEntry {
+        self.now.program()
+    }
+
+    /// Sets the program that runs from now on, and watermarks that its operators
+    /// begin with; durable when this returns, and then nothing of the program
+    /// before counts any more, but for going back to it.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit`].
+    pub fn set_program(&mut self, program: ProgramEntry, watermarks: BTreeMap<String, Timestamp>) -> Result<()> {
+        if watermarks.is_empty() && self.now.program() == program {
+            return Ok(());
+        }
+        self.now_durably(Record::Program(SetProgram { program, watermarks }))
+    }
+
+    /// Goes back to batch `to` (0 is the beginning): positions, watermarks and
+    /// program are those of then, the batches after it, up to `upto` if that is
+    /// more, are undone, and their numbers are not used again. Durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When `to` is not kept, naming what is; otherwise as [`Ledger::commit`].
+    pub fn rewind(&mut self, to: BatchId, upto: BatchId) -> Result<()> {
+        if let Some(why) = self.now.may_rewind(to) {
+            return Err(Error::user(why));
+        }
+        self.now_durably(Record::Rewound(Undone { to, upto }))
+    }
+
+    /// What was undone and is to be taken back by outputs, in order.
+    pub fn undone(&self) -> &[Undone] {
+        &self.now.history.undone
+    }
+
+    /// Notes that all outputs took back what was undone.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit`].
+    pub fn taken_back(&mut self) -> Result<()> {
+        if self.now.history.undone.is_empty() { Ok(()) } else { self.now_durably(Record::TakenBack) }
+    }
+
+    /// Forgets batches before `from`; the newest is always kept. Reaches the disk with the next file.
+    pub fn forget_before(&mut self, from: BatchId) {
+        self.now.forget_before(from);
+    }
+
+    fn now_durably(&mut self, record: Record) -> Result<()> {
         self.write(&record, 0)?;
         self.sync()?;
         self.now.apply(record).map_err(Error::internal)
@@ -344,7 +447,8 @@ impl Ledger {
         self.write(&record, id)?;
         self.sync()?;
         self.now.apply(record).map_err(Error::internal)?;
-        if self.len >= self.rotate_bytes
+        // A checkpoint grows with what is kept: it is written again when as much has come after it.
+        if self.len >= self.rotate_bytes + 2 * self.base
             && let Err(error) = self.rotate()
         {
             // The batch is committed all the same; the next commit tries again.

@@ -6,6 +6,7 @@
 //! - [`ledger`]: which batches were planned and which are committed.
 //! - [`state`]: the versioned rows of an operator.
 //! - [`backup`]: a data directory copied, checked and put back, also while a program runs.
+//! - [`rewind`] and [`fork`]: a program as it was after an earlier batch, in its place or in another.
 //!
 //! ```
 //! use arrow_array::{RecordBatch, StringArray};
@@ -32,16 +33,18 @@ pub mod backup;
 mod dir;
 pub mod disk;
 mod fault;
+pub mod fork;
 mod frame;
 mod ipc;
 pub mod ledger;
 pub mod log;
+pub mod rewind;
 mod staged;
 pub mod state;
 
 pub use dir::{DataDir, Gate, Passing};
 pub use disk::{Disk, FrozenDisk, RealDisk, SimDisk, atomic_write};
-pub use ledger::Ledger;
+pub use ledger::{Ledger, Past};
 pub use log::{Log, Topic, TopicConfig};
 pub use staged::StagedFiles;
 pub use state::StateFiles;

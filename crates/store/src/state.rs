@@ -31,6 +31,8 @@ use std::{
 };
 use tidemill_core::{BatchId, Error, Result};
 
+mod look;
+pub use look::{operators_in, remove_all};
 #[cfg(test)]
 mod tests;
 
@@ -83,6 +85,8 @@ pub struct StateFiles {
     files: BTreeSet<(u64, StateKind)>,
     /// Snapshots that were read or written whole in this life.
     verified: BTreeSet<u64>,
+    /// Bytes of files, as far as somebody asked.
+    bytes: BTreeMap<(u64, StateKind), u64>,
 }
 
 impl StateFiles {
@@ -102,7 +106,15 @@ impl StateFiles {
                 files.insert(found);
             }
         }
-        Ok(Self { disk, dir: dir.to_owned(), name: name.to_owned(), schema, files, verified: BTreeSet::new() })
+        Ok(Self {
+            disk,
+            dir: dir.to_owned(),
+            name: name.to_owned(),
+            schema,
+            files,
+            verified: BTreeSet::new(),
+            bytes: BTreeMap::new(),
+        })
     }
 
     /// Saves what `version` changed; durable when this returns. Replaces an
@@ -263,6 +275,7 @@ impl StateFiles {
             let path = self.path(*version, *kind);
             self.disk.remove(&path).named("remove", &path)?;
             self.files.remove(&(*version, *kind));
+            self.bytes.remove(&(*version, *kind));
             self.verified.remove(version);
         }
         if files.is_empty() { Ok(()) } else { self.disk.sync_dir(&self.dir).named("sync", &self.dir) }

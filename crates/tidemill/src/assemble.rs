@@ -37,7 +37,7 @@ use tidemill_web::Server;
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
-    sync::broadcast::error::RecvError,
+    sync::broadcast::error::{RecvError, TryRecvError},
     time::{Instant, Interval, MissedTickBehavior, interval, sleep_until},
 };
 
@@ -292,18 +292,7 @@ impl Watch {
             let Signals { interrupt, terminate, hang_up, resize } = signals;
             tokio::select! {
                 event = events.recv() => match event {
-                    Ok(Event::View(view)) => {
-                        self.pending.insert(view.name.clone(), view);
-                    }
-                    Ok(Event::Batch(_)) => {
-                        self.count();
-                        self.say_views()?;
-                        self.draw()?;
-                        self.alive()?;
-                    }
-                    Ok(Event::Phase(_)) => self.draw()?,
-                    // Drawn when it is time to.
-                    Ok(Event::Idle) => {}
+                    Ok(event) => self.take(event)?,
                     // Missed events are on the board.
                     Err(RecvError::Lagged(_)) => self.draw()?,
                     Err(RecvError::Closed) => return Ok(()),
@@ -340,9 +329,34 @@ impl Watch {
                 }
             }
             if matches!(self.board.program().phase, Phase::Stopped | Phase::Failed) {
-                return Ok(());
+                // What came before the end may not have been looked at.
+                loop {
+                    match events.try_recv() {
+                        Ok(event) => self.take(event)?,
+                        Err(TryRecvError::Lagged(_)) => {}
+                        Err(TryRecvError::Empty | TryRecvError::Closed) => return Ok(()),
+                    }
+                }
             }
         }
+    }
+
+    fn take(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::View(view) => {
+                self.pending.insert(view.name.clone(), view);
+            }
+            Event::Batch(_) => {
+                self.count();
+                self.say_views()?;
+                self.draw()?;
+                self.alive()?;
+            }
+            Event::Phase(_) => self.draw()?,
+            // Drawn when it is time to.
+            Event::Idle => {}
+        }
+        Ok(())
     }
 
     /// Takes in the reports that are new.

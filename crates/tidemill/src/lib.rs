@@ -53,7 +53,8 @@ pub use tidemill_web as web;
 
 pub use tidemill_core::{Batch, BatchId, Board, Duration, Error, Options, Registry, Result, Timestamp};
 pub use tidemill_engine::{
-    BatchInfo, ContextBuilder, DStream, Emit, Key, List, RateControl, Record, Str, StreamingContext, Trigger,
+    BatchInfo, ContextBuilder, DStream, Emit, Key, Keyed, List, MapWithState, RateControl, Record, State, StateStream,
+    Str, StreamingContext, Timer, Trigger, WithTimers, testing,
 };
 pub use tidemill_store::log::{Retention, Sync};
 
@@ -73,8 +74,8 @@ pub fn context(name: impl Into<String>) -> ContextBuilder {
 /// What nearly every program names.
 pub mod prelude {
     pub use crate::{
-        BatchInfo, ContextBuilder, DStream, Duration, Emit, Error, Key, List, RateControl, Record, Result, Retention,
-        Str, StreamingContext, Sync, Timestamp, Trigger,
+        BatchInfo, ContextBuilder, DStream, Duration, Emit, Error, Key, Keyed, List, RateControl, Record, Result,
+        Retention, State, Str, StreamingContext, Sync, Timer, Timestamp, Trigger,
         assemble::{Assembly, Show},
     };
 }

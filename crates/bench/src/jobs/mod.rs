@@ -6,13 +6,17 @@
 //! has a data directory: ledger, log and state are kept as in real use.
 
 mod batch;
+mod keys;
 mod latency;
 mod states;
 mod trends;
+mod windows;
 mod words;
 
 pub(crate) use batch::batch;
+pub(crate) use keys::keys;
 pub(crate) use latency::w4;
 pub(crate) use states::{killed_program, w3};
 pub(crate) use trends::w2;
+pub(crate) use windows::windows;
 pub(crate) use words::{Spelling, w1_file, w1_tcp};

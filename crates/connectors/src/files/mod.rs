@@ -11,6 +11,7 @@ mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
+mod undo;
 
 pub use encode::FileFormat;
 pub use sink::FilesSink;

@@ -15,6 +15,9 @@
 //! commit  <path>/day=2026-01-31/lang=en/batch-000000000007-part-00000.json
 //! ```
 //!
+//! A program that is rewound has the files of the batches that it undoes moved
+//! to `.undone/<to>-<upto>/`.
+//!
 //! Invariant: a file in `path` without a leading dot is whole and belongs to a
 //! committed batch. A commit may be repeated; a quiet batch makes no file. The
 //! `files` source passes over names with a dot, so the output can be read as it
@@ -26,6 +29,7 @@
 use super::{
     encode::{Encoder, FileFormat},
     partition::{self, PartitionBy},
+    undo,
 };
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef};
@@ -272,7 +276,17 @@ impl Sink for FilesSink {
             .map_err(|e| self.failed("sync", &self.path, e))
     }
 
-    async fn recover(&self, _last_committed: Option<BatchId>) -> Result<()> {
+    fn undoes(&self) -> Option<String> {
+        Some(format!("its files are moved aside, to {}", self.path.join(undo::ASIDE).display()))
+    }
+
+    async fn undo(&self, to: BatchId, upto: BatchId) -> Result<()> {
+        let (disk, path) = (Arc::clone(&self.disk), self.path.clone());
+        blocking(move || undo::move_aside(&*disk, &path, to, upto)).await?
+    }
+
+    async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {
+        undo::refuse_unknown(&*self.disk, &self.path, last_committed)?;
         // What was committed has been renamed, so all that is left here was not.
         self.clear(&self.path)
     }

@@ -6,10 +6,10 @@
 //! nothing is visible outside before that.
 
 use crate::{
-    config::Config,
+    config::{Config, Versions},
     emit::TopicPlace,
     ingest::{DeadLetters, Replays, dead_schema},
-    state::{StateRegistry, Version},
+    state::{StateRegistry, look::of_files},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -17,11 +17,11 @@ use parking_lot::Mutex;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp, Watermark};
 use tidemill_store::{
-    DataDir, Gate, Passing,
+    DataDir, Gate, Passing, Past,
     disk::Disk,
-    ledger::{Committed, Ledger, OperatorEntry},
+    ledger::{Committed, Ledger},
     log::{Log, Retention, Sync, Topic, TopicConfig},
-    state::{StateFiles, StateKind},
+    state::StateFiles,
 };
 
 /// Deltas may hold this many times the rows of the state before a snapshot is taken.
@@ -44,17 +44,9 @@ pub(crate) struct KeptState {
     whole: Option<Vec<RecordBatch>>,
 }
 
-/// What recovery found.
-#[derive(Debug, Default)]
-pub(crate) struct Recovered {
-    pub(crate) last: Option<(BatchId, Timestamp)>,
-    pub(crate) positions: BTreeMap<String, Position>,
-    pub(crate) watermarks: BTreeMap<String, Timestamp>,
-    pub(crate) streams: BTreeMap<String, Watermark>,
-}
-
+/// The files of a state, and what came since its last snapshot.
 #[derive(Debug)]
-struct StateEntry {
+pub(crate) struct StateEntry {
     files: StateFiles,
     /// Rows of deltas since the last snapshot.
     since: usize,
@@ -62,31 +54,39 @@ struct StateEntry {
     deltas: usize,
 }
 
+impl StateEntry {
+    pub(crate) fn new(files: StateFiles) -> Self {
+        Self { files, since: 0, deltas: 0 }
+    }
+}
+
 /// The durable side of a program; one owner a directory.
 #[derive(Debug)]
 pub(crate) struct Keep {
     log: Arc<Log>,
-    ledger: Mutex<Ledger>,
+    pub(crate) ledger: Mutex<Ledger>,
     /// The next batch, planned while the one before commits.
     ahead: Mutex<Option<Batch>>,
-    states: Mutex<BTreeMap<String, StateEntry>>,
+    pub(crate) states: Mutex<BTreeMap<String, StateEntry>>,
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     dead: Arc<DeadLetters>,
     replays: Arc<Replays>,
     gate: Gate,
-    disk: Arc<dyn Disk>,
-    root: std::path::PathBuf,
-    program: String,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// The program's own directory.
+    pub(crate) root: std::path::PathBuf,
+    pub(crate) program: String,
     sync: Sync,
-    /// Held for its lock; dropped last.
-    _dir: DataDir,
+    versions: Versions,
+    /// Held for its lock, where there can be another owner; dropped last.
+    _dir: Option<DataDir>,
 }
 
 impl Keep {
     /// Takes ownership of the directory and recovers its log and ledger.
     pub(crate) fn open(path: &Path, config: &Config) -> Result<Self> {
-        let dir = DataDir::open(path)?;
         let disk = Arc::clone(&config.disk);
+        let dir = disk.is_shared().then(|| DataDir::open(path)).transpose()?;
         let log = Arc::new(Log::open(Arc::clone(&disk), &path.join("log"), Arc::clone(&config.clock))?);
         let root = path.join("programs").join(&config.name);
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;
@@ -106,6 +106,7 @@ impl Keep {
             root,
             program: config.name.clone(),
             sync: config.sync,
+            versions: config.versions,
             _dir: dir,
         })
     }
@@ -227,59 +228,32 @@ impl Keep {
         self.ledger.lock().positions().get(stream).cloned().unwrap_or_default()
     }
 
-    /// Reads where the program stopped and gives the states their rows.
-    pub(crate) fn recover(&self, registry: &StateRegistry) -> Result<Recovered> {
-        let recovered = {
-            let mut ledger = self.ledger.lock();
-            let operators = registry
-                .all()
-                .iter()
-                .map(|o| OperatorEntry {
-                    name: o.name().to_string(),
-                    kind: o.kind().to_string(),
-                    fingerprint: fingerprint(&o.schema()),
-                })
-                .collect::<Vec<_>>();
-            refuse_strangers(&self.program, &ledger, &operators)?;
-            ledger.set_operators(operators)?;
-            Recovered {
-                last: ledger.last().map(|last| (last.batch, last.time)),
-                positions: ledger.positions().clone(),
-                watermarks: ledger.last().map(|last| last.watermarks.clone()).unwrap_or_default(),
-                streams: ledger.last().map(|last| last.streams.clone()).unwrap_or_default(),
-            }
-        };
-        for operator in registry.all() {
-            // A directory each: versions are numbered alike in all of them.
-            let dir = self.root.join("state").join(operator.name());
-            let files = StateFiles::open(Arc::clone(&self.disk), &dir, operator.name(), operator.schema())?;
-            self.states.lock().insert(operator.name().to_string(), StateEntry { files, since: 0, deltas: 0 });
-        }
-        self.restore(registry)?;
-        Ok(recovered)
+    /// All that the ledger knows.
+    pub(crate) fn past(&self) -> Past {
+        self.ledger.lock().past()
+    }
+
+    /// The oldest offsets that the log still has of a stream; none of a stream that the log does not keep.
+    pub(crate) fn oldest(&self, stream: &str) -> Position {
+        let topics = self.topics.lock();
+        let Some(topic) = topics.get(stream) else { return Position::new() };
+        (0..topic.config().partitions).map(|p| (p.into(), topic.start(p))).collect()
+    }
+
+    /// Notes that all outputs took back what a rewind undid.
+    pub(crate) fn taken_back(&self) -> Result<()> {
+        self.ledger.lock().taken_back()
     }
 
     /// Sets all states back to the last committed batch.
     pub(crate) fn restore(&self, registry: &StateRegistry) -> Result<()> {
-        let last = self.ledger.lock().last().map(|last| last.batch);
+        // After a rewind not the last batch, but the one that the program went back to.
+        let version = self.ledger.lock().version();
         let mut states = self.states.lock();
         for operator in registry.all() {
             let entry = states.get_mut(operator.name()).ok_or_else(|| Error::internal("a state without files"))?;
-            let versions: Vec<Version> = match last {
-                Some(last) => {
-                    entry.files.truncate_after(last)?;
-                    entry
-                        .files
-                        .load(last)?
-                        .into_iter()
-                        .map(|(_, kind, rows)| Version { whole: kind == StateKind::Snapshot, rows })
-                        .collect()
-                }
-                None => {
-                    entry.files.truncate_after(BatchId(0))?;
-                    Vec::new()
-                }
-            };
+            entry.files.truncate_after(version)?;
+            let versions = if version.0 == 0 { Vec::new() } else { of_files(entry.files.load(version)?) };
             entry.since = versions.iter().filter(|v| !v.whole).flat_map(|v| &v.rows).map(RecordBatch::num_rows).sum();
             entry.deltas = versions.iter().filter(|v| !v.whole).count();
             operator.restore(&versions)?;
@@ -388,15 +362,31 @@ impl Keep {
                     *ahead = None;
                 }
             }
-            // After the commit point: older versions are needed no more.
+            // After the commit point: versions that nobody may go back to are needed no more.
+            let oldest = self.forget()?;
             let mut states = self.states.lock();
             for state in kept.iter().filter(|state| state.whole.is_some()) {
                 if let Some(entry) = states.get_mut(&state.name) {
-                    entry.files.prune(batch.id)?;
+                    let within = entry.files.oldest_within(self.versions.bytes)?;
+                    entry.files.prune(oldest.max(within).min(batch.id))?;
                 }
             }
             Ok(())
         })
+    }
+
+    /// Forgets batches beyond what is to be kept, and gives the oldest that is.
+    fn forget(&self) -> Result<BatchId> {
+        let mut ledger = self.ledger.lock();
+        let Some(last) = ledger.last().map(|last| (last.batch, last.time)) else { return Ok(BatchId(0)) };
+        let by_count = BatchId((last.0.0 + 1).saturating_sub(self.versions.batches.max(1)));
+        let by_age = self.versions.age.and_then(|age| {
+            let from = last.1.minus(age);
+            ledger.recent().find(|batch| batch.time >= from).map(|batch| batch.id)
+        });
+        let oldest = by_age.map_or(by_count, |by_age| by_age.max(by_count));
+        ledger.forget_before(oldest);
+        Ok(oldest)
     }
 
     /// The records that a batch read must survive before its results do.
@@ -445,44 +435,12 @@ fn open_topic(
     log.create_topic(name, &TopicConfig { partitions, sync, retention, ..TopicConfig::new(schema) })
 }
 
-/// Columns as text: what a state file must have to be taken over.
-fn fingerprint(schema: &SchemaRef) -> String {
-    schema
-        .fields()
-        .iter()
-        .map(|f| format!("{}:{}{}", f.name(), f.data_type(), if f.is_nullable() { "?" } else { "" }))
-        .collect::<Vec<_>>()
-        .join(",")
-}
-
-/// A state that this program does not know, or of other types, is never dropped in silence.
-fn refuse_strangers(program: &str, ledger: &Ledger, now: &[OperatorEntry]) -> Result<()> {
-    for before in ledger.operators() {
-        match now.iter().find(|o| o.name == before.name) {
-            None => {
-                let names: Vec<&str> = now.iter().map(|o| o.name.as_str()).collect();
-                let hint = tidemill_core::nearest(&before.name, &names)
-                    .map_or(String::new(), |n| format!("; was it renamed to `{n}`?"));
-                return Err(Error::user(format!(
-                    "program `{program}` kept state under `{}` ({}), and no operator has that name now{hint} Keep the name, or start in a new data directory",
-                    before.name, before.kind
-                )));
-            }
-            Some(same) if same.fingerprint != before.fingerprint => {
-                return Err(Error::user(format!(
-                    "the state of `{}` in program `{program}` has the columns {} and would now have {}: start in a new data directory, or give the operator another name",
-                    before.name, before.fingerprint, same.fingerprint
-                )));
-            }
-            Some(_) => {}
-        }
-    }
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
-    use crate::testing::{run, run_kept};
+    use crate::{
+        StreamingContext, Versions,
+        testing::{run, run_built},
+    };
     use std::path::Path;
 
     /// Files of all states, and of the one that has most.
@@ -498,13 +456,22 @@ mod tests {
         let program = |s: crate::DStream<(String, i64)>| s.update_state_by_key(update).snapshot();
         let input: Vec<Vec<(String, i64)>> =
             (0..1003_i64).map(|batch| vec![(format!("k{}", batch % 7), batch), ("all".to_string(), 1)]).collect();
-        let dir = tempfile::tempdir().unwrap();
-        run_kept(dir.path(), &input, program, 2, 0..1000).unwrap();
-        let (all, most) = state_files(dir.path());
-        assert!(most <= 2 * super::SNAPSHOT_DELTAS && all >= 1, "{most} files of a state after 1000 batches");
-        let mut got = run_kept(dir.path(), &input, program, 1, 1000..1003).unwrap();
-        let mut want = run(input, program, 1).unwrap().split_off(1000);
-        got.iter_mut().chain(&mut want).for_each(|batch| batch.sort());
-        assert_eq!(got, want);
+        let whole = run(input.clone(), program, 1).unwrap();
+        let versions = |batches, bytes| Versions { batches, age: None, bytes };
+        for (kept, most_files) in
+            [(versions(1, u64::MAX), 128), (versions(200, u64::MAX), 400), (versions(1000, 1), 128)]
+        {
+            let dir = tempfile::tempdir().unwrap();
+            let built = |partitions| {
+                StreamingContext::builder("test").partitions(partitions).data_dir(dir.path()).keep_versions(kept)
+            };
+            run_built(built(2), &input, program, 0..1000).unwrap();
+            let (all, most) = state_files(dir.path());
+            assert!(most <= most_files && all >= 1, "{most} files of a state after 1000 batches, {kept:?}");
+            let mut got = run_built(built(1), &input, program, 1000..1003).unwrap();
+            let mut want = whole[1000..].to_vec();
+            got.iter_mut().chain(&mut want).for_each(|batch| batch.sort());
+            assert_eq!(got, want);
+        }
     }
 }

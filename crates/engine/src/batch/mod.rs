@@ -6,6 +6,8 @@
 //! together and owns the loop.
 
 mod clock;
+#[cfg(test)]
+mod idle_tests;
 mod keep;
 mod next;
 mod pipeline;
@@ -16,6 +18,7 @@ mod run;
 mod tests;
 
 pub use clock::Trigger;
-pub(crate) use keep::Keep;
-pub(crate) use pipeline::{Pipeline, lower};
+pub(crate) use keep::{Keep, StateEntry};
+pub(crate) use pipeline::{OutputPlan, Pipeline, lower};
 pub use rate::{Pid, RateControl};
+pub(crate) use run::of_plan;

@@ -190,7 +190,8 @@ impl Pipeline {
         self.progress.lock().positions.get(stream)?.get(&PartitionId::new(REPLAYED)).copied()
     }
 
-    async fn exhausted(&self) -> Result<bool> {
+    /// Whether all input was read.
+    pub(crate) async fn exhausted(&self) -> Result<bool> {
         for input in &self.inputs {
             if input.replays(self.replayed(&input.name)).is_some() {
                 return Ok(false);

@@ -5,6 +5,7 @@
 
 use super::{Keep, RateControl, Trigger, clock::Tick, rate::Pid, retain::Retaining, run::Ran};
 use crate::{
+    change::{Changes, Rebuilt, describe, reach, refuse},
     config::Config,
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
@@ -19,13 +20,14 @@ use datafusion::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::Arc,
 };
 use tidemill_core::{
     Batch, BatchId, BatchReport, Board, DeadLetter, Duration, Error, Guarantee, Phase, Position, Result, Stop,
     Timestamp, Watermark,
 };
+use tidemill_store::ledger::ProgramEntry;
 
 /// How long a graceful stop goes on with batches over what was received.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -80,7 +82,12 @@ pub(super) struct Progress {
 
 impl Pipeline {
     /// Recovers and plans a program. Called within its runtime.
-    pub(crate) fn open(config: &Config, declare: &Declare, board: Arc<Board>) -> Result<Arc<Self>> {
+    pub(crate) fn open(
+        config: &Config,
+        declare: &Declare,
+        board: Arc<Board>,
+        text: Option<String>,
+    ) -> Result<Arc<Self>> {
         board.update_program(|program| {
             program.name.clone_from(&config.name);
             program.started = config.clock.now();
@@ -91,15 +98,19 @@ impl Pipeline {
             return Err(Error::user("the program has no output: add a view, a sink, print or foreach_batch"));
         }
         let states = StateRegistry::default();
-        let outputs = lower(config, &states, outputs)?;
+        let declared = outputs;
+        let outputs = lower(config, &states, declared.clone())?;
         let keep = config.data_dir.as_ref().map(|path| Keep::open(path, config)).transpose()?;
-        let mut progress = Progress::default();
-        if let Some(keep) = &keep {
-            let recovered = keep.recover(&states)?;
-            progress.last = recovered.last;
-            progress.positions = recovered.positions;
-            progress.watermarks = recovered.watermarks;
-            progress.streams = recovered.streams;
+        let program = describe(&states, &outputs, &declared, text)?;
+        let changes = match (&keep, &config.data_dir) {
+            (Some(keep), Some(data)) => {
+                let reach = reach(&*config.disk, data, &config.name, &inputs)?;
+                Some(keep.compare(&program, &outputs, &config.asked, &reach)?)
+            }
+            _ => None,
+        };
+        if let Some(changes) = changes.as_ref().filter(|changes| !changes.are_free() && !config.asked.accept) {
+            return Err(refuse(changes));
         }
         for output in &outputs {
             let Some(sink) = topic_sinks.get(&output.name) else { continue };
@@ -116,6 +127,22 @@ impl Pipeline {
             topic_inputs.iter().try_for_each(|input| input.open(keep))?;
             keep.forget_other_streams()?;
         }
+        let this = Arc::new(Self::assembled(config, board, (inputs, outputs, states), keep, intakes));
+        if let Some(changes) = changes {
+            this.take_over(&changes, program, &declared)?;
+        }
+        this.progress.lock().began = config.clock.now();
+        Ok(this)
+    }
+
+    /// The parts put together, as nothing has run.
+    pub(crate) fn assembled(
+        config: &Config,
+        board: Arc<Board>,
+        (inputs, outputs, states): (Vec<Arc<StreamInput>>, Vec<OutputPlan>, StateRegistry),
+        keep: Option<Keep>,
+        intakes: Option<Intakes>,
+    ) -> Self {
         let early = outputs.iter().any(|output| match &output.kind {
             OutputKind::Call(_) => true,
             OutputKind::Sink(sink) => sink.guarantee() == Guarantee::AtLeastOnce,
@@ -131,8 +158,7 @@ impl Pipeline {
             Some((input.name.clone(), Watch::new(&input.name, bound)))
         });
         let watches = Mutex::new(watches.collect());
-        progress.began = config.clock.now();
-        Ok(Arc::new(Self {
+        Self {
             watches,
             outputs,
             early,
@@ -143,10 +169,36 @@ impl Pipeline {
             config: config.clone(),
             session: SessionConfig::new().with_target_partitions(config.partitions),
             runtime: Arc::default(),
-            progress: Mutex::new(progress),
+            progress: Mutex::default(),
             intakes: Mutex::new(intakes),
             retaining: Mutex::default(),
-        }))
+        }
+    }
+
+    /// Lets the program take over what is kept, and gives the states their rows.
+    fn take_over(&self, changes: &Changes, program: ProgramEntry, declared: &[Output]) -> Result<()> {
+        let Some(keep) = &self.keep else { return Ok(()) };
+        let rebuilt = if changes.rebuilt().next().is_some() {
+            let reads = |output: &Output| {
+                let (mut seen, mut reads) = (HashSet::new(), false);
+                output.node.walk(&mut seen, &mut |node| reads |= changes.rebuilt().any(|c| c.name == node.name));
+                reads
+            };
+            let chosen: Vec<bool> = declared.iter().map(reads).collect();
+            let runtime = tokio::runtime::Handle::current();
+            tokio::task::block_in_place(|| runtime.block_on(self.rebuild(keep, changes, &chosen)))?
+        } else {
+            Rebuilt::default()
+        };
+        keep.apply(changes, program, &self.states, rebuilt)?;
+        keep.restore(&self.states)?;
+        let past = keep.past();
+        let mut progress = self.progress.lock();
+        progress.last = past.last().map(|last| (last.batch, last.time));
+        progress.watermarks = past.last().map(|last| last.watermarks.clone()).unwrap_or_default();
+        progress.streams = past.last().map(|last| last.streams.clone()).unwrap_or_default();
+        progress.positions = past.positions();
+        Ok(())
     }
 
     pub(super) fn now(&self) -> Timestamp {
@@ -157,12 +209,28 @@ impl Pipeline {
         self.progress.lock().last.map(|(_, time)| time)
     }
 
+    /// The last batch that ran.
+    pub(crate) fn last(&self) -> Option<(BatchId, Timestamp)> {
+        self.progress.lock().last
+    }
+
     pub(crate) fn watermarks(&self) -> BTreeMap<String, Timestamp> {
         self.progress.lock().watermarks.clone()
     }
 
+    /// As if the last batch had been `last`, with what it left.
+    pub(crate) fn stand_at(
+        &self,
+        last: Option<(BatchId, Timestamp)>,
+        watermarks: BTreeMap<String, Timestamp>,
+        streams: BTreeMap<String, Watermark>,
+    ) {
+        let mut progress = self.progress.lock();
+        (progress.last, progress.watermarks, progress.streams) = (last, watermarks, streams);
+    }
+
     /// The run of a batch, which goes on where the one before stopped.
-    pub(super) fn begin(&self, batch: &Batch) -> BatchRun {
+    pub(crate) fn begin(&self, batch: &Batch) -> BatchRun {
         let progress = self.progress.lock();
         let gap = progress.last.map_or(Duration::ZERO, |(_, before)| batch.time.since(before));
         let run = BatchRun::new(batch.clone(), progress.watermarks.clone()).with_streams(progress.streams.clone(), gap);
@@ -191,16 +259,11 @@ impl Pipeline {
 
     /// Runs batches until told to stop, or until the trigger ends.
     pub(crate) async fn run(self: Arc<Self>, stop: Stop, kill: Stop) -> Result<()> {
-        self.repeat_last_commit().await?;
-        if let Some(intakes) = self.intakes.lock().as_ref() {
-            intakes.start();
-        }
-        self.board.update_program(|program| program.phase = Phase::Running);
         let mut committing = None;
         let ended = tokio::select! {
             biased;
             () = kill.stopped() => Ok(()),
-            ended = self.batches(&stop, &mut committing) => ended,
+            ended = self.live(&stop, &mut committing) => ended,
         };
         if let Some(commit) = committing.take() {
             // Killed: a commit ends at its next wait, and holds the data directory no longer.
@@ -213,6 +276,16 @@ impl Pipeline {
         }
         self.retention_ended().await;
         ended
+    }
+
+    /// Ends what the last life began, then runs batches.
+    async fn live(self: &Arc<Self>, stop: &Stop, committing: &mut Option<Commit>) -> Result<()> {
+        self.repeat_last_commit().await?;
+        if let Some(intakes) = self.intakes.lock().as_ref() {
+            intakes.start();
+        }
+        self.board.update_program(|program| program.phase = Phase::Running);
+        self.batches(stop, committing).await
     }
 
     /// The loop: tick, plan, run, commit.
@@ -406,9 +479,16 @@ impl Pipeline {
     /// After a crash between the commit point and the sinks' commit: repeats the latter.
     async fn repeat_last_commit(&self) -> Result<()> {
         let last = self.keep.as_ref().and_then(Keep::last);
+        let past = self.keep.as_ref().map(Keep::past);
+        let pending = past.as_ref().is_some_and(|past| !past.undone().is_empty());
+        // What a copy has undone, the first program has shown, and still shows.
+        let undone = past.filter(|past| !past.is_forked()).map(|past| past.undone().to_vec()).unwrap_or_default();
         for output in &self.outputs {
             if let OutputKind::Sink(sink) = &output.kind {
                 self.persist(|| sink.open(output.plan.schema())).await?;
+                for undone in &undone {
+                    self.persist(|| sink.undo(undone.to, undone.upto)).await?;
+                }
                 if let Some((id, staged)) = &last
                     && let Some(parts) = staged.get(&output.name)
                 {
@@ -416,6 +496,9 @@ impl Pipeline {
                 }
                 self.persist(|| sink.recover(last.as_ref().map(|(id, _)| *id))).await?;
             }
+        }
+        if let (Some(keep), true) = (&self.keep, pending) {
+            self.persist(|| async { keep.taken_back() }).await?;
         }
         Ok(())
     }

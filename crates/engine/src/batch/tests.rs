@@ -211,7 +211,7 @@ fn each_window_by_batch_time_asks_for_its_batch_and_nothing_else_does() {
     pairs.update_state_by_key(|new, _: Option<i64>| new.last().copied()).changes().print();
     let runtime = tokio::runtime::Builder::new_multi_thread().build().unwrap();
     let _in_runtime = runtime.enter();
-    let pipeline = super::Pipeline::open(&context.config, &context.declare, context.board()).unwrap();
+    let pipeline = super::Pipeline::open(&context.config, &context.declare, context.board(), None).unwrap();
     let due = |ending| -> Vec<Option<i64>> {
         let last = pipeline.previous_time().unwrap_or_default();
         pipeline.states.all().iter().map(|state| state.due(last, ending).map(Timestamp::millis)).collect()

@@ -269,6 +269,24 @@ impl Opened {
         self.topic.sync_to(partition, self.topic.end(partition))
     }
 
+    /// Refuses a topic that has batches which the ledger does not know: it has lost its end.
+    fn refuse_unknown(&self, last: BatchId) -> Result<()> {
+        for partition in 0..self.topic.config().partitions {
+            let mark = tokens(&self.topic, partition)?.get(&self.owner).copied();
+            if let Some(mark) = mark.filter(|mark| mark.batch > last) {
+                return Err(Error::user(format!(
+                    "topic `{}` has rows of batch {}, and the ledger ends with batch {last}: it has lost commits. \
+                     Restore the ledger from a copy; or let the rows stay, and what is computed again come after them, \
+                     with `tidemill rewind --to {last} --upto {}`",
+                    self.topic.name(),
+                    mark.batch,
+                    mark.batch
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// Whether the token says that a part whose file is gone is in the topic.
     fn vouch(&self, batch: BatchId, part: &Part) -> Result<()> {
         let config = self.topic.config();
@@ -355,10 +373,14 @@ impl Sink for TopicSink {
         blocking(move || opened.commit(batch, &parts)).await
     }
 
-    async fn recover(&self, _last_committed: Option<BatchId>) -> Result<()> {
+    async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {
         // The last commit was repeated, so all that is left belongs to no commit.
         let opened = self.opened()?;
-        blocking(move || opened.staged.clear()).await
+        blocking(move || {
+            opened.refuse_unknown(last_committed.unwrap_or_default())?;
+            opened.staged.clear()
+        })
+        .await
     }
 }
 

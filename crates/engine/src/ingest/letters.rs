@@ -42,8 +42,10 @@ impl KeptLetter {
     /// Why it can't be run again; `None` when it can.
     pub fn only_kept(&self) -> Option<&'static str> {
         let reason = &self.letter.reason;
-        if reason.starts_with("late:") {
-            return Some("a late row was read well; `tidemill rewind` computes its windows anew");
+        if reason.starts_with("late:") || reason.starts_with("ahead:") {
+            return Some(
+                "a late row was read well, and so was one dated ahead; `tidemill rewind` computes its windows anew",
+            );
         }
         let cut = self.letter.batch.is_none() || tidemill_core::reason_kind(reason) == "too_long";
         cut.then_some("only its beginning was kept")

@@ -4,6 +4,7 @@
 mod cache;
 mod cogroup;
 mod count_by_value;
+mod event_time;
 mod group;
 pub(crate) mod keyed;
 mod map;
@@ -13,6 +14,8 @@ mod reduce;
 mod rows;
 mod split;
 mod stateful;
+#[cfg(test)]
+mod survive;
 mod timers;
 mod transform;
 mod union;
@@ -21,6 +24,7 @@ mod window;
 
 pub(crate) use rows::renamed;
 
+pub use event_time::{Bounds, CountWindow, EventStream, EventWindows, TimeWindow};
 pub use map::{Filter, FlatMap, Map};
 pub use map_with_state::{MapWithState, State};
 pub use partitions::Records;

@@ -29,6 +29,11 @@ pub(crate) trait Operator: Send + Sync + fmt::Debug {
         false
     }
 
+    /// What it computes, as text, where that is known: equal for equal queries.
+    fn definition(&self) -> Option<String> {
+        None
+    }
+
     /// Whether its rows are computed once a batch for all who read them, though it keeps no state.
     fn is_shared(&self) -> bool {
         false

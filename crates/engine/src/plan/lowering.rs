@@ -138,7 +138,7 @@ mod tests {
         first.foreach_batch(|_, _| Ok(()));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().unwrap();
         runtime.block_on(async {
-            let pipeline = Pipeline::open(&context.config, &context.declare, context.board()).unwrap();
+            let pipeline = Pipeline::open(&context.config, &context.declare, context.board(), None).unwrap();
             for (time, rows) in [(1, 50_000), (2, 75_000)] {
                 pipeline.step(Timestamp(time)).await.unwrap();
                 assert_eq!(pipeline.states.all()[0].rows(), rows);

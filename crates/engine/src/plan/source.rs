@@ -183,10 +183,14 @@ impl SourceExec {
         Ok(Self { input, projection, schema, partitions, tags: false }.node())
     }
 
-    /// The same leaf, whose rows name their partition; only for readers that pass no rows on.
-    pub(crate) fn tagged(&self) -> Arc<dyn ExecutionPlan> {
-        let (input, projection, schema) = (Arc::clone(&self.input), self.projection.clone(), Arc::clone(&self.schema));
-        Self { input, projection, schema, partitions: self.partitions, tags: true }.node()
+    /// Of a plan that is such a leaf the same one, whose rows name their partition, and its
+    /// stream; only for readers that pass no rows on.
+    pub(crate) fn tagged_plan(plan: &Arc<dyn ExecutionPlan>) -> Option<(Arc<dyn ExecutionPlan>, String)> {
+        let kernel: &dyn std::any::Any = plan.downcast_ref::<NodeExec>()?.kernel();
+        let leaf = kernel.downcast_ref::<Self>()?;
+        let (input, projection, schema) = (Arc::clone(&leaf.input), leaf.projection.clone(), Arc::clone(&leaf.schema));
+        let tagged = Self { input, projection, schema, partitions: leaf.partitions, tags: true };
+        Some((tagged.node(), leaf.input.name.clone()))
     }
 
     fn node(self) -> Arc<dyn ExecutionPlan> {

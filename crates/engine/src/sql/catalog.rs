@@ -29,7 +29,7 @@ use datafusion::{
     prelude::{CsvReadOptions, JsonReadOptions, ParquetReadOptions, SessionConfig, SessionContext},
     sql::{
         parser::Statement as DfStatement,
-        sqlparser::ast::{Query, Statement as AstStatement},
+        sqlparser::ast::{Query, SetExpr, Statement as AstStatement},
     },
 };
 use parking_lot::Mutex;
@@ -47,6 +47,8 @@ const STACK: usize = 64 << 20;
 #[derive(Default)]
 pub(crate) struct Sql {
     catalog: Mutex<Option<Catalog>>,
+    /// What was declared, piece by piece.
+    texts: Mutex<Vec<String>>,
 }
 
 impl fmt::Debug for Sql {
@@ -57,6 +59,12 @@ impl fmt::Debug for Sql {
 }
 
 impl Sql {
+    /// All that was declared as text; `None` when nothing was.
+    pub(crate) fn text(&self) -> Option<String> {
+        let texts = self.texts.lock();
+        (!texts.is_empty()).then(|| texts.join(";\n"))
+    }
+
     /// The static tables, and the views without rows, for queries beside the program.
     pub(super) fn tables(&self) -> BTreeMap<String, Arc<dyn TableProvider>> {
         self.catalog.lock().as_ref().map(|catalog| catalog.queryable.clone()).unwrap_or_default()
@@ -75,6 +83,8 @@ struct Catalog {
     sinks: BTreeMap<String, SinkEntry>,
     /// Views that give their whole result in each batch.
     whole: BTreeSet<String>,
+    /// Views without state, which are put into what reads them: their text.
+    definitions: BTreeMap<String, String>,
     /// Column names with upper-case letters.
     mixed: BTreeSet<String>,
     partitions: usize,
@@ -180,6 +190,9 @@ impl StreamingContext {
             let catalog = held.get_or_insert_with(|| Catalog::new(self.config.partitions));
             let done = catalog.declare(self, program).await;
             *self.sql.catalog.lock() = held;
+            if done.is_ok() {
+                self.sql.texts.lock().push(program.trim().trim_end_matches(';').to_string());
+            }
             done
         })
     }
@@ -201,6 +214,7 @@ impl Catalog {
             known: BTreeMap::new(),
             sinks: BTreeMap::new(),
             whole: BTreeSet::new(),
+            definitions: BTreeMap::new(),
             mixed: BTreeSet::new(),
             partitions,
         }
@@ -354,6 +368,28 @@ impl Catalog {
         Error::user(format!("there is no stream, table or view `{name}`{hint}"))
     }
 
+    /// What of a query decides which rows an aggregate has seen: what it reads, and of that
+    /// what it groups; with the views that are put into it. The aggregates themselves are
+    /// columns of the state, and what comes after them may change freely.
+    fn definition(&self, state: &SessionState, query: &Query) -> Result<String> {
+        let statement = DfStatement::Statement(Box::new(AstStatement::Query(Box::new(query.clone()))));
+        let mut text = match query.body.as_ref() {
+            SetExpr::Select(select) => {
+                let from: Vec<String> = select.from.iter().map(ToString::to_string).collect();
+                let filter = select.selection.as_ref().map(|filter| format!(" WHERE {filter}")).unwrap_or_default();
+                let with = query.with.as_ref().map(|with| format!("{with} ")).unwrap_or_default();
+                format!("{with}FROM {}{filter} {}", from.join(", "), select.group_by)
+            }
+            other => other.to_string(),
+        };
+        for reference in state.resolve_table_references(&statement).map_err(of_df)? {
+            if let Some(of) = self.definitions.get(reference.table()) {
+                text.push_str(&format!("\n{}: {of}", reference.table()));
+            }
+        }
+        Ok(text)
+    }
+
     async fn view(
         &mut self,
         context: &StreamingContext,
@@ -363,8 +399,15 @@ impl Catalog {
         options: &ViewOptions,
     ) -> Result<()> {
         let state = self.state(context, meta)?;
+        let definition = self.definition(&state, &query)?;
+        // Put into another query, all of it counts.
+        let text = format!("{query}\n{definition}");
         let logical = self.logical(&state, query).await?;
-        let planned = lower::plan(&state, logical.clone(), &name, true, options).await.map_err(of_df)?;
+        let mut planned = lower::plan(&state, logical.clone(), &name, true, options).await.map_err(of_df)?;
+        if planned.kind == Shape::Stateless {
+            self.definitions.insert(name.clone(), text);
+        }
+        planned.select.definition = Some(definition);
         let late = match &options.late {
             Some(late) => {
                 let logical = LateNode::plan_of(&logical, &name, options).map_err(of_df)?;
@@ -439,10 +482,12 @@ impl Catalog {
         let sink = entry.sink.clone();
         let name = format!("insert-{target}");
         let state = self.state(context, meta)?;
+        let definition = self.definition(&state, &query)?;
         let logical = self.logical(&state, query).await?;
         let Planned { mut select, inputs, .. } =
             lower::plan(&state, logical, &name, false, &ViewOptions::default()).await.map_err(of_df)?;
         select.whole = inputs.iter().map(|n| n.name.clone()).filter(|n| self.whole.contains(n)).collect();
+        select.definition = Some(definition);
         unique_names(&crate::plan::Operator::schema(&select))?;
         context.declare.claim("output", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);

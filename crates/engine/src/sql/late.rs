@@ -98,7 +98,7 @@ pub(crate) fn letters(run: &BatchRun, late: u64) -> Vec<DeadLetter> {
 }
 
 /// Each row as an object; in Rust's notation where JSON has none for a column's type.
-fn json(rows: &RecordBatch) -> Vec<Vec<u8>> {
+pub(crate) fn json(rows: &RecordBatch) -> Vec<Vec<u8>> {
     let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
     let written = writer.write(rows).and_then(|()| writer.finish());
     let text = writer.into_inner();

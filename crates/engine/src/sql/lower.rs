@@ -150,7 +150,7 @@ pub(super) async fn plan(
                 partial,
                 above,
                 merge: made.merge,
-                layout: made.layout,
+                layout: Box::new(made.layout),
                 numbers: made.numbers,
                 streams,
                 repeats: view,
@@ -159,7 +159,7 @@ pub(super) async fn plan(
             (body, inputs, kind)
         }
     };
-    Ok(Planned { select: Select { schema, body, view, whole: Vec::new() }, inputs, kind })
+    Ok(Planned { select: Select { schema, body, view, whole: Vec::new(), definition: None }, inputs, kind })
 }
 
 /// The schema without the marks of panes.
@@ -211,6 +211,8 @@ pub(super) struct Select {
     /// Inputs that give their whole result in each batch: what comes of them is
     /// not stored again while none of them has changed.
     pub(super) whole: Vec<String>,
+    /// Its text, with that of the views which are put into it.
+    pub(super) definition: Option<String>,
 }
 
 #[derive(Debug)]
@@ -220,7 +222,7 @@ enum Body {
         partial: Arc<dyn ExecutionPlan>,
         above: Arc<dyn ExecutionPlan>,
         merge: Arc<dyn ExecutionPlan>,
-        layout: Layout,
+        layout: Box<Layout>,
         /// The state that numbers the rows of a count window.
         numbers: Option<Arc<dyn StateOperator>>,
         streams: Option<Vec<String>>,
@@ -245,6 +247,10 @@ impl Operator for Select {
         matches!(self.body, Body::Aggregate { .. })
     }
 
+    fn definition(&self) -> Option<String> {
+        self.definition.clone()
+    }
+
     fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
         let of = |e| Error::internal(format!("planning `{}`", cx.name)).because(e);
         match &self.body {
@@ -265,7 +271,7 @@ impl Operator for Select {
                 Ok(plan)
             }
             Body::Aggregate { partial, above, merge, layout, numbers, streams, repeats, state } => {
-                let made = WindowState::new(cx.name.clone(), layout.clone()).map_err(of)?;
+                let made = WindowState::new(cx.name.clone(), layout.as_ref().clone()).map_err(of)?;
                 let state = state.get_or_init(|| made);
                 cx.states.register(state.operator());
                 if let Some(numbers) = numbers {
@@ -531,9 +537,25 @@ impl Planner {
         let merge = AggregateExec::try_new(
             AggregateMode::PartialReduce,
             by_place(&kept),
+            aggregates.clone(),
+            nones.clone(),
+            fed(&kept_schema),
+            Arc::clone(&input_schema),
+        )?;
+        let show = AggregateExec::try_new(
+            AggregateMode::Final,
+            by_place(&kept),
+            aggregates.clone(),
+            nones.clone(),
+            fed(&kept_schema),
+            Arc::clone(&input_schema),
+        )?;
+        let neutral = AggregateExec::try_new(
+            AggregateMode::Partial,
+            PhysicalGroupBy::default(),
             aggregates,
             nones,
-            fed(&kept_schema),
+            fed(&input_schema),
             input_schema,
         )?;
         let layout = Layout {
@@ -542,10 +564,14 @@ impl Planner {
             roles,
             window: node.window,
             pane: pane.unwrap_or(0),
+            keys: count,
+            show: Arc::new(show),
+            neutral: Arc::new(neutral),
             key,
             low: places - spans,
             high: places.saturating_sub(1),
             timing: below_window.timing,
+            aggregates: partial.aggr_expr()[..own].to_vec(),
         };
         let (last, merge) = (Arc::new(last), Arc::new(merge));
         Ok((Arc::new(partial), Made { numbers: below_window.numbers, last, merge, layout }))

@@ -20,16 +20,22 @@
 //! | without an aggregate | of the batch's records; ORDER BY and LIMIT work within the batch |
 //! | GROUP BY | the whole result so far |
 //! | GROUP BY a window | of each window that closed, the oldest first; ORDER BY, LIMIT, HAVING work within each window |
+//! | GROUP BY a session or count window | of those that closed, all together; ORDER BY and LIMIT work over them |
 //!
-//! A window closes when the watermark (the largest time seen, less the declared
-//! bound) passes its end; its result is given once and is final. A row all of
-//! whose windows have closed is late: it is counted, left out, and kept as a dead
-//! letter.
+//! Windows are `TUMBLE`, `HOP`, `SESSION` and `COUNT_WINDOW`. One by time closes
+//! when the watermark passes its end; its result is given once and is final,
+//! unless the view says otherwise: `WITH (emit = 'update')` or `'complete'`,
+//! `allowed_lateness` ([`times`]). A row all of whose windows have closed is late:
+//! it is counted, left out, and kept as a dead letter, or in a view of its own.
 //!
 //! Where things are: [`parse`] reads statements, [`catalog`] declares what they
 //! name, [`shape`] says which queries mean something, [`lower`] plans them,
-//! [`mistakes`] words errors, [`window`] assigns panes, [`late`] sets late rows aside, [`state`] keeps aggregates, [`functions`] has the
-//! functions for social text, [`query`] answers questions beside the program.
+//! [`mistakes`] words errors, [`window`] plans windows, [`times`] reads what is said
+//! about event time, [`panes`] assigns rows to panes and [`number`] numbers them,
+//! [`late`] and [`side`] set late rows aside, [`state`] keeps aggregates, [`slide`]
+//! merges the panes of hopping windows and [`keyed`] keeps sessions and count
+//! windows, [`functions`] has the functions for social text, [`query`] answers
+//! questions beside the program, [`past`] those about state.
 
 mod catalog;
 mod functions;
@@ -40,9 +46,11 @@ mod mistakes;
 mod number;
 mod panes;
 mod parse;
+mod past;
 mod query;
 mod shape;
 mod side;
+mod slide;
 mod state;
 mod tables;
 #[cfg(test)]
@@ -52,5 +60,5 @@ mod topics;
 mod window;
 
 pub(crate) use catalog::Sql;
-pub(crate) use late::letters as late_letters;
+pub(crate) use late::{KEPT as LATE_KEPT, json as rows_as_json, letters as late_letters};
 pub use query::Shell;

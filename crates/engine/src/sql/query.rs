@@ -1,7 +1,8 @@
 //! Queries beside a running program, in its process or in another.
 //!
-//! A query sees the views as they are shown now, the static tables, and the
-//! topics of the log with `_offset`, `_partition` and `_timestamp`. It can only
+//! A query sees the views as they are shown now, the static tables, the states
+//! as of a batch ([`super::past`]), and the topics of the log with `_offset`,
+//! `_partition` and `_timestamp`. It can only
 //! SELECT, has a bounded share of memory, and writes nothing to disk.
 //!
 //! Invariant: a query takes no lock that a batch needs for longer than a copy of
@@ -11,6 +12,7 @@ use super::{
     catalog::{config, session},
     mistakes::{self, of_df},
     parse::{self, Kind},
+    past::{STATE, StateTables},
     topics::TopicTable,
 };
 use crate::StreamingContext;
@@ -33,7 +35,7 @@ use std::{
 };
 use tidemill_core::{Error, Result, nearest};
 use tidemill_store::{
-    DataDir,
+    DataDir, Disk, Past, RealDisk,
     log::{Log, Topic},
 };
 
@@ -49,8 +51,9 @@ const CATALOG: &str = "datafusion";
 type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
 
 impl StreamingContext {
-    /// Rows of a SELECT over the views as they are shown now, the static tables
-    /// and the topics of the log.
+    /// Rows of a SELECT over the views as they are shown now, the static tables,
+    /// the topics of the log, and the states: `state.top` after the last committed
+    /// batch, `state."top@17"` after batch 17 while that is kept.
     ///
     /// # Errors
     /// When it is no SELECT, names what is not there, or needs more than its share of memory.
@@ -63,9 +66,17 @@ impl StreamingContext {
     /// # Errors
     /// As [`StreamingContext::sql`].
     pub async fn sql_async(&self, query: &str) -> Result<Vec<RecordBatch>> {
-        let tables = self.queryable()?;
+        let (tables, states) = (self.queryable()?, self.states());
         let query = query.to_string();
-        start(move || run(query, tables))?.await.map_err(gone)?
+        start(move || run(query, tables, states))?.await.map_err(gone)?
+    }
+
+    /// The program's own states, when it keeps any.
+    fn states(&self) -> Option<StateTables> {
+        let data = self.config.data_dir.as_ref()?;
+        let mut states = StateTables::new(Arc::clone(&self.config.disk));
+        states.add(data, self.name(), self.operators());
+        Some(states)
     }
 
     fn queryable(&self) -> Result<Tables> {
@@ -86,6 +97,7 @@ impl StreamingContext {
 #[derive(Debug)]
 pub struct Shell {
     path: PathBuf,
+    states: StateTables,
 }
 
 impl Shell {
@@ -99,7 +111,44 @@ impl Shell {
             return Err(Error::user(format!("there is no data directory `{}`", path.display())));
         }
         DataDir::check(path)?;
-        Ok(Self { path: path.to_path_buf() })
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        let mut states = StateTables::new(Arc::clone(&disk));
+        for name in tidemill_store::rewind::programs(&*disk, path)? {
+            states.add(path, &name, Vec::new());
+        }
+        Ok(Self { path: path.to_path_buf(), states })
+    }
+
+    /// As [`Shell::open`], and shows the states of SQL programs as they would:
+    /// `declare` makes, of a program's name and text, a context that is only to
+    /// be looked at. A program that it can't make shows its rows as they are kept.
+    ///
+    /// # Errors
+    /// As [`Shell::open`].
+    pub fn open_with(path: impl AsRef<Path>, declare: impl Fn(&str, &str) -> Result<StreamingContext>) -> Result<Self> {
+        let path = path.as_ref();
+        let mut shell = Self::open(path)?;
+        let disk: Arc<dyn Disk> = Arc::new(RealDisk);
+        shell.states = StateTables::new(Arc::clone(&disk));
+        for name in tidemill_store::rewind::programs(&*disk, path)? {
+            let past = Past::read(&*disk, &path.join("programs").join(&name).join("ledger"))?;
+            let text = past.and_then(|past| past.program().text);
+            let operators = text.map(|text| declare(&name, &text).and_then(|context| context.state_operators()));
+            let operators = operators.transpose().unwrap_or_else(|error| {
+                tracing::debug!(program = name, error = error.chain(), "its states are shown as they are kept");
+                None
+            });
+            shell.states.add(path, &name, operators.unwrap_or_default());
+        }
+        Ok(shell)
+    }
+
+    /// The states, as `state.<name>` names them.
+    ///
+    /// # Errors
+    /// When a ledger can't be read.
+    pub fn states(&self) -> Result<Vec<String>> {
+        self.states.names()
     }
 
     /// The log as it is now.
@@ -136,8 +185,8 @@ impl Shell {
             let only = Arc::clone(only);
             tables.entry(DEAD[1..].to_string()).or_insert(only);
         }
-        let query = query.to_string();
-        start(move || run(query, tables))?.await.map_err(gone)?
+        let (query, states) = (query.to_string(), Some(self.states.clone()));
+        start(move || run(query, tables, states))?.await.map_err(gone)?
     }
 }
 
@@ -182,7 +231,7 @@ fn gone(error: tokio::sync::oneshot::error::RecvError) -> Error {
     Error::internal("a query ended without an answer").because(error)
 }
 
-async fn run(query: String, tables: Tables) -> Result<Vec<RecordBatch>> {
+async fn run(query: String, tables: Tables, states: Option<StateTables>) -> Result<Vec<RecordBatch>> {
     let mut mixed: BTreeSet<String> = tables
         .values()
         .flat_map(|table| table.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>())
@@ -218,6 +267,26 @@ async fn run(query: String, tables: Tables) -> Result<Vec<RecordBatch>> {
     let state = session.state();
     let statement = DfStatement::Statement(Box::new(AstStatement::Query(select)));
     for reference in state.resolve_table_references(&statement).map_err(of_df)? {
+        if reference.schema() == Some(STATE) {
+            let told = |error: Error| {
+                let (at, text) = mistakes::placed(error.chain(), &words, at);
+                Error::user(format!("{at}: {text}"))
+            };
+            let Some(states) = &states else {
+                return Err(told(Error::user("a program without a data directory keeps no state that could be asked")));
+            };
+            let catalog =
+                session.catalog("datafusion").ok_or_else(|| Error::internal("a session without a catalog"))?;
+            if catalog.schema(STATE).is_none() {
+                catalog.register_schema(STATE, Arc::new(MemorySchemaProvider::new())).map_err(of_df)?;
+            }
+            if !session.table_exist(reference.clone()).map_err(of_df)? {
+                session
+                    .register_table(reference.clone(), states.table(reference.table()).map_err(told)?)
+                    .map_err(of_df)?;
+            }
+            continue;
+        }
         if !session.table_exist(reference.clone()).map_err(of_df)? {
             let names: Vec<&str> = tables.keys().map(String::as_str).collect();
             let hint = match nearest(reference.table(), &names) {

@@ -262,7 +262,7 @@ fn window_below(aggregate: &Aggregate) -> DfResult<WindowKind> {
     };
     if !aggregate.group_expr.iter().any(is_pane) {
         return plan_err!(
-            "an aggregate over a window (TUMBLE, HOP, SESSION, COUNT_WINDOW) must be grouped by it: add window_start (or window_end) to GROUP BY"
+            "an aggregate over a window (TUMBLE, HOP, SESSION, COUNT_WINDOW) must be grouped by the window: add window_start (or window_end) to GROUP BY"
         );
     }
     for expr in aggregate.group_expr.iter().chain(&aggregate.aggr_expr).filter(|e| !is_pane(e)) {

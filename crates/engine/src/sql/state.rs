@@ -27,6 +27,7 @@
 
 use super::{
     keyed::KeyedWindows,
+    slide::Slide,
     times::{Emit, Timing},
 };
 use crate::{
@@ -34,12 +35,14 @@ use crate::{
     state::{StateOperator, Version},
 };
 use arrow_array::{
-    ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray, types::TimestampMicrosecondType,
+    ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray,
+    types::TimestampMicrosecondType,
 };
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::{
     common::{Result as DfResult, internal_datafusion_err},
     execution::TaskContext,
+    physical_expr::aggregate::AggregateFunctionExpr,
     physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states},
 };
 use futures::{StreamExt, TryStreamExt};
@@ -78,12 +81,20 @@ pub(super) struct Layout {
     pub(super) window: Option<WindowKind>,
     /// Place of the pane column in the state.
     pub(super) pane: usize,
+    /// Columns of the state, the first ones, that are grouped by.
+    pub(super) keys: usize,
+    /// From partial rows to final values, a row a group of the state; reads a [`FedLeaf`].
+    pub(super) show: Arc<dyn ExecutionPlan>,
+    /// The partial row of no rows at all, without the groups; reads a [`FedLeaf`].
+    pub(super) neutral: Arc<dyn ExecutionPlan>,
     /// Places of the columns that a key's own windows are kept by.
     pub(super) key: Vec<usize>,
     /// Places of the least and greatest time or number of a row, where windows are a key's own.
     pub(super) low: usize,
     pub(super) high: usize,
     pub(super) timing: Timing,
+    /// The aggregates, for windows that are merged pane by pane.
+    pub(super) aggregates: Vec<Arc<AggregateFunctionExpr>>,
 }
 
 /// The rows that a nested plan reads, as an extension of its task.
@@ -128,6 +139,14 @@ pub(super) async fn feed(
     collect(plan, Arc::new(task)).await
 }
 
+/// Runs a nested plan outside of a batch.
+fn feed_aside(plan: &Arc<dyn ExecutionPlan>, rows: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+    let run = BatchRun::new(tidemill_core::Batch::default(), BTreeMap::new());
+    let session = datafusion::prelude::SessionConfig::new().with_extension(Arc::new(run));
+    let task = Arc::new(TaskContext::default().with_session_config(session));
+    futures::executor::block_on(feed(plan, &task, rows)).map_err(crate::batch::of_plan)
+}
+
 /// Partial rows of one pane.
 #[derive(Debug, Default, Clone)]
 struct Pane {
@@ -157,6 +176,8 @@ struct Inner {
     delta: Option<(BatchId, Vec<RecordBatch>)>,
     /// What the last batch gave, when there is no window.
     shown: Option<Vec<RecordBatch>>,
+    /// Panes merged ahead, of a hopping window with many.
+    slide: Option<Slide>,
 }
 
 /// What an aggregate keeps, by the kind of its windows.
@@ -288,6 +309,45 @@ impl AggregateState {
             .collect()
     }
 
+    /// As [`Self::window_rows`], with the panes merged ahead where that is worth it.
+    fn slid(&self, window: Interval) -> DfResult<Vec<RecordBatch>> {
+        // Each window once, in order: what is merged ahead is never needed again.
+        if self.layout.timing.emit != Emit::Append || !self.layout.timing.lateness.is_zero() {
+            return self.window_rows(window);
+        }
+        let inner = &mut *self.inner.lock();
+        let alive = || inner.panes.values().map(|pane| pane.count).max().unwrap_or_default();
+        if inner.slide.as_ref().is_none_or(|slide| slide.is_stale(alive())) {
+            inner.slide = Slide::of(&self.layout, &self.layout.aggregates)?;
+        }
+        let Inner { slide, panes, .. } = inner;
+        match slide {
+            Some(slide) => {
+                slide.window(&self.layout, window, panes.iter().map(|(at, pane)| (*at, pane.rows.as_slice())))
+            }
+            None => panes
+                .range(window.start.0..window.end.0)
+                .flat_map(|(_, pane)| &pane.rows)
+                .map(|rows| self.full(rows, window))
+                .collect(),
+        }
+    }
+
+    /// Tells what is merged ahead of rows that came for a pane in it.
+    fn amend(&self, inner: &mut Inner, came: &[RecordBatch], touched: &BTreeSet<i64>) -> DfResult<()> {
+        let Some(slide) = &mut inner.slide else { return Ok(()) };
+        for pane in touched.iter().filter(|pane| slide.has(**pane)).copied().collect::<Vec<_>>() {
+            let mut rows = Vec::new();
+            for block in came {
+                let panes = self.pane_of_rows(block).map_err(crate::plan::external)?;
+                let of_pane: BooleanArray = panes.values().iter().map(|at| Some(*at == pane)).collect();
+                rows.push(arrow_select::filter::filter_record_batch(block, &of_pane)?);
+            }
+            slide.amend(pane, &rows)?;
+        }
+        Ok(())
+    }
+
     fn full(&self, rows: &RecordBatch, window: Interval) -> DfResult<RecordBatch> {
         let constant = |at: Timestamp, kind: &DataType| -> ArrayRef {
             Arc::new(TimestampMicrosecondArray::from_value(at.0, rows.num_rows()).with_data_type(kind.clone()))
@@ -346,6 +406,35 @@ impl StateOperator for AggregateState {
 
     fn rows(&self) -> usize {
         self.inner.lock().panes.values().map(|pane| pane.count).sum()
+    }
+
+    fn keys(&self) -> usize {
+        self.layout.keys
+    }
+
+    fn neutral(&self) -> Result<Option<RecordBatch>> {
+        let rows = feed_aside(&self.layout.neutral, Vec::new())?;
+        Ok(rows.into_iter().find(|rows| rows.num_rows() == 1))
+    }
+
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        Some(Arc::new(Self::new(self.name.clone(), self.layout.clone())))
+    }
+
+    fn shown(&self) -> Result<Vec<RecordBatch>> {
+        // As people write them: the planner counts a constant.
+        let plain = |f: &FieldRef| f.as_ref().clone().with_name(f.name().replace("count(Int64(1))", "count(*)"));
+        let schema = self.layout.show.schema();
+        let schema = Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()));
+        let rows = self.snapshot()?;
+        if rows.is_empty() {
+            return Ok(vec![RecordBatch::new_empty(schema)]);
+        }
+        let named = |rows: RecordBatch| {
+            RecordBatch::try_new(Arc::clone(&schema), rows.columns().to_vec())
+                .map_err(|e| Error::internal("rows of an aggregate").because(e))
+        };
+        feed_aside(&self.layout.show, rows)?.into_iter().map(named).collect()
     }
 }
 
@@ -435,6 +524,7 @@ impl AggregateState {
             for rows in &came {
                 self.append(&mut inner, rows).map_err(crate::plan::external)?;
             }
+            self.amend(&mut inner, &came, &touched)?;
             inner.delta = Some((run.batch.id, came));
             let wanting: Vec<(i64, Vec<RecordBatch>)> = inner
                 .panes
@@ -472,7 +562,7 @@ impl AggregateState {
         self.drop_closed(spec, timing.horizon(before));
         let mut results = Vec::new();
         for window in self.given(spec, &touched, before, now) {
-            let rows = self.window_rows(window)?;
+            let rows = self.slid(window)?;
             results.extend(feed(above, task, rows).await?.into_iter().filter(|rows| rows.num_rows() > 0));
         }
         self.drop_closed(spec, timing.horizon(now));

@@ -657,6 +657,10 @@ impl<K: Key, S: Record, L: Life<K, S>> StateOperator for KeyedState<K, S, L> {
         self.parts.iter().map(|part| part.lock().len()).sum()
     }
 
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        Some(Arc::new(Self::new((self.name.clone(), self.kind), 1, self.span, Vec::new())))
+    }
+
     fn wakes(&self, last: Timestamp) -> Option<Timestamp> {
         self.parts.iter().filter_map(|part| part.lock().wakes(last)).min()
     }

@@ -10,6 +10,9 @@
 pub(crate) mod alarms;
 pub(crate) mod keyed;
 pub(crate) mod life;
+pub(crate) mod look;
+#[cfg(test)]
+mod model_tests;
 pub(crate) mod panes;
 
 use arrow_array::RecordBatch;
@@ -51,6 +54,33 @@ pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
 
     /// Number of rows now.
     fn rows(&self) -> usize;
+
+    /// How many of the columns are the key: the first ones.
+    fn keys(&self) -> usize {
+        1
+    }
+
+    /// One row: what the columns hold before the first record, where that is
+    /// known. It fills columns that are new.
+    ///
+    /// # Errors
+    /// When it can't be computed.
+    fn neutral(&self) -> Result<Option<RecordBatch>> {
+        Ok(None)
+    }
+
+    /// An empty state of the same kind and columns: it takes old versions, to be looked at.
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        None
+    }
+
+    /// All rows for people: as they would be used now, a row a key.
+    ///
+    /// # Errors
+    /// When they can't be computed.
+    fn shown(&self) -> Result<Vec<RecordBatch>> {
+        self.snapshot()
+    }
 
     /// The time after the last batch at which this state needs a batch though
     /// nothing comes: a window by batch time that holds rows is given, or lets

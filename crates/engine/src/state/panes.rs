@@ -232,6 +232,12 @@ impl<W: Total> StateOperator for Panes<W> {
         Ok(())
     }
 
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        let name = (self.name.clone(), self.kind);
+        let spans = (self.size, self.slide);
+        Some(Arc::new(Self::new(name, spans, &self.rows, self.route, Arc::clone(&self.total), 1)))
+    }
+
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
         let mut out = Vec::new();
         for part in &self.parts {

@@ -9,6 +9,8 @@
 //! whole by [`atomic_write`]; nothing is overwritten in place. Everything in
 //! this crate goes through this module.
 
+#[cfg(test)]
+pub(crate) mod canary;
 mod frozen;
 mod real;
 mod sim;
@@ -55,6 +57,13 @@ pub trait Disk: Send + Sync + fmt::Debug {
     /// Renames a file over another, atomically. Durable after `sync_dir` of its directory.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
+    /// Gives a file a second name; durable after `sync_dir` of its directory.
+    /// Where that can't be done, the file is to be copied.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let _ = (from, to);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     /// Removes a file.
     fn remove(&self, path: &Path) -> io::Result<()>;
 
@@ -63,6 +72,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Makes the names in a directory durable.
     fn sync_dir(&self, dir: &Path) -> io::Result<()>;
+
+    /// Whether other processes can reach it: a data directory on it then has to be locked.
+    fn is_shared(&self) -> bool {
+        true
+    }
 
     /// Bytes left on the disk; `None` where that isn't known.
     fn free_bytes(&self, path: &Path) -> Option<u64> {

@@ -29,6 +29,9 @@ pub enum Fault {
     Enospc,
     /// The machine stops: this and every later operation fails.
     Crash,
+    /// A sync that says it is done and was left out. Nothing that works does so: it is a bug that is planted,
+    /// to see that it is found. Other operations do as ever.
+    Forgotten,
 }
 
 #[derive(Debug, Clone)]
@@ -70,6 +73,8 @@ struct Inner {
     ops: u64,
     faults: BTreeMap<u64, Fault>,
     dead: bool,
+    /// Syncs that were left out.
+    forgotten: u64,
     /// Bytes that may still be written; `None` is no limit.
     space: Option<u64>,
 }
@@ -108,6 +113,11 @@ impl SimDisk {
     /// Whether a [`Fault::Crash`] has happened.
     pub fn is_dead(&self) -> bool {
         self.0.lock().dead
+    }
+
+    /// Syncs that a [`Fault::Forgotten`] has left out.
+    pub fn forgotten(&self) -> u64 {
+        self.0.lock().forgotten
     }
 
     /// Bytes that may still be written; `None` lifts the limit.
@@ -273,6 +283,11 @@ impl Inner {
 
     /// Counts a changing operation and says what goes wrong with it.
     fn count(&mut self) -> io::Result<Option<Fault>> {
+        Ok(self.count_sync()?.filter(|fault| *fault != Fault::Forgotten))
+    }
+
+    /// As [`Inner::count`], for a sync.
+    fn count_sync(&mut self) -> io::Result<Option<Fault>> {
         self.alive()?;
         let op = self.ops;
         self.ops += 1;
@@ -298,11 +313,16 @@ impl Fault {
             Fault::Eio => io::Error::other("simulated input/output error"),
             Fault::Enospc => io::ErrorKind::StorageFull.into(),
             Fault::Crash => io::Error::other("the simulated machine has crashed"),
+            Fault::Forgotten => io::Error::other("a sync that was left out says nothing"),
         }
     }
 }
 
 impl Disk for SimDisk {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let mut inner = self.0.lock();
         inner.alive()?;
@@ -402,8 +422,12 @@ impl Disk for SimDisk {
 
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut inner = self.0.lock();
-        let fault = inner.count()?;
+        let fault = inner.count_sync()?;
         let id = inner.dir(dir)?;
+        if fault == Some(Fault::Forgotten) {
+            inner.forgotten += 1;
+            return Ok(());
+        }
         let dir = &mut inner.dirs[id];
         match fault {
             None => {
@@ -487,7 +511,11 @@ impl DiskFile for SimFile {
 
     fn sync(&self) -> io::Result<()> {
         let mut inner = self.disk.0.lock();
-        let fault = inner.count()?;
+        let fault = inner.count_sync()?;
+        if fault == Some(Fault::Forgotten) {
+            inner.forgotten += 1;
+            return Ok(());
+        }
         let file = &mut inner.files[self.id];
         match fault {
             None => {

@@ -1,7 +1,10 @@
 //! Batches are planned and committed, and the machine stops.
 
 use super::*;
-use crate::{SimDisk, disk::Fault};
+use crate::{
+    SimDisk,
+    disk::{Fault, canary},
+};
 use tidemill_core::{Blame, Duration, Offset, PartitionId, WatermarkSpec};
 
 const DIR: &str = "/data/ledger";
@@ -10,6 +13,9 @@ const FILE: &str = "/data/ledger/00000000000000000000.ledger";
 fn open(disk: &SimDisk) -> Result<Ledger> {
     Ledger::open(Arc::new(disk.clone()), Path::new(DIR))
 }
+
+/// Batches that a test looks at.
+const LAST: u64 = 256;
 
 /// Batch `id` reads `[10 * (id - 1), 10 * id)` of partition 0 and its id in files.
 fn batch(id: u64) -> Batch {
@@ -61,7 +67,12 @@ fn a_commit_of_before_there_were_watermarks_of_streams_is_read() {
 }
 
 fn operators() -> Vec<OperatorEntry> {
-    vec![OperatorEntry { name: "count".into(), kind: "reduce_by_key".into(), fingerprint: "ab12".into() }]
+    vec![OperatorEntry {
+        name: "count".into(),
+        kind: "reduce_by_key".into(),
+        fingerprint: "ab12".into(),
+        ..OperatorEntry::default()
+    }]
 }
 
 /// Whether the ledger is exactly what `n` commits make.
@@ -74,7 +85,7 @@ fn check(ledger: &Ledger, n: u64, what: &str) {
         }
     }
     assert_eq!(ledger.positions(), &positions, "{what}");
-    for id in (n + 1).saturating_sub(KEPT as u64).max(1)..=n {
+    for id in (n + 1).saturating_sub(LAST).max(1)..=n {
         assert_eq!(ledger.ranges(BatchId(id)), Some(&batch(id).ranges), "{what}");
     }
     assert_eq!(ledger.ranges(BatchId(n + 1)), None, "{what}");
@@ -114,10 +125,14 @@ fn only_the_last_batches_keep_their_ranges() {
     for id in 1..=300 {
         ledger.plan(&batch(id)).unwrap();
         ledger.commit(committed(id)).unwrap();
+        ledger.forget_before(BatchId((id + 1).saturating_sub(LAST)));
     }
-    check(&open(&disk).unwrap(), 300, "after 300");
-    assert_eq!(ledger.ranges(BatchId(300 - KEPT as u64)), None);
-    assert_eq!(ledger.recent().count(), KEPT);
+    check(&ledger, 300, "after 300");
+    check(&open(&disk).unwrap(), 300, "after 300, reopened");
+    assert_eq!(ledger.ranges(BatchId(300 - LAST)), None);
+    assert_eq!(ledger.recent().count() as u64, LAST);
+    assert_eq!(ledger.past().commit(BatchId(300 - LAST)), None);
+    assert_eq!(ledger.past().commit(BatchId(301 - LAST)), Some(&committed(301 - LAST)));
 }
 
 #[test]
@@ -177,6 +192,23 @@ fn a_crash_at_every_operation_keeps_what_was_committed() {
             check_after(&if crashed { after.crash(seed) } else { after });
         }
     }
+}
+
+/// A test of the tests: a sync that is left out is noticed.
+#[test]
+fn a_forgotten_sync_is_found() {
+    let life = |disk: &SimDisk| {
+        let mut told = 0;
+        let _stopped = life(disk, &mut told);
+        told
+    };
+    let (unnoticed, syncs) = canary::unnoticed(life, |disk, told| {
+        let ledger = open(disk).unwrap();
+        let n = ledger.last().map_or(0, |c| c.batch.0);
+        assert!(n == told || n == told + 1);
+        check(&ledger, n, "a sync was left out");
+    });
+    assert!(syncs > 10 && unnoticed.is_empty(), "{} of {syncs}: {unnoticed:?}", unnoticed.len());
 }
 
 #[test]

@@ -48,7 +48,7 @@ use std::{
     thread::JoinHandle,
     time::Instant,
 };
-use tidemill_core::{Clock, Error, Result};
+use tidemill_core::{Clock, Error, Offset, Result, Timestamp};
 
 /// All topics under one directory.
 ///
@@ -181,6 +181,62 @@ pub fn stored_config(disk: &dyn Disk, root: &Path, name: &str) -> Result<Option<
     config::check_name(name)?;
     let path = root.join(name).join("topic.json");
     if disk.exists(&path) { config::read(disk, &path).map(Some) } else { Ok(None) }
+}
+
+/// The topics that a program has read, each with the name of the stream that
+/// reads it, beside whoever owns the log.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn topics_of(disk: &dyn Disk, root: &Path, program: &str) -> Result<Vec<(String, String)>> {
+    let own = format!("{program}/");
+    let mut found = Vec::new();
+    let names = if disk.exists(root) { disk.list(root).named("list", root)? } else { Vec::new() };
+    for topic in names.into_iter().filter(|name| !name.starts_with('.')) {
+        let pins = pins::Pins::open(disk, &root.join(&topic))?;
+        let streams = pins.all().into_keys().filter_map(|owner| owner.strip_prefix(&own).map(str::to_owned));
+        found.extend(streams.map(|stream| (topic.clone(), stream)));
+    }
+    Ok(found)
+}
+
+/// The oldest offset that each partition of a topic has, beside whoever owns the log.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn oldest_offsets(disk: &dyn Disk, root: &Path, topic: &str) -> Result<BTreeMap<u32, Offset>> {
+    let dir = root.join(topic);
+    let mut oldest = BTreeMap::new();
+    for partition in partitions_in(disk, &dir)? {
+        let path = dir.join(&partition);
+        let names = disk.list(&path).named("list", &path)?;
+        let first = names.iter().filter_map(|name| name.strip_suffix(".seg")?.parse().ok()).min();
+        if let (Ok(partition), Some(first)) = (partition.parse(), first) {
+            oldest.insert(partition, Offset(first));
+        }
+    }
+    Ok(oldest)
+}
+
+/// The oldest offset that each partition of a topic has, and about when it was appended.
+///
+/// # Errors
+/// When the disk refuses.
+pub fn oldest_records(disk: &dyn Disk, root: &Path, topic: &str) -> Result<BTreeMap<u32, (Offset, Timestamp)>> {
+    let mut oldest = BTreeMap::new();
+    for (partition, offset) in oldest_offsets(disk, root, topic)? {
+        let path = root.join(topic).join(partition.to_string()).join(format!("{:020}.seg", offset.0));
+        let head = crate::frame::first_frame(disk, &path).named("read", &path)?;
+        let time = head.map_or(Timestamp(0), |(frame, _)| Timestamp(frame.head().time));
+        oldest.insert(partition, (offset, time));
+    }
+    Ok(oldest)
+}
+
+/// The directories of a topic's partitions.
+pub(crate) fn partitions_in(disk: &dyn Disk, dir: &Path) -> Result<Vec<String>> {
+    let names = disk.list(dir).named("list", dir)?;
+    Ok(names.into_iter().filter(|name| name.parse::<u32>().is_ok()).collect())
 }
 
 /// Prefix of a topic's directory that is being deleted; no topic's name begins with a dot.

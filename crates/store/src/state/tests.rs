@@ -1,7 +1,10 @@
 //! Versions are saved, pruned, damaged and loaded; a map is the oracle.
 
 use super::*;
-use crate::{SimDisk, disk::Fault};
+use crate::{
+    SimDisk,
+    disk::{Fault, canary},
+};
 use arrow_array::{Int64Array, StringArray, cast::AsArray, types::Int64Type};
 use arrow_schema::{DataType, Field, Schema};
 use proptest::prelude::*;
@@ -110,6 +113,19 @@ fn a_crash_at_every_operation_keeps_every_saved_version() {
             check(&after, told, pruned, &what);
         }
     }
+}
+
+/// A test of the tests: a sync that is left out is noticed.
+#[test]
+fn a_forgotten_sync_is_found() {
+    let life = |disk: &SimDisk| {
+        let (mut told, mut pruned) = (0, 0);
+        let _stopped = life(disk, &mut told, &mut pruned);
+        (told, pruned)
+    };
+    let (unnoticed, syncs) =
+        canary::unnoticed(life, |disk, (told, pruned)| check(disk, told, pruned, "a sync was left out"));
+    assert!(syncs > 10 && unnoticed.is_empty(), "{} of {syncs}: {unnoticed:?}", unnoticed.len());
 }
 
 #[test]

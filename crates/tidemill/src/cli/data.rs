@@ -21,7 +21,7 @@ use tidemill::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataArg {
     /// Data directory: log, ledger and state; one process at a time.
-    #[arg(id = "data", long = "data", global = true, value_name = "DIR", env = "TIDEMILL_DATA", default_value = super::DATA)]
+    #[arg(id = "data", long = "data", visible_alias = "data-dir", global = true, value_name = "DIR", env = "TIDEMILL_DATA", default_value = super::DATA)]
     pub(crate) path: PathBuf,
 }
 

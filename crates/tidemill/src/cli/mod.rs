@@ -4,6 +4,7 @@
 //! [`tidemill::assemble`] or the store, and prints. Called by `main`.
 
 mod backup;
+mod change;
 mod check;
 mod consume;
 mod data;
@@ -13,6 +14,8 @@ mod plan;
 mod produce;
 mod program;
 mod replay;
+mod replay_batch;
+mod rewind;
 mod run;
 mod sql;
 mod status;
@@ -43,6 +46,8 @@ Examples:
   tidemill check program.sql          is this program right?
   tidemill run program.sql            run it; Ctrl-C stops and keeps
   tidemill sql                        ask the history
+  tidemill plan program.sql           what becomes of its state, now that it has changed?
+  tidemill rewind --to 20m            go back, and run it again from there
   tidemill dead list                  records that were refused, and why
   tidemill backup DIR                 a copy of everything, also while it runs
 
@@ -74,6 +79,8 @@ pub(crate) enum Command {
     Produce(produce::Produce),
     Consume(consume::Consume),
     Replay(replay::ReplayCommand),
+    ReplayBatch(replay_batch::ReplayBatch),
+    Rewind(rewind::Rewind),
     Status(status::Status),
 }
 
@@ -94,6 +101,8 @@ impl Command {
             Self::Produce(command) => command.run(),
             Self::Consume(command) => command.run(),
             Self::Replay(command) => command.run(),
+            Self::ReplayBatch(command) => command.run(),
+            Self::Rewind(command) => command.run(),
             Self::Status(command) => command.run(),
         }
     }

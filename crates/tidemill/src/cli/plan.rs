@@ -6,11 +6,21 @@ use super::program::ProgramArgs;
 use clap::Args;
 use tidemill::Result;
 
-/// Show what a SQL program will do: its outputs, what each promises, and the plan of each.
+/// Show what a SQL program will do: with the state that is kept, and with its inputs and outputs.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  tidemill plan top.sql")]
+  tidemill plan top.sql
+  tidemill plan top.sql --data d --rebuild top      as if `run` were asked to rebuild top
+
+What becomes of the state of each operator:
+  keep      it goes on with its state
+  new       it had none, and begins empty
+  migrate   its rows are taken over: columns are added, widened or dropped
+  rebuild   it is computed anew from what the log has kept
+  drop      the program has no such operator any more
+Everything but keep and new happens only when `run` has --accept-changes. The number of partitions, the
+interval, the inputs and the order of statements may change freely.")]
 pub(crate) struct Plan {
     #[command(flatten)]
     program: ProgramArgs,
@@ -21,6 +31,9 @@ impl Plan {
         let context = self.program.checked()?;
         println!("program {}", context.name());
         println!();
+        if let Some(changes) = context.changes()? {
+            println!("{}", self.program.change.text(&changes, &self.program.run_command()));
+        }
         print!("{}", context.explain()?);
         Ok(())
     }

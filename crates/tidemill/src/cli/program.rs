@@ -64,6 +64,9 @@ pub(crate) struct ProgramArgs {
     #[command(flatten)]
     pub(crate) data: super::data::DataArg,
 
+    #[command(flatten)]
+    pub(crate) change: super::change::ChangeArgs,
+
     /// Begin a batch each such time, such as 250ms [default: 1s].
     #[arg(long, value_name = "TIME", value_parser = super::values::duration, conflicts_with = "trigger")]
     interval: Option<Duration>,
@@ -82,9 +85,21 @@ enum When {
 }
 
 impl ProgramArgs {
-    /// A context with the program declared, ready to start.
-    pub(crate) fn context(&self) -> Result<StreamingContext> {
-        self.declared(|builder| builder.data_dir(&self.data.path))
+    /// A context with the program declared, ready to start once `build` has set what else there is to set.
+    pub(crate) fn context(&self, build: impl FnOnce(ContextBuilder) -> ContextBuilder) -> Result<StreamingContext> {
+        self.declared(|builder| build(builder.data_dir(&self.data.path)))
+    }
+
+    /// The command that runs it.
+    pub(crate) fn run_command(&self) -> String {
+        let mut command = format!("tidemill run {}", self.path.display());
+        if let Some(name) = &self.name {
+            command.push_str(&format!(" --name {name}"));
+        }
+        if self.data.path != Path::new(super::DATA) {
+            command.push_str(&format!(" --data {}", self.data.path.display()));
+        }
+        command
     }
 
     /// A context with the program declared, only to be looked at.
@@ -101,7 +116,7 @@ impl ProgramArgs {
             Some(When::Drain) => Trigger::Drain,
             None => Trigger::Every(self.interval.unwrap_or(Duration::from_secs(1))),
         };
-        let context = build(tidemill::context(name).trigger(trigger)).build();
+        let context = build(self.change.ask(tidemill::context(name).trigger(trigger))).build();
         declare(&context, Some(&self.path), &text)?;
         Ok(context)
     }

@@ -7,8 +7,9 @@ use super::{program::ProgramArgs, values};
 use clap::Args;
 use std::net::SocketAddr;
 use tidemill::{
-    Duration, Result,
+    Duration, Error, Result,
     assemble::{Assembly, Show},
+    engine::Versions,
 };
 
 /// Run a SQL program until it is stopped.
@@ -19,6 +20,7 @@ Examples:
   tidemill run top.sql --interval 100ms        a batch each tenth of a second
   tidemill run load.sql --trigger drain        until the input is exhausted; closes its last windows and ends
   tidemill run top.sql --headless --for 1m     plain lines, for a minute
+  tidemill run top.sql --accept-changes        let the program, which has changed, take over the state
 
 A program, say top.sql:
   CREATE STREAM words (word TEXT) WITH (connector = 'tcp', address = '127.0.0.1:9999');
@@ -44,11 +46,34 @@ pub(crate) struct Run {
     /// Print plain lines, also on a terminal.
     #[arg(long)]
     headless: bool,
+
+    /// Let a changed program migrate, rebuild or drop state, as `tidemill plan` shows it.
+    #[arg(long, alias = "apply", help_heading = "A changed program")]
+    accept_changes: bool,
+
+    /// Batches that the program can be rewound to.
+    #[arg(long, value_name = "BATCHES", default_value_t = Versions::default().batches, help_heading = "A changed program")]
+    keep_versions: u64,
+
+    /// Keep them for this time at most, such as 12h [default: no bound].
+    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = "A changed program")]
+    keep_versions_for: Option<Duration>,
 }
 
 impl Run {
     pub(crate) fn run(self) -> Result<()> {
-        let context = self.program.context()?;
+        let versions = Versions { batches: self.keep_versions, age: self.keep_versions_for, ..Versions::default() };
+        let accept = self.accept_changes;
+        let context = self.program.context(|builder| {
+            let builder = builder.keep_versions(versions);
+            if accept { builder.accept_changes() } else { builder }
+        })?;
+        if let Some(changes) = context.changes()?.filter(|changes| !changes.are_free() && !accept) {
+            return Err(Error::user(format!(
+                "this program differs from the one whose state is kept\n\n{}",
+                self.program.change.text(&changes, &self.program.run_command())
+            )));
+        }
         let show = if self.headless { Show::Lines } else { Show::Auto };
         let page = (!self.no_web).then_some(self.web);
         let ended = Assembly::new(context).page(page).show(show).run_for(self.run_for).run()?;

@@ -31,6 +31,8 @@ Examples:
   tidemill sql --data tidemill-data/demo -e 'SELECT count(*) FROM posts'
   tidemill sql -e 'SELECT reason, count(*) FROM dead GROUP BY reason'   refused records, also while the program runs
   tidemill sql --program top.sql               runs the program; ask its views, as in SELECT * FROM top;
+  tidemill sql --data d -e 'SELECT * FROM state.top'            the state of top after the last batch
+  tidemill sql --data d -e 'SELECT * FROM state.\"top@17\"'       after batch 17, while that is kept
 
 At the prompt a query ends with `;`. \\d lists what can be asked, \\d NAME its columns, \\q leaves.
 Ctrl-C stops a query that runs, and drops what was typed.
@@ -105,6 +107,9 @@ impl Answers {
                 for topic in shell.topics()? {
                     text.push_str(&format!("topic {}\n", topic.name()));
                 }
+                for state in shell.states()? {
+                    text.push_str(&format!("state {state}\n"));
+                }
             }
             Asked::Program(context) => {
                 for view in context.board().view_names() {
@@ -133,7 +138,11 @@ impl Sql {
     pub(crate) fn run(self) -> Result<()> {
         let mut answers = Answers::new(match &self.program {
             Some(path) => Asked::Program(Box::new(self.start(path)?)),
-            None => Asked::History(Shell::open(&self.data.path)?),
+            None => Asked::History(Shell::open_with(&self.data.path, |name, text| {
+                let context = tidemill::context(name).data_dir(&self.data.path).check_only().build();
+                context.declare_sql(text)?;
+                Ok(context)
+            })?),
         })?;
         let done = match &self.query {
             Some(query) => statements(query).iter().try_for_each(|query| answers.query(query)),

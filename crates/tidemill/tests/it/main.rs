@@ -4,6 +4,7 @@
 
 mod backup;
 mod bad;
+mod change;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod databases;
 mod demo;

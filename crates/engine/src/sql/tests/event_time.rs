@@ -113,6 +113,23 @@ proptest! {
         prop_assert_eq!(sorted(&got), expected(&entries, HOP_ORACLE));
     }
 
+    /// Twelve panes a window, with aggregates that are merged pane by pane.
+    #[test]
+    fn many_panes_equal_one_query_over_all_rows(entries in shuffled()) {
+        let columns = "window_start, window_end, tag, n, count(*) AS rows, sum(n) AS s, avg(x) AS a, max(n) AS hi";
+        let hop = "HOP(TABLE posts, DESCRIPTOR(t), INTERVAL '1' SECOND, INTERVAL '12' SECOND)";
+        let view = format!("CREATE VIEW v AS SELECT {columns} FROM {hop} WHERE tag <> 'the end' GROUP BY window_start, window_end, tag, n");
+        let got: Vec<RecordBatch> = given(&entries, 5, "", &view).concat();
+        let starts: Vec<String> = (0..12).map(|k| format!("(INTERVAL '{k} seconds')")).collect();
+        let query = format!(
+            "SELECT {columns} FROM (SELECT posts.*, date_bin(INTERVAL '1 second', t) - k AS window_start,
+               date_bin(INTERVAL '1 second', t) - k + INTERVAL '12 seconds' AS window_end
+             FROM posts CROSS JOIN (VALUES {}) AS ks (k)) GROUP BY window_start, window_end, tag, n",
+            starts.join(", ")
+        );
+        prop_assert_eq!(sorted(&got), sorted(&oracle(&[table(&entries)], &query)));
+    }
+
     #[test]
     fn sessions_equal_one_query_over_all_rows(entries in shuffled()) {
         let got: Vec<RecordBatch> = given(&entries, 5, "", &view("", SESSION)).concat();
@@ -146,7 +163,7 @@ proptest! {
         let options = format!("WITH (emit = '{emit}', allowed_lateness = '5s')");
         let views = view(&options, HOP);
         let mut last = std::collections::BTreeMap::new();
-        for line in given(&entries, 0, ", allowed_lateness = '1s'", &views).concat().iter().flat_map(|rows| in_order(rows)) {
+        for line in given(&entries, 0, ", allowed_lateness = '1s'", &views).concat().iter().flat_map(in_order) {
             let key: Vec<String> = line.split('|').take(4).map(str::to_string).collect();
             last.insert(key, line);
         }

@@ -25,7 +25,7 @@ fn late_rows_are_dead_letters() {
     program.step().unwrap();
     program.step().unwrap();
     let topic = program.pipeline().keep.as_ref().unwrap().log().topic("p.dead").unwrap();
-    let letters = |from: u64| {
+    let columns = |from: u64, which: &[usize]| -> Vec<Vec<String>> {
         let all: Vec<RecordBatch> =
             topic.read(0, tidemill_core::Offset(from), topic.end(0)).map(|rows| rows.unwrap().rows).collect();
         let text = |column: usize| -> Vec<String> {
@@ -35,8 +35,10 @@ fn late_rows_are_dead_letters() {
                 .flat_map(|r| column(r).as_string::<i32>().iter().map(|v| v.unwrap().to_string()).collect::<Vec<_>>())
                 .collect()
         };
-        [0, 3, 4, 5].map(text)
+        which.iter().copied().map(text).collect()
     };
+    let letters = |from: u64| <[Vec<String>; 4]>::try_from(columns(from, &[0, 3, 4, 5])).unwrap();
+    let places = || columns(0, &[1, 2]);
     let [stream, batch, reason, raw] = letters(0);
     assert_eq!((stream, batch), (vec!["posts".to_string(); 2], vec!["2".to_string(); 2]));
     let at = "and the watermark of `v` was at 1970-01-01T00:00:40.000Z";
@@ -44,6 +46,7 @@ fn late_rows_are_dead_letters() {
     assert_eq!(reason, [of("02"), of("30")]);
     assert_eq!(raw[0], r#"{"t":"1970-01-01T00:00:02Z","tag":"too \"late\"\n","n":null}"#);
     assert!(raw[1].contains(r#""tag":"b","n":1"#), "{}", raw[1]);
+    assert_eq!(places(), [["0", "0"], ["0", "1"]].map(|c| c.map(str::to_string).to_vec()), "where they lay");
     let report = program.context().board().program();
     assert_eq!((report.late, report.refused), (2, 0));
 

@@ -5,7 +5,7 @@
 //! and in order, at least up to the last ack, and the token that belongs to it.
 
 use super::*;
-use crate::disk::Fault;
+use crate::disk::{Fault, canary};
 use std::collections::BTreeMap;
 use tidemill_core::{Clock, Duration};
 
@@ -164,4 +164,16 @@ fn a_full_disk_refuses_rows_and_takes_them_when_there_is_space() {
     disk.set_space(None);
     topic.sync_to(0, topic.end(0)).unwrap();
     check(&disk.crash(1), Told { acked: next.cast_unsigned(), pinned: 0 }, "after the disk was full");
+}
+
+/// A test of the tests: a sync that is left out is noticed.
+#[test]
+fn a_forgotten_sync_is_found() {
+    let life = |disk: &SimDisk| {
+        let mut told = Told::default();
+        let _stopped = life(disk, &mut told, 5);
+        told
+    };
+    let (unnoticed, syncs) = canary::unnoticed(life, |disk, told| check(disk, told, "a sync was left out"));
+    assert!(syncs > 30 && unnoticed.is_empty(), "{} of {syncs}: {unnoticed:?}", unnoticed.len());
 }

@@ -7,13 +7,16 @@ use super::*;
 use crate::{
     Disk, Ledger, StateFiles,
     disk::{Mode, create_dir, read_file},
-    ledger::{Committed, OperatorEntry},
+    ledger::{Committed, OperatorEntry, OutputEntry, ProgramEntry},
 };
 use std::{collections::BTreeMap, io::IoSlice};
 use tidemill_core::{Batch, BatchId, Clock, Duration, OffsetRange, StagedPart};
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/v1")
+/// The version that this build writes.
+const NOW: &str = "v2";
+
+fn fixture(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
 }
 
 /// All files under a directory, by their path from it.
@@ -42,6 +45,17 @@ fn batch(id: u64) -> Batch {
     }
 }
 
+fn committed(id: u64) -> Committed {
+    Committed {
+        batch: BatchId(id),
+        time: batch(id).time,
+        watermarks: BTreeMap::from([("clicks".to_owned(), Timestamp(id.cast_signed() * 900_000))]),
+        streams: BTreeMap::new(),
+        staged: BTreeMap::from([("out".to_owned(), vec![StagedPart(format!("{id}-0.json"))])]),
+        meta: BTreeMap::from([("note".to_owned(), serde_json::json!({"rows": 10}))]),
+    }
+}
+
 /// A data directory that uses every part of the format.
 fn write() -> SimDisk {
     let disk = SimDisk::new();
@@ -60,20 +74,24 @@ fn write() -> SimDisk {
 
     let shared: Arc<dyn Disk> = Arc::new(disk.clone());
     let mut ledger = Ledger::open(Arc::clone(&shared), Path::new("/d/ledger")).unwrap();
-    let operator = OperatorEntry { name: "count".into(), kind: "reduce_by_key".into(), fingerprint: "f1".into() };
-    ledger.set_operators(vec![operator]).unwrap();
-    ledger.plan(&batch(1)).unwrap();
-    ledger
-        .commit(Committed {
-            batch: BatchId(1),
-            time: Timestamp(1_000_000),
-            watermarks: BTreeMap::from([("clicks".to_owned(), Timestamp(900_000))]),
-            streams: BTreeMap::new(),
-            staged: BTreeMap::from([("out".to_owned(), vec![StagedPart("1-0.json".to_owned())])]),
-            meta: BTreeMap::from([("note".to_owned(), serde_json::json!({"rows": 10}))]),
-        })
-        .unwrap();
-    ledger.plan(&batch(2)).unwrap();
+    let operator = OperatorEntry::new("count", "reduce_by_key", &schema(), 1).unwrap();
+    let program = |definition: &str| ProgramEntry {
+        operators: vec![OperatorEntry { definition: Some(definition.to_owned()), ..operator.clone() }],
+        outputs: vec![OutputEntry { name: "out".to_owned(), what: "files out (json)".to_owned() }],
+        text: Some("CREATE …".to_owned()),
+    };
+    ledger.set_program(program("FROM a"), BTreeMap::new()).unwrap();
+    for id in 1..=3 {
+        ledger.plan(&batch(id)).unwrap();
+        ledger.commit(committed(id)).unwrap();
+        if id == 2 {
+            let mut next = program("FROM b");
+            next.operators[0].dir = Some("count@2".to_owned());
+            ledger.set_program(next, BTreeMap::from([("count".to_owned(), Timestamp(7))])).unwrap();
+        }
+    }
+    ledger.rewind(BatchId(1), BatchId(3)).unwrap();
+    ledger.plan(&batch(4)).unwrap();
 
     let mut state = StateFiles::open(shared, Path::new("/d/state/count"), "count", schema()).unwrap();
     state.save_delta(BatchId(1), &[rows(0, 3, 9), rows(3, 2, 9)]).unwrap();
@@ -82,48 +100,88 @@ fn write() -> SimDisk {
 }
 
 #[test]
-fn the_bytes_written_are_those_of_version_1() {
+fn the_bytes_written_are_those_of_the_present_version() {
     let written = files(&write(), Path::new("/d"));
     assert!(written.len() >= 9, "{:?}", written.keys());
     if std::env::var_os("TIDEMILL_WRITE_FIXTURES").is_some() {
         for (path, bytes) in &written {
-            let path = fixture().join(path);
+            let path = fixture(NOW).join(path);
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
             std::fs::write(path, bytes).unwrap();
         }
     }
-    let kept = files(&crate::RealDisk, &fixture());
+    let kept = files(&crate::RealDisk, &fixture(NOW));
     assert_eq!(kept.keys().collect::<Vec<_>>(), written.keys().collect::<Vec<_>>());
     for (path, bytes) in kept {
         assert!(bytes == written[&path], "{} differs from the fixture", path.display());
     }
 }
 
-#[test]
-fn version_1_is_read_back() {
+/// A version's fixture on a disk of its own.
+fn copied(version: &str) -> Arc<dyn Disk> {
     let disk = SimDisk::new();
-    for (path, bytes) in files(&crate::RealDisk, &fixture()) {
+    for (path, bytes) in files(&crate::RealDisk, &fixture(version)) {
         let path = Path::new("/d").join(path);
         create_dir(&disk, path.parent().unwrap()).unwrap();
         disk.open(&path, Mode::Create).unwrap().append(&[IoSlice::new(&bytes)]).unwrap();
     }
-    let shared: Arc<dyn Disk> = Arc::new(disk);
-    let log = Log::quiet(Arc::clone(&shared), Path::new("/d/log"), clock()).unwrap();
-    let topic = log.topic("clicks").unwrap();
-    assert_eq!(read(&topic, 0, 80).unwrap(), (0..80).collect::<Vec<_>>());
-    assert_eq!(topic.resume(0).as_deref(), Some("token"));
-    assert_eq!(topic.pins()["program"], BTreeMap::from([(0, Offset(13))]));
-    assert_eq!(topic.config().sync, Sync::Every(Duration::from_millis(10)));
-    assert_eq!(topic.config().schema, schema());
-    assert_eq!(topic.read_time(0, Timestamp(1_015_000)).unwrap(), Offset(30));
+    Arc::new(disk)
+}
 
-    let ledger = Ledger::open(Arc::clone(&shared), Path::new("/d/ledger")).unwrap();
+#[test]
+fn every_version_is_read_back() {
+    for version in ["v1", NOW] {
+        let shared = copied(version);
+        let log = Log::quiet(Arc::clone(&shared), Path::new("/d/log"), clock()).unwrap();
+        let topic = log.topic("clicks").unwrap();
+        assert_eq!(read(&topic, 0, 80).unwrap(), (0..80).collect::<Vec<_>>());
+        assert_eq!(topic.resume(0).as_deref(), Some("token"));
+        assert_eq!(topic.pins()["program"], BTreeMap::from([(0, Offset(13))]));
+        assert_eq!(topic.config().sync, Sync::Every(Duration::from_millis(10)));
+        assert_eq!(topic.config().schema, schema());
+        assert_eq!(topic.read_time(0, Timestamp(1_015_000)).unwrap(), Offset(30));
+
+        let mut state = StateFiles::open(shared, Path::new("/d/state/count"), "count", schema()).unwrap();
+        assert_eq!(state.load(BatchId(2)).unwrap()[0].2, [rows(0, 7, 9)]);
+        assert_eq!(state.load(BatchId(1)).unwrap()[0].2, [rows(0, 3, 9), rows(3, 2, 9)]);
+    }
+}
+
+#[test]
+fn a_ledger_of_version_1_is_read_and_gone_on_with() {
+    let shared = copied("v1");
+    let mut ledger = Ledger::open(Arc::clone(&shared), Path::new("/d/ledger")).unwrap();
     assert_eq!(ledger.planned(), Some(&batch(2)));
-    assert_eq!(ledger.last().map(|c| c.batch), Some(BatchId(1)));
+    assert_eq!(ledger.last(), Some(&committed(1)));
     assert_eq!(ledger.positions()["clicks"][&0.into()], Offset(20));
-    assert_eq!(ledger.operators()[0].name, "count");
+    let operator = &ledger.operators()[0];
+    assert_eq!((operator.name.as_str(), operator.dir(), operator.columns().unwrap()), ("count", "count", None));
+    // The files have the columns that it did not keep.
+    let mut past = ledger.past();
+    past.fill_columns(|_| {
+        let files = StateFiles::look(Arc::clone(&shared), Path::new("/d/state/count"), "count")?;
+        Ok(files.map(|files| Arc::clone(files.columns())))
+    })
+    .unwrap();
+    assert_eq!(past.program().operators[0].columns().unwrap(), Some(schema()));
+    ledger.commit(committed(2)).unwrap();
+    ledger.rewind(BatchId(1), BatchId(2)).unwrap();
+    let again = Ledger::open(shared, Path::new("/d/ledger")).unwrap();
+    assert_eq!((again.version(), again.last().unwrap().batch), (BatchId(1), BatchId(2)));
+    assert_eq!(again.last().unwrap().watermarks, committed(1).watermarks);
+    assert_eq!(again.positions()["clicks"][&0.into()], Offset(20));
+}
 
-    let mut state = StateFiles::open(shared, Path::new("/d/state/count"), "count", schema()).unwrap();
-    assert_eq!(state.load(BatchId(2)).unwrap()[0].2, [rows(0, 7, 9)]);
-    assert_eq!(state.load(BatchId(1)).unwrap()[0].2, [rows(0, 3, 9), rows(3, 2, 9)]);
+#[test]
+fn a_ledger_of_version_2_knows_its_past() {
+    let past = crate::Past::read(&*copied("v2"), Path::new("/d/ledger")).unwrap().unwrap();
+    assert_eq!((past.version(), past.last().unwrap().batch), (BatchId(1), BatchId(3)));
+    assert_eq!(past.planned(), Some(&batch(4)));
+    assert_eq!(past.positions()["clicks"][&0.into()], Offset(20));
+    assert_eq!(past.undone(), [crate::ledger::Undone { to: BatchId(1), upto: BatchId(3) }]);
+    let program = past.program();
+    assert_eq!(program.operators[0].definition.as_deref(), Some("FROM a"), "that of batch 1");
+    assert_eq!((program.operators[0].dir(), program.operators[0].keys), ("count", Some(1)));
+    assert_eq!(program.operators[0].columns().unwrap(), Some(schema()));
+    assert_eq!(program.outputs[0].what, "files out (json)");
 }

@@ -1,0 +1,294 @@
+//! Looking at a program beside its batches: what a start would change, and one
+//! batch run again.
+//!
+//! ```text
+//! batch 17:  ranges from the ledger ─► state of batch 16 ─► plans of now ─► rows, state after    nothing is written
+//! ```
+//!
+//! Invariant: neither ledger nor state nor output changes. [`StreamingContext::changes`]
+//! only reads, also beside a running program; [`StreamingContext::replay_batch`]
+//! takes the data directory meanwhile, as the log has one owner.
+
+use crate::{
+    StreamingContext,
+    batch::{Keep, Pipeline, of_plan},
+    change::{self, Changes, fill_columns, migrated_rows, migration, refuse_lost_commits},
+    ingest::Intakes,
+    plan::{BatchRun, SourceExec},
+    state::{
+        StateOperator, StateRegistry, Version,
+        look::{self, keys_of},
+    },
+};
+use arrow_array::{BooleanArray, RecordBatch};
+use futures::TryStreamExt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tidemill_core::{Batch, BatchId, DeadLetter, Error, Result, Timestamp};
+use tidemill_store::{Past, ledger::ProgramEntry};
+
+/// A batch that was run again, to be looked at.
+#[derive(Debug, Clone)]
+pub struct Replayed {
+    /// Its number, time and ranges.
+    pub batch: Batch,
+    /// The rows that it read, by stream, with offset, partition and arrival.
+    pub inputs: Vec<(String, Vec<RecordBatch>)>,
+    /// The plan of each output.
+    pub plans: Vec<(String, String)>,
+    /// What it changed in each state.
+    pub states: Vec<StateChange>,
+    /// The rows of each output.
+    pub outputs: Vec<(String, Vec<RecordBatch>)>,
+    /// Records that it refused.
+    pub refused: Vec<DeadLetter>,
+    /// Watermarks after it, by stream or operator.
+    pub watermarks: BTreeMap<String, Timestamp>,
+}
+
+/// The rows of a state that a batch changed.
+#[derive(Debug, Clone)]
+pub struct StateChange {
+    /// The operator.
+    pub operator: String,
+    /// Its rows before, of the keys that changed.
+    pub before: Vec<RecordBatch>,
+    /// And after.
+    pub after: Vec<RecordBatch>,
+    /// What is to be known about them, such as columns that could not be taken over.
+    pub note: Option<String>,
+}
+
+impl StreamingContext {
+    fn past(&self) -> Result<Option<Past>> {
+        let Some(data) = &self.config.data_dir else { return Ok(None) };
+        let root = data.join("programs").join(&self.config.name);
+        let Some(mut past) = Past::read(&*self.config.disk, &root.join("ledger"))? else { return Ok(None) };
+        fill_columns(&self.config.disk, &root, &mut past)?;
+        Ok(Some(past))
+    }
+
+    /// What a start of the program as it is declared would do with the state
+    /// that is kept; `None` when none is. Nothing is written, and the program
+    /// may be running.
+    ///
+    /// # Errors
+    /// When the program can't be planned, or what is kept can't be read.
+    pub fn changes(&self) -> Result<Option<Changes>> {
+        let outputs = self.declare.outputs()?;
+        let states = StateRegistry::default();
+        let plans = crate::batch::lower(&self.config, &states, outputs.clone())?;
+        let (Some(past), Some(data)) = (self.past()?, &self.config.data_dir) else { return Ok(None) };
+        let root = data.join("programs").join(&self.config.name);
+        refuse_lost_commits(&self.config.disk, &root, &self.config.name, &past)?;
+        let now = change::describe(&states, &plans, &outputs, self.sql.text())?;
+        let reach = change::reach(&*self.config.disk, data, &self.config.name, &self.declare.inputs())?;
+        change::compare(&self.config.name, &past, &now, &plans, &self.config.asked, &reach).map(Some)
+    }
+
+    /// Runs a batch that the program has committed once more, by the program
+    /// as it is declared here, over the same records and the state before it.
+    /// Writes nothing and shows nothing. The context can't be started afterwards.
+    ///
+    /// # Errors
+    /// When the batch or the state before it is not kept any more, the records
+    /// are gone, or a program runs on the data directory.
+    pub fn replay_batch(&self, batch: BatchId) -> Result<Replayed> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .map_err(|e| Error::external("can't start threads").because(e))?;
+        let replayed = runtime.block_on(Pipeline::replay(self, batch));
+        runtime.shutdown_background();
+        replayed
+    }
+}
+
+impl Pipeline {
+    async fn replay(context: &StreamingContext, id: BatchId) -> Result<Replayed> {
+        let past = context
+            .past()?
+            .ok_or_else(|| Error::user(format!("program `{}` has committed no batch there", context.name())))?;
+        let Some(batch) = past.recent().find(|kept| kept.id == id).cloned() else {
+            let kept = match (past.recent().next(), past.recent().next_back()) {
+                (Some(first), Some(last)) => format!("batches {} to {} are", first.id, last.id),
+                _ => "none is".to_string(),
+            };
+            return Err(Error::user(format!("batch {id} is not kept: {kept}")));
+        };
+        let before = past.recent().rev().find(|kept| kept.id < id).map_or(BatchId(0), |kept| kept.id);
+        if before.0 == 0 && id.0 > 1 && past.recent().next().is_some_and(|first| first.id == id) {
+            return Err(Error::user(format!("what was before batch {id} is not kept any more: take a later one")));
+        }
+        let this = Self::aside(context, &past)?;
+        // A commit of a version that kept none of the past has no watermarks: event time begins anew.
+        let commit = past.commit(before).cloned().unwrap_or_default();
+        let last = past.recent().find(|kept| kept.id == before).map(|kept| (before, kept.time));
+        this.stand_at(last, commit.watermarks, commit.streams);
+        let Some(keep) = &this.keep else { return Err(Error::internal("a replay without a directory")) };
+        let mut notes = BTreeMap::new();
+        for operator in this.states.all() {
+            notes.insert(operator.name().to_string(), restore(keep, &past.program_at(id), &operator, before)?);
+        }
+        let shown = |operator: &Arc<dyn StateOperator>| operator.shown();
+        let states_before = this.states.all().iter().map(shown).collect::<Result<Vec<_>>>()?;
+        let inputs = this.rows_of(&batch).await?;
+        let run = Arc::new(this.begin(&batch));
+        let outputs = this.collect_aside(&run).await?;
+        let mut states = Vec::new();
+        for (operator, before) in this.states.all().into_iter().zip(states_before) {
+            let after = operator.shown()?;
+            let (before, after) = changed(before, after, operator.keys())?;
+            let note = notes.remove(operator.name()).flatten();
+            states.push(StateChange { operator: operator.name().to_string(), before, after, note });
+        }
+        let plans = this
+            .outputs
+            .iter()
+            .map(|o| {
+                let plan = datafusion::physical_plan::displayable(o.plan.as_ref()).indent(false).to_string();
+                (o.name.clone(), plan)
+            })
+            .collect();
+        let mut refused = std::mem::take(&mut *run.dead.lock());
+        refused.sort_by(|a, b| (&a.stream, &a.partition, a.offset).cmp(&(&b.stream, &b.partition, b.offset)));
+        refused.dedup_by(|a, b| (&a.stream, &a.partition, a.offset) == (&b.stream, &b.partition, b.offset));
+        let watermarks = run.watermarks_after();
+        Ok(Replayed { batch, inputs, plans, states, outputs, refused, watermarks })
+    }
+
+    /// The program with its inputs open, and nothing started or taken over.
+    fn aside(context: &StreamingContext, past: &Past) -> Result<Self> {
+        let config = &context.config;
+        let mut taken = context.declare.take()?;
+        let states = StateRegistry::default();
+        let outputs = crate::batch::lower(config, &states, taken.outputs)?;
+        let data = config
+            .data_dir
+            .as_ref()
+            .ok_or_else(|| Error::user("a batch that was kept lies in a data directory: give the context one"))?;
+        let keep = Keep::open(data, config)?;
+        let known: BTreeSet<&String> = past.recent().flat_map(|batch| batch.ranges.keys()).collect();
+        for ingest in &mut taken.ingests {
+            // Nothing is made or set on the way.
+            ingest.retention = None;
+            if keep.log().topic(&ingest.stream).is_none() {
+                let names = known.iter().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
+                return Err(Error::user(format!(
+                    "stream `{}` has no records in the log; the program has read {names}",
+                    ingest.stream
+                )));
+            }
+        }
+        let board = context.board();
+        let intakes = Intakes::open(taken.ingests, &keep, config, &board)?;
+        taken.topic_inputs.iter().try_for_each(|input| input.open(&keep))?;
+        Ok(Self::assembled(config, board, (taken.inputs, outputs, states), Some(keep), Some(intakes)))
+    }
+
+    /// The rows that the batch reads, by stream.
+    async fn rows_of(&self, batch: &Batch) -> Result<Vec<(String, Vec<RecordBatch>)>> {
+        let mut all = Vec::new();
+        for input in &self.inputs {
+            let run = Arc::new(self.begin(batch));
+            let columns = (0..input.schema.fields().len()).collect();
+            let plan = SourceExec::plan(Arc::clone(input), columns, 1)?;
+            let rows = plan.execute(0, self.task(&run)).map_err(of_plan)?;
+            all.push((input.name.clone(), rows.try_collect().await.map_err(of_plan)?));
+        }
+        Ok(all)
+    }
+
+    /// Runs the plans of all outputs and gives their rows.
+    async fn collect_aside(&self, run: &Arc<BatchRun>) -> Result<Vec<(String, Vec<RecordBatch>)>> {
+        use datafusion::physical_plan::ExecutionPlanProperties;
+        let task = self.task(run);
+        let mut parts = tokio::task::JoinSet::new();
+        for (at, output) in self.outputs.iter().enumerate() {
+            for part in 0..output.plan.output_partitioning().partition_count() {
+                let rows = output.plan.execute(part, Arc::clone(&task)).map_err(of_plan)?;
+                parts.spawn(async move { rows.try_collect::<Vec<_>>().await.map(|rows| (at, part, rows)) });
+            }
+        }
+        let mut collected = Vec::new();
+        while let Some(part) = parts.join_next().await {
+            let part = part.map_err(|e| Error::internal("a step panicked").because(e))?;
+            collected.push(part.map_err(of_plan)?);
+        }
+        run.finish().await.map_err(of_plan)?;
+        collected.sort_by_key(|(at, part, _)| (*at, *part));
+        let mut all: Vec<_> = self.outputs.iter().map(|output| (output.name.clone(), Vec::new())).collect();
+        for (at, _, rows) in collected {
+            all[at].1.extend(rows.into_iter().filter(|rows: &RecordBatch| rows.num_rows() > 0));
+        }
+        Ok(all)
+    }
+}
+
+/// Gives an operator the state that it had after `version`, under its columns of now.
+fn restore(
+    keep: &Keep,
+    program: &ProgramEntry,
+    operator: &Arc<dyn StateOperator>,
+    version: BatchId,
+) -> Result<Option<String>> {
+    operator.restore(&[])?;
+    if version.0 == 0 {
+        return Ok(None);
+    }
+    let Some(entry) = program.operators.iter().find(|entry| entry.name == operator.name()) else {
+        return Ok(Some("it had no state then, and begins empty".to_string()));
+    };
+    let Some((from, versions)) = look::versions(&keep.disk, &keep.root.join("state"), entry, version)? else {
+        return Ok(None);
+    };
+    let (to, keys) = (operator.schema(), operator.keys());
+    match migration(&from, entry.keys.unwrap_or(keys), &to, keys) {
+        Err(why) => Ok(Some(format!("its state can't be taken over ({why}), and it begins empty"))),
+        Ok(steps) => {
+            let neutral = operator.neutral()?;
+            let taken = |version: Version| {
+                let rows = version.rows.iter().map(|rows| migrated_rows(rows, &to, neutral.as_ref()));
+                Ok(Version { whole: version.whole, rows: rows.collect::<Result<_>>()? })
+            };
+            operator.restore(&versions.into_iter().map(taken).collect::<Result<Vec<_>>>()?)?;
+            Ok((!steps.is_empty()).then(|| steps.join("; ")))
+        }
+    }
+}
+
+/// The rows of the keys whose rows differ.
+fn changed(
+    before: Vec<RecordBatch>,
+    after: Vec<RecordBatch>,
+    keys: usize,
+) -> Result<(Vec<RecordBatch>, Vec<RecordBatch>)> {
+    let by_key = |batches: &[RecordBatch]| -> Result<BTreeMap<String, Vec<String>>> {
+        let mut all: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for rows in batches {
+            for (key, row) in keys_of(rows, keys)?.into_iter().zip(keys_of(rows, usize::MAX)?) {
+                all.entry(key).or_default().push(row);
+            }
+        }
+        all.values_mut().for_each(|rows| rows.sort());
+        Ok(all)
+    };
+    let (old, new) = (by_key(&before)?, by_key(&after)?);
+    let differ = |key: &String| old.get(key) != new.get(key);
+    let only = |batches: Vec<RecordBatch>| -> Result<Vec<RecordBatch>> {
+        let mut kept = Vec::new();
+        for rows in batches {
+            let keep: BooleanArray = keys_of(&rows, keys)?.iter().map(|key| Some(differ(key))).collect();
+            let rows = arrow_select::filter::filter_record_batch(&rows, &keep)
+                .map_err(|e| Error::internal("rows of a state").because(e))?;
+            if rows.num_rows() > 0 {
+                kept.push(rows);
+            }
+        }
+        Ok(kept)
+    };
+    Ok((only(before)?, only(after)?))
+}

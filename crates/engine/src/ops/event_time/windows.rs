@@ -1,0 +1,428 @@
+//! Where a key's partition lives: its panes and sessions, and what they give.
+//!
+//! A key has **runs**: sessions, or the one run of all its panes. A version on
+//! disk is what came in a batch, row by row as it came from the exchange (count
+//! windows: with its number), so a restored state adds up the same rows again, and
+//! drops what the watermark had closed.
+//!
+//! Invariant: what a batch gives follows from the rows and the watermark before
+//! and after it. A closed session never grows, since a record before the watermark
+//! is late.
+
+use super::{Bounds, assign::Row};
+use crate::{
+    ops::keyed::{Growing, batches_of},
+    plan::{BatchRun, Kernel, NodeInputs, Rows, external, rows_from},
+    record::{Key, Record, hash_key, partition_of, read_batch, schema_of},
+    state::{StateOperator, Version},
+};
+use arrow_array::{RecordBatch, UInt32Array};
+use arrow_schema::SchemaRef;
+use datafusion::common::Result as DfResult;
+use futures::TryStreamExt;
+use hashbrown::{HashTable, hash_table::Entry};
+use parking_lot::Mutex;
+use std::{collections::BTreeSet, fmt, marker::PhantomData, sync::Arc};
+use tidemill_core::{BatchId, Duration, Result, Timestamp, WindowKind, WindowSpec};
+
+type Join<A> = Arc<dyn Fn(A, A) -> A + Send + Sync>;
+
+/// A session, or the panes of a key.
+struct Run<A> {
+    /// Least and greatest time, or number.
+    low: i64,
+    high: i64,
+    /// Accumulators by pane; of a session one.
+    panes: Vec<(i64, A)>,
+    /// The last batch that brought something.
+    touched: u64,
+    /// Panes of that batch.
+    news: BTreeSet<i64>,
+}
+
+struct Part<K, A> {
+    keys: HashTable<(K, Vec<Run<A>>)>,
+    delta: Option<(BatchId, Vec<RecordBatch>)>,
+    rows: usize,
+}
+
+impl<K, A> Default for Part<K, A> {
+    fn default() -> Self {
+        Self { keys: HashTable::new(), delta: None, rows: 0 }
+    }
+}
+
+/// The windows of one operator.
+pub(super) struct Windows<K, A> {
+    name: String,
+    kind: &'static str,
+    window: WindowKind,
+    lateness: Duration,
+    join: Option<Join<A>>,
+    parts: Vec<Mutex<Part<K, A>>>,
+}
+
+impl<K, A> fmt::Debug for Windows<K, A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "windows of {}", self.name)
+    }
+}
+
+/// A window of a key.
+struct Given<A> {
+    start: i64,
+    end: i64,
+    value: A,
+}
+
+impl<K: Key, A: Record> Windows<K, A> {
+    pub(super) fn new(
+        (name, kind): (String, &'static str),
+        window: WindowKind,
+        lateness: Duration,
+        partitions: usize,
+    ) -> Self {
+        let parts = (0..partitions).map(|_| Mutex::default()).collect();
+        Self { name, kind, window, lateness, join: None, parts }
+    }
+
+    pub(super) fn joining(self, join: Join<A>) -> Self {
+        Self { join: Some(join), ..self }
+    }
+
+    fn joined(&self, a: A, b: A) -> A {
+        match &self.join {
+            Some(join) => join(a, b),
+            None => a,
+        }
+    }
+
+    /// Adds rows. `batch` is 0 for rows that come back from disk.
+    fn insert(&self, part: &mut Part<K, A>, rows: &RecordBatch, batch: u64) -> Result<()> {
+        let column = read_batch::<Row<K, A>>(rows)?;
+        for row in 0..rows.num_rows() {
+            let (key, pane, low, high, value) = <Row<K, A>>::get(&column, row);
+            let hash = hash_key::<K>(key);
+            let found = part.keys.entry(hash, |e| K::same(e.0.borrow(), key), |e| hash_key::<K>(e.0.borrow()));
+            let runs = match found {
+                Entry::Occupied(at) => at.into_mut(),
+                Entry::Vacant(at) => at.insert((K::own(key), Vec::new())).into_mut(),
+            };
+            let news = BTreeSet::from([pane]);
+            let new = Run { low, high, panes: vec![(pane, A::own(value))], touched: batch, news };
+            let before: usize = runs.1.iter().map(|run| run.panes.len()).sum();
+            match self.window {
+                WindowKind::Session(gap) => self.join_sessions(&mut runs.1, new, gap),
+                WindowKind::Time(_) | WindowKind::Count(_) => match runs.1.pop() {
+                    Some(old) => runs.1.push(self.merged(old, new)),
+                    None => runs.1.push(new),
+                },
+            }
+            let after: usize = runs.1.iter().map(|run| run.panes.len()).sum();
+            part.rows = (part.rows + after).saturating_sub(before);
+        }
+        Ok(())
+    }
+
+    fn join_sessions(&self, sessions: &mut Vec<Run<A>>, new: Run<A>, gap: i64) {
+        let mut joined = new;
+        let mut at = 0;
+        while at < sessions.len() {
+            let old = &sessions[at];
+            if old.low < joined.high.saturating_add(gap) && joined.low < old.high.saturating_add(gap) {
+                let old = sessions.swap_remove(at);
+                joined = self.merged(old, joined);
+                // All of a session is one pane.
+                let all = joined.panes.drain(..).map(|(_, value)| value).reduce(|a, b| self.joined(a, b));
+                joined.panes.extend(all.map(|value| (joined.low, value)));
+            } else {
+                at += 1;
+            }
+        }
+        sessions.push(joined);
+        sessions.sort_by_key(|session| session.low);
+    }
+
+    fn merged(&self, old: Run<A>, new: Run<A>) -> Run<A> {
+        let mut panes = old.panes;
+        for (pane, value) in new.panes {
+            match panes.binary_search_by_key(&pane, |(pane, _)| *pane) {
+                Ok(at) => {
+                    let (_, so_far) = panes.remove(at);
+                    panes.insert(at, (pane, self.joined(so_far, value)));
+                }
+                Err(at) => panes.insert(at, (pane, value)),
+            }
+        }
+        let mut news = if old.touched == new.touched { old.news } else { BTreeSet::new() };
+        news.extend(new.news);
+        Run {
+            low: old.low.min(new.low),
+            high: old.high.max(new.high),
+            panes,
+            touched: old.touched.max(new.touched),
+            news,
+        }
+    }
+
+    /// Gives the records of a batch their numbers, in the order of their places.
+    fn numbered(&self, part: &Part<K, A>, rows: &[RecordBatch], spec: WindowSpec) -> DfResult<Vec<RecordBatch>> {
+        let columns = rows.iter().map(read_batch::<Row<K, A>>).collect::<Result<Vec<_>>>().map_err(external)?;
+        let mut order: Vec<(i64, usize, usize)> = Vec::new();
+        for (at, column) in columns.iter().enumerate() {
+            order.extend((0..rows[at].num_rows()).map(|row| (<Row<K, A>>::get(column, row).2, at, row)));
+        }
+        order.sort_unstable();
+        let mut next: HashTable<(K, i64)> = HashTable::new();
+        let mut out = Growing::<Row<K, A>>::new(&schema_of::<Row<K, A>>(), order.len());
+        for (_, at, row) in order {
+            let (key, _, _, _, value) = <Row<K, A>>::get(&columns[at], row);
+            let hash = hash_key::<K>(key);
+            let slot = match next.entry(hash, |e| K::same(e.0.borrow(), key), |e| hash_key::<K>(e.0.borrow())) {
+                Entry::Occupied(at) => at.into_mut(),
+                Entry::Vacant(vacant) => {
+                    let had = part.keys.find(hash, |e| K::same(e.0.borrow(), key));
+                    let from = had.and_then(|(_, runs)| runs.first()).map_or(0, |run| run.high + 1);
+                    vacant.insert((K::own(key), from)).into_mut()
+                }
+            };
+            let number = slot.1;
+            slot.1 += 1;
+            out.push((key, spec.pane_of(Timestamp(number)).0, number, number, value))?;
+        }
+        out.finish()
+    }
+
+    /// One batch: takes rows, gives windows.
+    fn turn<B: Bounds>(
+        &self,
+        index: usize,
+        run: &BatchRun,
+        rows: Vec<RecordBatch>,
+        schema: &SchemaRef,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let part = &mut *self.parts[index].lock();
+        let batch = run.batch.id.0;
+        let before = run.watermark_before(&self.name);
+        let mut now = before;
+        if !matches!(self.window, WindowKind::Count(_)) {
+            // All input has been read: the exchange is at its end.
+            let at = run.stream_watermark(&self.name).at();
+            if at > Timestamp::MIN {
+                run.move_watermark(&self.name, at);
+            }
+            now = now.max(at);
+        }
+        // What came back with a restored state and was closed before it was kept.
+        self.drop_closed(part, before.minus(self.lateness));
+        let rows = match self.window {
+            WindowKind::Count(spec) => self.numbered(part, &rows, spec)?,
+            WindowKind::Time(_) | WindowKind::Session(_) => rows,
+        };
+        for rows in &rows {
+            self.insert(part, rows, batch).map_err(external)?;
+        }
+        if run.batch.is_end() && !matches!(self.window, WindowKind::Count(_)) {
+            let last = part.keys.iter().flat_map(|(_, runs)| runs).map(|run| self.last_end(run)).max();
+            if let Some(last) = last {
+                run.move_watermark(&self.name, Timestamp(last));
+                now = now.max(Timestamp(last));
+            }
+        }
+        part.delta = Some((run.batch.id, rows));
+        let mut out = Growing::<(B, K, A)>::new(schema, part.keys.len().min(1024));
+        if before < now || part.delta.as_ref().is_some_and(|(_, rows)| !rows.is_empty()) {
+            let closes = match self.window {
+                WindowKind::Time(spec) => spec.closing(before, now).next().is_some(),
+                WindowKind::Session(_) => before < now,
+                WindowKind::Count(_) => false,
+            };
+            for (key, runs) in &part.keys {
+                for of_key in runs.iter().filter(|run| closes || run.touched == batch) {
+                    for given in self.given(of_key, batch, before, now) {
+                        let bounds = B::of(given.start, given.end);
+                        out.push((bounds.borrow(), key.borrow(), given.value.borrow()))?;
+                    }
+                }
+            }
+            self.drop_closed(part, now.minus(self.lateness));
+        }
+        out.finish()
+    }
+
+    /// When all windows of a run have closed.
+    fn last_end(&self, run: &Run<A>) -> i64 {
+        match self.window {
+            WindowKind::Session(gap) => run.high.saturating_add(gap),
+            WindowKind::Time(spec) | WindowKind::Count(spec) => spec.last_end(Timestamp(run.high)).0,
+        }
+    }
+
+    /// The windows of a run that this batch gives.
+    fn given(&self, run: &Run<A>, batch: u64, before: Timestamp, now: Timestamp) -> Vec<Given<A>> {
+        let fold = |from: i64, to: i64| {
+            let inside = run.panes.iter().filter(|(pane, _)| (from..to).contains(pane));
+            inside.map(|(_, value)| value.clone()).reduce(|a, b| self.joined(a, b))
+        };
+        match self.window {
+            WindowKind::Session(gap) => {
+                let end = run.high.saturating_add(gap);
+                let is_given = end <= now.0 && (end > before.0 || run.touched == batch);
+                let value = is_given.then(|| fold(i64::MIN, i64::MAX)).flatten();
+                value.map(|value| Given { start: run.low, end, value }).into_iter().collect()
+            }
+            WindowKind::Time(spec) => {
+                let mut windows = BTreeSet::new();
+                let mut take = |pane: i64, after: i64, until: i64| {
+                    let (from, to) = (after.max(pane), until.min(pane.saturating_add(spec.size())));
+                    if from < to {
+                        windows.extend(spec.closing(Timestamp(from), Timestamp(to)).map(|w| (w.end.0, w.start.0)));
+                    }
+                };
+                run.panes.iter().for_each(|(pane, _)| take(*pane, before.0, now.0));
+                if run.touched == batch {
+                    // Closed before, and a late record came.
+                    run.news.iter().for_each(|pane| take(*pane, before.minus(self.lateness).0, before.0));
+                }
+                let given = |(end, start)| Some(Given { start, end, value: fold(start, end)? });
+                windows.into_iter().filter_map(given).collect()
+            }
+            WindowKind::Count(spec) => {
+                if run.touched != batch {
+                    return Vec::new();
+                }
+                // The first number of this batch is the least of its panes' that were not full before.
+                let had = run.low;
+                let windows = spec.closing(Timestamp(had), Timestamp(run.high + 1)).filter(|w| w.start.0 >= 0);
+                windows
+                    .filter_map(|w| Some(Given { start: w.start.0, end: w.end.0, value: fold(w.start.0, w.end.0)? }))
+                    .collect()
+            }
+        }
+    }
+
+    /// Forgets what no open window needs.
+    fn drop_closed(&self, part: &mut Part<K, A>, horizon: Timestamp) {
+        let Part { keys, rows, .. } = part;
+        let window = self.window;
+        keys.retain(|(_, runs)| {
+            let before: usize = runs.iter().map(|run| run.panes.len()).sum();
+            match window {
+                WindowKind::Session(gap) => runs.retain(|run| run.high.saturating_add(gap) > horizon.0),
+                WindowKind::Time(spec) => {
+                    for run in runs.iter_mut() {
+                        run.panes.retain(|(pane, _)| spec.last_end(Timestamp(*pane)) > horizon);
+                    }
+                    runs.retain(|run| !run.panes.is_empty());
+                }
+                WindowKind::Count(spec) => {
+                    for run in runs.iter_mut() {
+                        // Windows up to here were given; the last pane stays, since it tells how many there were.
+                        run.low = run.high + 1;
+                        let (has, last) = (run.low, run.panes.last().map_or(0, |(pane, _)| *pane));
+                        run.panes.retain(|(pane, _)| *pane == last || spec.last_end(Timestamp(*pane)).0 > has);
+                    }
+                }
+            }
+            let after: usize = runs.iter().map(|run| run.panes.len()).sum();
+            *rows = (*rows + after).saturating_sub(before);
+            !runs.is_empty()
+        });
+    }
+}
+
+impl<K: Key, A: Record> StateOperator for Windows<K, A> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn kind(&self) -> &'static str {
+        self.kind
+    }
+
+    fn schema(&self) -> SchemaRef {
+        schema_of::<Row<K, A>>()
+    }
+
+    fn restore(&self, versions: &[Version]) -> Result<()> {
+        for part in &self.parts {
+            *part.lock() = Part::default();
+        }
+        let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
+        for rows in versions[from..].iter().flat_map(|version| &version.rows) {
+            let column = read_batch::<Row<K, A>>(rows)?;
+            let mut places = vec![Vec::new(); self.parts.len()];
+            for (at, row) in (0_u32..).zip(0..rows.num_rows()) {
+                let key = <Row<K, A>>::get(&column, row).0;
+                places[partition_of(hash_key::<K>(key), self.parts.len())].push(at);
+            }
+            for (part, places) in self.parts.iter().zip(places) {
+                let own = arrow_select::take::take_record_batch(rows, &UInt32Array::from(places))
+                    .map_err(|e| tidemill_core::Error::internal("rows of windows").because(e))?;
+                self.insert(&mut part.lock(), &own, 0)?;
+            }
+        }
+        if let WindowKind::Count(_) = self.window {
+            self.parts.iter().for_each(|part| self.drop_closed(&mut part.lock(), Timestamp::MIN));
+        }
+        Ok(())
+    }
+
+    fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
+        let deltas = self.parts.iter().filter_map(|part| part.lock().delta.take_if(|(of, _)| *of == batch));
+        Ok(deltas.flat_map(|(_, rows)| rows).filter(|rows| rows.num_rows() > 0).collect())
+    }
+
+    fn snapshot(&self) -> Result<Vec<RecordBatch>> {
+        let mut out = Growing::<Row<K, A>>::new(&self.schema(), 1024);
+        for part in &self.parts {
+            for (key, runs) in &part.lock().keys {
+                for run in runs {
+                    // Only the span of the run counts, and each of its rows says it; a count's rows say how many there were.
+                    let low = if matches!(self.window, WindowKind::Count(_)) { run.high } else { run.low };
+                    for (pane, value) in &run.panes {
+                        out.push((key.borrow(), *pane, low, run.high, value.borrow()))
+                            .map_err(|e| tidemill_core::Error::internal("rows of windows").because(e))?;
+                    }
+                }
+            }
+        }
+        out.finish().map_err(|e| tidemill_core::Error::internal("rows of windows").because(e))
+    }
+
+    fn rows(&self) -> usize {
+        self.parts.iter().map(|part| part.lock().rows).sum()
+    }
+}
+
+/// Runs the windows of a partition.
+pub(super) struct WindowKernel<K, A, B> {
+    windows: Arc<Windows<K, A>>,
+    schema: SchemaRef,
+    bounds: PhantomData<fn() -> B>,
+}
+
+impl<K, A, B> WindowKernel<K, A, B> {
+    pub(super) fn new(windows: Arc<Windows<K, A>>, schema: SchemaRef) -> Self {
+        Self { windows, schema, bounds: PhantomData }
+    }
+}
+
+impl<K, A, B> fmt::Debug for WindowKernel<K, A, B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("windows")
+    }
+}
+
+impl<K: Key, A: Record, B: Bounds> Kernel for WindowKernel<K, A, B> {
+    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
+        let rows = inputs.open(0, partition)?;
+        let (windows, schema) = (Arc::clone(&self.windows), Arc::clone(&self.schema));
+        let given = async move {
+            let mut rows: Vec<RecordBatch> = rows.try_collect().await?;
+            rows.retain(|rows| rows.num_rows() > 0);
+            windows.turn::<B>(partition, &run, rows, &schema)
+        };
+        Ok(rows_from(Arc::clone(&self.schema), batches_of(given)))
+    }
+}
