@@ -38,6 +38,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(10);
+/// The advisory lock under which tables are made.
+const CREATING: i64 = 0x7469_6465;
 /// Bytes of text that are sent together.
 const PIECE: usize = 64 << 10;
 
@@ -211,7 +213,9 @@ impl Sink for PostgresSink {
         let client = of(&mut client)?;
         let failed = |e| self.failed("open", e);
         let [table, rows, marks] = opened.create(declared);
-        client.batch_execute(&format!("{table}; {marks}")).await.map_err(failed)?;
+        // One at a time: of two that make the same table, one would fail. The lock goes with the transaction.
+        let alone = format!("SELECT pg_advisory_xact_lock({CREATING})");
+        client.batch_execute(&format!("{alone}; {table}; {marks}")).await.map_err(failed)?;
         let staged = self.table.staged();
         let columns = format!("SELECT {} FROM {staged} LIMIT 0", opened.staged_columns());
         if client.prepare(&columns).await.is_err() {

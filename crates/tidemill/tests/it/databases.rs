@@ -1,5 +1,8 @@
 //! Programs that are killed again and again while they write to a database:
 //! each number is in the table once.
+//!
+//! By hand, as it compiles the plan engine once more:
+//! `cargo test --workspace --features tidemill/full --test it databases::`
 
 use crate::run::{run, start};
 use rustix::process::Signal;
