@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use tidemill_core::{BatchId, Error, Result, StreamName, Timestamp};
 
+#[cfg(test)]
+mod tests;
+
 /// An output of the program that wrote the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputEntry {
@@ -167,13 +170,7 @@ impl Checkpoint {
         let last = self.last.get_or_insert_with(Committed::default);
         let of = self.history.commits.iter().find(|c| c.batch == to);
         let (watermarks, streams) = of.map(|c| (c.watermarks.clone(), c.streams.clone())).unwrap_or_default();
-        *last = Committed {
-            batch: upto.max(last.batch),
-            time: last.time,
-            watermarks,
-            streams,
-            ..Committed::default()
-        };
+        *last = Committed { batch: upto.max(last.batch), time: last.time, watermarks, streams, ..Committed::default() };
         if to.0 == 0 {
             self.positions.clear();
             self.put(ProgramEntry::default());
