@@ -100,12 +100,12 @@ fn a_crash_at_every_step_of_a_copy_leaves_it_whole_or_no_program() {
     let whole = before.fork();
     go(&whole, goal).unwrap();
     let mut programs = 0;
-    for op in 0..whole.ops() {
+    for (op, seed) in (0..whole.ops()).flat_map(|op| (0..4).map(move |seed| (op, seed))) {
         let disk = before.fork();
         disk.fail_at(op, Fault::Crash);
         assert!(go(&disk, goal).is_err() || disk.is_dead());
-        let found = disk.crash(op);
-        assert_eq!(tree(&found, Path::new("/a")), first, "crash at {op}");
+        let found = disk.crash(seed);
+        assert_eq!(tree(&found, Path::new("/a")), first, "crash at {op}, seed {seed}");
         let ledger = Path::new("/b/programs/p/ledger");
         let past = if found.exists(ledger) { Past::read(&found, ledger).unwrap() } else { None };
         if past.is_some() {
