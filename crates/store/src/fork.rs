@@ -29,6 +29,9 @@ use std::{
 };
 use tidemill_core::{Error, Result};
 
+#[cfg(test)]
+mod tests;
+
 /// Bytes that are copied at once.
 const PIECE: usize = 1 << 20;
 /// How often files that were removed meanwhile are looked for again.
@@ -121,6 +124,8 @@ fn copy_log(disk: &dyn Disk, from: &Path, into: &Path) -> Result<()> {
         for partition in log::partitions_in(disk, &dir)? {
             let (dir, copy) = (dir.join(&partition), copy.join(&partition));
             let names = disk.list(&dir).named("list", &dir)?;
+            // A partition without a row has its directory all the same.
+            disk::create_dir(disk, &copy).named("create", &copy)?;
             // The index first: a segment that has grown since is longer than it says, never shorter.
             for name in names.iter().filter(|name| name.ends_with(".idx")) {
                 take_copy(disk, &dir.join(name), &copy.join(name))?;

@@ -73,7 +73,10 @@ pub(crate) fn compare(
     check_asked(&before, now, asked)?;
     let mut operators = Vec::new();
     for entry in &now.operators {
-        let from = asked.rename.iter().find(|(_, to)| *to == entry.name).map_or(&entry.name, |(from, _)| from);
+        // A rename that has been done already is passed over: the same command may be given again.
+        let done = before.operators.iter().any(|old| old.name == entry.name);
+        let renamed = asked.rename.iter().find(|(_, to)| !done && *to == entry.name);
+        let from = renamed.map_or(&entry.name, |(from, _)| from);
         let old = before.operators.iter().find(|old| old.name == *from);
         let mut change = change(old, entry, asked)?;
         if change.action == Action::Rebuild {

@@ -336,6 +336,6 @@ mod tests {
         };
         named("totals").unwrap();
         let error = named("total").unwrap_err().to_string();
-        assert!(error.contains("`totals`") && error.contains("`total`"), "{error}");
+        assert!(error.contains("drop") && error.contains("--rename totals=total"), "{error}");
     }
 }

@@ -549,8 +549,7 @@ impl Planner {
         let nones = vec![None; aggregates.len()];
         // Metadata of the input's schema would be carried along in every state file.
         let kept_schema = plain(&partial.schema());
-        let spans = if is_own { 2 } else { 0 };
-        let places = kept_schema.fields().len();
+        let (spans, places) = (if is_own { 2 } else { 0 }, kept_schema.fields().len());
         let states = kept_schema.fields()[count..places - spans].to_vec();
         roles.extend((count..count + states.len()).map(Role::Kept));
         let mut fields: Vec<_> = group_by(all.clone()).group_schema(&input_schema)?.fields().to_vec();
@@ -603,8 +602,8 @@ impl Planner {
             timing: below_window.timing,
             aggregates: partial.aggr_expr()[..own].to_vec(),
         };
-        let (last, merge) = (Arc::new(last), Arc::new(merge));
-        Ok((Arc::new(partial), Made { numbers: below_window.numbers, last, merge, layout }))
+        let made = Made { numbers: below_window.numbers, last: Arc::new(last), merge: Arc::new(merge), layout };
+        Ok((Arc::new(partial), made))
     }
 }
 

@@ -20,6 +20,9 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, VecDeque};
 use tidemill_core::{BatchId, Error, Result, StreamName, Timestamp};
 
+#[cfg(test)]
+mod tests;
+
 /// An output of the program that wrote the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OutputEntry {

@@ -18,7 +18,7 @@ fn open(disk: &SimDisk) -> Result<Ledger> {
 const LAST: u64 = 256;
 
 /// Batch `id` reads `[10 * (id - 1), 10 * id)` of partition 0 and its id in files.
-fn batch(id: u64) -> Batch {
+pub(super) fn batch(id: u64) -> Batch {
     let range = |partition: &str, start, end| OffsetRange {
         partition: PartitionId::new(partition),
         start: Offset(start),
@@ -34,7 +34,7 @@ fn batch(id: u64) -> Batch {
     }
 }
 
-fn committed(id: u64) -> Committed {
+pub(super) fn committed(id: u64) -> Committed {
     Committed {
         batch: BatchId(id),
         time: Timestamp(id.cast_signed() * 1000),
