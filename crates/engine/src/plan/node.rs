@@ -129,12 +129,19 @@ impl ExecutionPlan for NodeExec {
     }
 
     fn with_new_children(self: Arc<Self>, inputs: Vec<Arc<dyn ExecutionPlan>>) -> DfResult<Arc<dyn ExecutionPlan>> {
-        Ok(Arc::new(Self {
-            name: self.name.clone(),
-            kernel: Arc::clone(&self.kernel),
-            inputs,
-            properties: Arc::clone(&self.properties),
-        }))
+        let count = |plan: &Arc<dyn ExecutionPlan>| plan.properties().output_partitioning().partition_count();
+        let own = self.properties.output_partitioning().partition_count();
+        // A step that has its input's partitions has those of the input that is put in for a leaf.
+        let partitions = match (self.inputs.as_slice(), inputs.as_slice()) {
+            ([before], [now]) if count(before) == own => count(now),
+            _ => own,
+        };
+        let properties = if partitions == own {
+            Arc::clone(&self.properties)
+        } else {
+            Arc::new(self.properties.as_ref().clone().with_partitioning(Partitioning::UnknownPartitioning(partitions)))
+        };
+        Ok(Arc::new(Self { name: self.name.clone(), kernel: Arc::clone(&self.kernel), inputs, properties }))
     }
 
     fn execute(&self, partition: usize, task: Arc<TaskContext>) -> DfResult<Rows> {
