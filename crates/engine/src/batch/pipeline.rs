@@ -263,7 +263,7 @@ impl Pipeline {
         let ended = tokio::select! {
             biased;
             () = kill.stopped() => Ok(()),
-            ended = self.live(&stop, &mut committing) => ended,
+            ended = self.go_on(&stop, &mut committing) => ended,
         };
         if let Some(commit) = committing.take() {
             // Killed: a commit ends at its next wait, and holds the data directory no longer.
@@ -279,7 +279,7 @@ impl Pipeline {
     }
 
     /// Ends what the last life began, then runs batches.
-    async fn live(self: &Arc<Self>, stop: &Stop, committing: &mut Option<Commit>) -> Result<()> {
+    async fn go_on(self: &Arc<Self>, stop: &Stop, committing: &mut Option<Commit>) -> Result<()> {
         self.repeat_last_commit().await?;
         if let Some(intakes) = self.intakes.lock().as_ref() {
             intakes.start();

@@ -36,7 +36,7 @@ impl Kept {
         if !rows.is_empty() {
             self.0.push(Version { whole: false, rows });
         }
-        if batch.0 % 7 == 0 {
+        if batch.0.is_multiple_of(7) {
             self.0.push(Version { whole: true, rows: state.snapshot().unwrap() });
         }
     }

@@ -145,7 +145,7 @@ impl Sink for Probe {
             match staged.get(&(self.output.clone(), batch.0, part.0.clone())) {
                 Some(part) => rows.extend(part.iter().cloned()),
                 None => {
-                    self.world.note(format!("`{}`: part {} of batch {batch} was never staged", self.output, part.0))
+                    self.world.note(format!("`{}`: part {} of batch {batch} was never staged", self.output, part.0));
                 }
             }
         }

@@ -329,7 +329,7 @@ impl<F: Fn(&Setup<'_>) -> Result<()>> Trial<F> {
         self.runtime.block_on(async {
             let pipeline = match Pipeline::open(&context.config, &context.declare, context.board(), None) {
                 Ok(pipeline) => pipeline,
-                Err(error) => return life.died().map_or(Err(error), Ok),
+                Err(error) => return life.died().ok_or(error),
             };
             let mut running = Running::of(&pipeline, &context.board());
             let ended = running.batches(&pipeline, life, clock, until, &mut after).await;
