@@ -86,7 +86,7 @@ pub struct OperatorEntry {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Record {
-    Checkpoint(Checkpoint),
+    Checkpoint(Box<Checkpoint>),
     Operators(Vec<OperatorEntry>),
     Planned(Batch),
     Committed(Committed),
@@ -212,7 +212,7 @@ impl Ledger {
     /// Writes a new file that begins with `now`.
     fn begin(disk: Arc<dyn Disk>, dir: &Path, number: u64, now: Checkpoint) -> Result<Self> {
         let path = dir.join(file_name(number));
-        let record = Record::Checkpoint(now);
+        let record = Record::Checkpoint(Box::new(now));
         let json = to_json(&record)?;
         let salt = crc32c::crc32c_append(crc32c::crc32c(&json), &number.to_le_bytes());
         let frame = seal(json, number, salt, 0, Kind::Head)?;
@@ -238,7 +238,7 @@ impl Ledger {
             synced: len,
             base: len,
             rotate_bytes: ROTATE_BYTES,
-            now,
+            now: *now,
             poison: None,
         })
     }

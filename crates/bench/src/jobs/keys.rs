@@ -72,15 +72,15 @@ pub(crate) fn keys(seed: u64, keys: u64, threads: usize) -> Result<Kept> {
     while !matches!(events.blocking_recv()?, Event::Batch(_)) {}
     let restart_s = begun.elapsed().as_secs_f64();
     context.await_termination()?;
-    let at =
-        |share: f64| spans.get(((spans.len() as f64 * share) as usize).min(spans.len().saturating_sub(1))).copied();
+    // The place below which so many of a hundred lie.
+    let at = |percent: usize| spans.get((spans.len() * percent / 100).min(spans.len().saturating_sub(1))).copied();
     Ok(Kept {
         job: "keys",
         keys,
         changes: CHANGES,
         batch_ms_p50: median(&spans).unwrap_or_default(),
-        batch_ms_p99: at(0.99).unwrap_or_default(),
-        batch_ms_max: at(1.0).unwrap_or_default(),
+        batch_ms_p99: at(99).unwrap_or_default(),
+        batch_ms_max: at(100).unwrap_or_default(),
         restart_s,
         exact: sum.load(Relaxed) == i64::try_from((BATCHES + 1) * CHANGES)?,
     })

@@ -71,11 +71,19 @@ pub(crate) struct Keep {
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     dead: Arc<DeadLetters>,
     replays: Arc<Replays>,
+<<<<<<< HEAD
     gate: Gate,
     pub(crate) disk: Arc<dyn Disk>,
     /// The program's own directory.
     pub(crate) root: std::path::PathBuf,
     pub(crate) program: String,
+=======
+    /// Where the directory can be copied by another process meanwhile.
+    gate: Option<Gate>,
+    disk: Arc<dyn Disk>,
+    root: std::path::PathBuf,
+    program: String,
+>>>>>>> keyed
     sync: Sync,
     versions: Versions,
     /// Held for its lock, where there can be another owner; dropped last.
@@ -101,7 +109,7 @@ impl Keep {
             topics: Mutex::default(),
             dead: Arc::new(DeadLetters::new(dead)),
             replays,
-            gate: Gate::of(path)?,
+            gate: dir.is_some().then(|| Gate::of(path)).transpose()?,
             disk,
             root,
             program: config.name.clone(),
@@ -128,10 +136,11 @@ impl Keep {
 
     /// Passed by each commit, from its first durable step to the last sink: who
     /// copies the directory closes it, and finds one batch whole and none begun.
-    pub(crate) fn pass_gate(&self) -> Result<Passing<'_>> {
-        match self.gate.try_pass()? {
-            Some(passing) => Ok(passing),
-            None => tokio::task::block_in_place(|| self.gate.pass()),
+    pub(crate) fn pass_gate(&self) -> Result<Option<Passing<'_>>> {
+        let Some(gate) = &self.gate else { return Ok(None) };
+        match gate.try_pass()? {
+            Some(passing) => Ok(Some(passing)),
+            None => tokio::task::block_in_place(|| gate.pass()).map(Some),
         }
     }
 

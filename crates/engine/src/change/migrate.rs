@@ -19,7 +19,8 @@ pub(crate) fn steps(from: &SchemaRef, from_keys: usize, to: &SchemaRef, to_keys:
         schema.fields().iter().take(keys).map(|f| f.name().clone()).collect()
     };
     let (mut old, mut new) = (key(from, from_keys), key(to, to_keys));
-    (old.sort(), new.sort());
+    old.sort();
+    new.sort();
     if old != new {
         return Err(format!("its key was ({}) and is ({})", old.join(", "), new.join(", ")));
     }

@@ -65,7 +65,7 @@ impl Planning<'_> {
         let planned = Box::pin(lower::plan_as(self, named, &name, true, &ViewOptions::default())).await?;
         let gives = planned.kind.changes();
         let times = planned.times.clone();
-        self.read(name, planned.inputs, planned.select, gives, times, part.schema())
+        self.read(&name, planned.inputs, planned.select, gives, times, part.schema())
     }
 
     /// DISTINCT as a node of its own, and the plan that reads it in its place.
@@ -96,7 +96,7 @@ impl Planning<'_> {
         let schema = names(distinct.schema());
         let operator = DistinctOperator::new(self.state, &optimized, keys, Arc::clone(&input), schema, &name)?;
         let inputs = leaves::leaves(std::slice::from_ref(&input))?;
-        self.read(name, inputs, operator, Changes::New, vec![], distinct.schema())
+        self.read(&name, inputs, operator, Changes::New, vec![], distinct.schema())
     }
 
     /// The optimized plan with its joins of two streams as nodes of their own.
@@ -130,25 +130,25 @@ impl Planning<'_> {
             let name = self.part_name("join");
             let inputs = [self.physical(&join.left, &name).await?, self.physical(&join.right, &name).await?];
             let operator = join::plan(self.state, join, inputs.clone(), names(&join.schema), &name)?;
-            let read = self.read(name, leaves::leaves(&inputs)?, operator, Changes::New, vec![], &join.schema)?;
+            let read = self.read(&name, leaves::leaves(&inputs)?, operator, Changes::New, vec![], &join.schema)?;
             plan = replace(plan, &part, &read)?;
         }
     }
 
     fn read(
         &self,
-        name: String,
+        name: &str,
         inputs: Vec<Arc<Lineage>>,
         operator: impl Operator + 'static,
         gives: Changes,
         times: Vec<Option<Time>>,
         schema: &DFSchemaRef,
     ) -> DfResult<LogicalPlan> {
-        let node = self.declare.named_node(name.clone(), inputs, operator);
+        let node = self.declare.named_node(name.to_string(), inputs, operator);
         let columns = node.schema();
         let table = NodeTable { node, gives, partitions: self.partitions, times };
         let table = provider_as_source(Arc::new(table));
-        as_it_was(&name, table, &columns, schema)
+        as_it_was(name, table, &columns, schema)
     }
 }
 
