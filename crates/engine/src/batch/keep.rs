@@ -71,19 +71,12 @@ pub(crate) struct Keep {
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     dead: Arc<DeadLetters>,
     replays: Arc<Replays>,
-<<<<<<< HEAD
-    gate: Gate,
+    /// Where the directory can be copied by another process meanwhile.
+    gate: Option<Gate>,
     pub(crate) disk: Arc<dyn Disk>,
     /// The program's own directory.
     pub(crate) root: std::path::PathBuf,
     pub(crate) program: String,
-=======
-    /// Where the directory can be copied by another process meanwhile.
-    gate: Option<Gate>,
-    disk: Arc<dyn Disk>,
-    root: std::path::PathBuf,
-    program: String,
->>>>>>> keyed
     sync: Sync,
     versions: Versions,
     /// Held for its lock, where there can be another owner; dropped last.
