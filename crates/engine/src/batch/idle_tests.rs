@@ -1,4 +1,6 @@
-//! Timeouts and timers of programs to which nothing comes, or that nobody ran: real starts over a moved clock.
+//! Timeouts and timers of programs to which nothing comes, or that nobody ran.
+//!
+//! Real starts over a clock that is moved; a test waits for a batch, never for a time.
 
 use super::Trigger;
 use crate::{State, StreamingContext};

@@ -43,6 +43,8 @@
 //! [`past`] those about state.
 
 mod catalog;
+mod checks;
+mod cut;
 mod distinct;
 mod functions;
 mod join;

@@ -8,6 +8,7 @@
 //! batch that is running; a failed batch is undone by restoring.
 
 pub(crate) mod alarms;
+mod bin;
 pub(crate) mod keyed;
 pub(crate) mod life;
 pub(crate) mod look;

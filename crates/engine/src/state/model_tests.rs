@@ -1,4 +1,6 @@
 //! Keyed state against a model that looks at every key in every batch.
+//!
+//! The model has no index of what is due: that of the state must find the same keys.
 
 use super::{
     StateOperator, Version,

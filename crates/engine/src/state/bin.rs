@@ -1,0 +1,272 @@
+//! One hash table of a part, and the visits of its keys.
+//!
+//! A bin probes its table once a record, marks each bucket with the number of its
+//! group, and visits each touched bucket once by its index. [`Visit`] is what
+//! runs over a key; [`super::keyed`] brings the rows and takes what changed.
+//!
+//! Invariant: a slot's group is [`NONE`] between two batches.
+
+use super::{
+    alarms::{Alarm, Alarms, Micros},
+    life::{Life, Ring},
+};
+use crate::{
+    plan::external,
+    record::{Key, Record, hash_key},
+};
+use datafusion::common::Result as DfResult;
+use hashbrown::HashTable;
+use tidemill_core::{BatchId, Error, Timestamp};
+
+pub(super) const NONE: u32 = u32::MAX;
+
+/// Tables of a part: of a million keys in two parts, each then takes a quarter of a megabyte.
+pub(super) const BINS: usize = 64;
+
+/// Which table of a part a hash belongs to; neither the bits that choose the
+/// part nor those that a table looks at.
+#[inline]
+pub(super) fn bin_of(hash: u64) -> usize {
+    (hash >> 32) as usize % BINS
+}
+
+pub(super) struct Slot<K, S, L> {
+    pub(super) key: K,
+    pub(super) state: Option<S>,
+    pub(super) life: L,
+    /// Number of the group in the running batch, or [`NONE`].
+    pub(super) group: u32,
+}
+
+/// The batch that visits.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    pub(crate) batch: BatchId,
+    pub(crate) time: Timestamp,
+    /// Event time up to which timers ring.
+    pub(crate) watermark: Timestamp,
+}
+
+/// A visited key's own.
+pub(crate) struct Cell<'a, S, L> {
+    pub(crate) state: &'a mut Option<S>,
+    /// Whether the key's row has changed: set by the visitor.
+    pub(crate) changed: &'a mut bool,
+    pub(crate) life: &'a mut L,
+    pub(super) alarms: &'a mut Alarms,
+    pub(super) hash: u64,
+    pub(super) now: Micros,
+    pub(super) span: Option<Micros>,
+}
+
+impl<S, L> Cell<'_, S, L> {
+    /// Notes news of the key, from which its end is counted. Its row changes with it if it has an end.
+    pub(crate) fn touch<K: Key>(&mut self)
+    where
+        L: Life<K, S>,
+        S: Record,
+    {
+        if L::TIMED && self.span.is_some() {
+            *self.changed = true;
+        }
+        if let Some(at) = self.life.touch(self.now, self.span) {
+            self.alarms.add(Alarm::Idle, at, self.hash);
+        }
+    }
+
+    /// Has the key visited at a time.
+    pub(crate) fn add_alarm(&mut self, alarm: Alarm, at: Micros) {
+        self.alarms.add(alarm, at, self.hash);
+    }
+}
+
+/// The values of a key in a batch, in the order in which they came.
+pub(crate) struct Values<'a, V: Record> {
+    pub(super) column: &'a V::Column,
+    pub(super) rows: &'a [u32],
+}
+
+impl<'a, V: Record> Values<'a, V> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = V::Ref<'a>> + use<'a, V> {
+        let column = self.column;
+        self.rows.iter().map(move |row| V::get(column, *row as usize))
+    }
+}
+
+/// What runs over the keys that a batch touches.
+pub(crate) trait Visit<K: Key, V: Record, S: Record, L: Life<K, S>> {
+    /// A key with values.
+    fn values(&mut self, key: &K, values: &Values<'_, V>, cell: &mut Cell<'_, S, L>) -> DfResult<()>;
+
+    /// A key whose alarm rings, at the time for which it was set. Only where [`Life::TIMED`].
+    fn alarm(&mut self, key: &K, alarm: Alarm, at: Timestamp, cell: &mut Cell<'_, S, L>) -> DfResult<()>;
+}
+
+/// What a bin's rows touch, its keys in the order in which they first appear.
+/// Emptied and used again for each bin.
+#[derive(Default)]
+pub(super) struct Touched {
+    /// The bucket of each row's key.
+    pub(super) buckets: Vec<usize>,
+    /// The group of each row.
+    pub(super) groups: Vec<u32>,
+    /// The bucket of each group's key.
+    pub(super) keys: Vec<usize>,
+    /// Rows of each group; then, added up, where each group ends in `order`.
+    pub(super) ends: Vec<u32>,
+    /// The rows, group after group.
+    pub(super) order: Vec<u32>,
+    /// Of each group, whether its key's row has changed.
+    pub(super) changed: Vec<bool>,
+}
+
+impl Touched {
+    /// Sorts rows `[start, end)` by group, stable within one.
+    pub(super) fn sort(&mut self, start: u32, end: u32) {
+        counts_to_starts(&mut self.ends);
+        self.order.clear();
+        self.order.resize(self.groups.len(), 0);
+        for (row, group) in (start..end).zip(&self.groups) {
+            let place = &mut self.ends[*group as usize];
+            self.order[*place as usize] = row;
+            *place += 1;
+        }
+    }
+}
+
+/// Of counts, where each run starts when runs lie end to end.
+pub(super) fn counts_to_starts(counts: &mut [u32]) {
+    let mut sum = 0;
+    for count in counts {
+        let start = sum;
+        sum += *count;
+        *count = start;
+    }
+}
+
+/// One table.
+pub(super) struct Bin<K, S, L> {
+    pub(super) table: HashTable<Slot<K, S, L>>,
+    pub(super) alarms: Alarms,
+}
+
+impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
+    pub(super) fn new() -> Self {
+        Self { table: HashTable::new(), alarms: Alarms::default() }
+    }
+
+    /// Looks the bucket of each row's key up; new keys get one. A loop of its
+    /// own and short, so that the waits for memory of many rows overlap.
+    pub(super) fn find<'a>(&mut self, rows: &(impl Iterator<Item = (u64, K::Ref<'a>)> + Clone), buckets: &mut Vec<usize>) {
+        buckets.clear();
+        let mut left = rows.clone();
+        while let Some((hash, key)) = left.next() {
+            let bucket = match self.table.find_bucket_index(hash, |slot| K::same(slot.key.borrow(), key)) {
+                Some(bucket) => bucket,
+                None if self.table.len() < self.table.capacity() => {
+                    let slot = Slot { key: K::own(key), state: None, life: L::default(), group: NONE };
+                    self.table.insert_unique(hash, slot, |slot| hash_key::<K>(slot.key.borrow())).bucket_index()
+                }
+                None => {
+                    // Growing moves all buckets: begin again.
+                    self.table.reserve(self.table.len().max(16), |slot| hash_key::<K>(slot.key.borrow()));
+                    buckets.clear();
+                    left = rows.clone();
+                    continue;
+                }
+            };
+            buckets.push(bucket);
+        }
+    }
+
+    /// Numbers the groups of the rows whose buckets were found.
+    pub(super) fn group(&mut self, touched: &mut Touched) -> DfResult<()> {
+        let Touched { buckets, groups, keys, ends, .. } = touched;
+        groups.clear();
+        keys.clear();
+        ends.clear();
+        for bucket in buckets {
+            let slot = self.table.get_bucket_mut(*bucket).ok_or_else(no_bucket)?;
+            if slot.group == NONE {
+                slot.group = u32::try_from(keys.len()).map_err(|_| too_many_rows())?;
+                keys.push(*bucket);
+                ends.push(0);
+            }
+            ends[slot.group as usize] += 1;
+            groups.push(slot.group);
+        }
+        touched.changed.clear();
+        touched.changed.resize(touched.keys.len(), false);
+        Ok(())
+    }
+
+    /// Visits the keys with alarms due by `until`. Alarms that the visits add wait for another look.
+    pub(super) fn ring<V: Record>(
+        &mut self,
+        until: (Timestamp, Timestamp),
+        (now, span): (Micros, Option<Micros>),
+        touched: &mut Touched,
+        visitor: &mut impl Visit<K, V, S, L>,
+    ) -> DfResult<()> {
+        for (at, alarm, hash) in self.alarms.due(until.0.0, until.1.0) {
+            // Hashes of two keys may be equal: then each has an entry, and each is found in turn.
+            let found = self.table.find_bucket_index(hash, |slot| {
+                slot.life.is_set(alarm, at) && hash_key::<K>(slot.key.borrow()) == hash
+            });
+            let Some(bucket) = found else { continue };
+            let slot = self.table.get_bucket_mut(bucket).ok_or_else(no_bucket)?;
+            match slot.life.ring(alarm, at, until.0.0, span) {
+                Ring::Stale => continue,
+                Ring::Again(at) => {
+                    self.alarms.add(alarm, at, hash);
+                    continue;
+                }
+                Ring::Fire => {}
+            }
+            if slot.group == NONE {
+                slot.group = u32::try_from(touched.keys.len()).map_err(|_| too_many_rows())?;
+                touched.keys.push(bucket);
+                touched.changed.push(false);
+            }
+            let changed = &mut touched.changed[slot.group as usize];
+            *changed = true;
+            let Slot { key, state, life, .. } = slot;
+            let mut cell = Cell { state, changed, life, alarms: &mut self.alarms, hash, now, span };
+            visitor.alarm(key, alarm, Timestamp(at), &mut cell)?;
+            if alarm == Alarm::Idle {
+                *cell.state = None;
+            }
+            if cell.state.is_none() {
+                cell.life.end();
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the visits of a bucket: a changed row goes into the delta, and a key that has nothing left goes.
+    #[inline]
+    pub(super) fn settle(&mut self, bucket: usize, changed: bool, delta: &mut <L::Row as Record>::Builder) -> DfResult<()> {
+        let slot = self.table.get_bucket_mut(bucket).ok_or_else(no_bucket)?;
+        slot.group = NONE;
+        if changed {
+            L::Row::append(delta, slot.life.row(slot.key.borrow(), slot.state.as_ref().map(Record::borrow)));
+        }
+        if slot.state.is_none()
+            && slot.life.is_bare()
+            && let Ok(entry) = self.table.get_bucket_entry(bucket)
+        {
+            entry.remove();
+        }
+        Ok(())
+    }
+}
+
+#[cold]
+pub(super) fn no_bucket() -> datafusion::common::DataFusionError {
+    external(Error::internal("a bucket of a state"))
+}
+
+#[cold]
+pub(super) fn too_many_rows() -> datafusion::common::DataFusionError {
+    external(Error::user("over 4 billion records for one partition of a state in one batch"))
+}
