@@ -22,7 +22,8 @@
 //! those that end, not for all. Time is batch time, so nothing is late.
 //!
 //! ```
-//! # use tidemill_engine::{testing::check, State, Timestamp};
+//! # use tidemill_core::Timestamp;
+//! # use tidemill_engine::{testing::check, State};
 //! # use std::time::Duration;
 //! // Clicks of each visit; batches are a second apart.
 //! check(

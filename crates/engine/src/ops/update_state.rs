@@ -153,7 +153,8 @@ impl<K: Key, V: Record, C: Chain<Out = (K, V)>> DStream<(K, V), C> {
     /// As [`DStream::update_state_by_key`]; `f` also sees the batch's time and the key.
     ///
     /// ```
-    /// # use tidemill_engine::{testing::check, Timestamp};
+    /// # use tidemill_core::Timestamp;
+    /// # use tidemill_engine::testing::check;
     /// // Since when a door is open: a door that closes is forgotten.
     /// check(
     ///     [vec![(1, true)], vec![(1, true)], vec![(1, false)]],

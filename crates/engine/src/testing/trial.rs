@@ -21,7 +21,7 @@
 //!     trial.output("totals", &words.update_state_by_key(sum).changes());
 //!     Ok(())
 //! });
-//! totals.check("totals", [vec![("a".to_string(), 1)], vec![], vec![("a".to_string(), 3), ("b".to_string(), 3)]]);
+//! totals.check("totals", [vec![("a".to_string(), 1_i64)], vec![], vec![("a".to_string(), 3), ("b".to_string(), 3)]]);
 //! totals.crash_at_every_step();
 //! totals.restart_at_every_batch(&[1, 2, 3]);
 //! totals.step_the_clock();

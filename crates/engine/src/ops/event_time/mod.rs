@@ -19,7 +19,7 @@
 //! # use tidemill_core::Timestamp;
 //! let at = |second: i64| Timestamp(second * 1_000_000);
 //! check_unordered(
-//!     [vec![(1, 5_i64), (3, 1)], vec![(12, 7)], vec![(25, 0)]],
+//!     [vec![(1_i64, 5_i64), (3, 1)], vec![(12, 7)], vec![(25, 0)]],
 //!     |seconds| seconds
 //!         .map(|(second, n)| ("all".to_string(), (second, n)))
 //!         .with_event_time(move |(_, (second, _))| at(second), Duration::from_secs(2))

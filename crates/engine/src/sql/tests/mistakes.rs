@@ -91,7 +91,7 @@ fn errors_name_the_place_and_the_way_out() {
         ("CREATE TABLE t WITH (connector = 'csv', path = 's3://x/y')", "not a local path"),
         (
             "CREATE VIEW v AS SELECT count(*) AS n FROM TUMBLE(posts, t, INTERVAL '10' SECOND)",
-            "must be grouped by it: add window_start",
+            "must be grouped by the window: add window_start",
         ),
         ("CREATE VIEW v AS SELECT tag FROM TUMBLE(posts, t, INTERVAL '10' SECOND)", "needs an aggregate"),
         (
