@@ -455,8 +455,8 @@ fn a_crash_at_every_step_of_a_rewind_leaves_the_program_as_it_was_or_rewound() {
     };
     let life = |life: &Life<'_>| -> Result<()> {
         go(&life.disk)?;
-        let program = life.old()?;
-        program.step()
+        // No batch: one on a disk that is gone is tried again until the disk comes back.
+        life.old().map(drop)
     };
     let whole = Life { dir: dir.path(), disk: before.disk.fork() };
     life(&whole).unwrap();
@@ -473,7 +473,7 @@ fn a_crash_at_every_step_of_a_rewind_leaves_the_program_as_it_was_or_rewound() {
         let (version, last) = (past.version().0, past.last().unwrap().batch.0);
         match (version, last) {
             (5, 5) => was += 1,
-            (2, 5) | (6, 6) => rewound += 1,
+            (2, 5) => rewound += 1,
             other => panic!("crash at {op}: version {} after batch {}", other.0, other.1),
         }
         let program = found.old().unwrap_or_else(|e| panic!("crash at {op}: {}", e.chain()));

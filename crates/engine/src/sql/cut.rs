@@ -8,11 +8,11 @@
 //! Invariant: a plan with a mark is never run.
 
 use super::{
+    lower::plain,
     panes::{KEY, WindowNode, pane_column},
     parts::{as_it_was, names},
     rows::labelled,
     shape::StateNode,
-    lower::plain,
     side::LateNode,
     state::{Layout, Role},
     tables::{FedTable, fed},
@@ -27,9 +27,7 @@ use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::{
     catalog::Session,
-    common::{
-        ExprSchema, Result as DfResult, internal_datafusion_err, internal_err,
-    },
+    common::{ExprSchema, Result as DfResult, internal_datafusion_err, internal_err},
     datasource::provider_as_source,
     execution::SessionState,
     functions_aggregate::min_max::{max_udaf, min_udaf},
@@ -46,10 +44,7 @@ use datafusion::{
 };
 use futures::FutureExt;
 use parking_lot::Mutex;
-use std::{
-    any::Any,
-    sync::Arc,
-};
+use std::{any::Any, sync::Arc};
 use tidemill_core::WindowKind;
 
 /// The physical plan, and the plans around its state if it has one.

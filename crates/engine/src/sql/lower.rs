@@ -37,9 +37,7 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     logical_expr::LogicalPlan,
-    physical_plan::{
-        ExecutionPlan, ExecutionPlanProperties,
-    },
+    physical_plan::{ExecutionPlan, ExecutionPlanProperties},
 };
 use std::sync::{Arc, OnceLock};
 use tidemill_core::{Error, Result, WindowKind};

@@ -157,7 +157,11 @@ impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
 
     /// Looks the bucket of each row's key up; new keys get one. A loop of its
     /// own and short, so that the waits for memory of many rows overlap.
-    pub(super) fn find<'a>(&mut self, rows: &(impl Iterator<Item = (u64, K::Ref<'a>)> + Clone), buckets: &mut Vec<usize>) {
+    pub(super) fn find<'a>(
+        &mut self,
+        rows: &(impl Iterator<Item = (u64, K::Ref<'a>)> + Clone),
+        buckets: &mut Vec<usize>,
+    ) {
         buckets.clear();
         let mut left = rows.clone();
         while let Some((hash, key)) = left.next() {
@@ -245,7 +249,12 @@ impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
 
     /// Ends the visits of a bucket: a changed row goes into the delta, and a key that has nothing left goes.
     #[inline]
-    pub(super) fn settle(&mut self, bucket: usize, changed: bool, delta: &mut <L::Row as Record>::Builder) -> DfResult<()> {
+    pub(super) fn settle(
+        &mut self,
+        bucket: usize,
+        changed: bool,
+        delta: &mut <L::Row as Record>::Builder,
+    ) -> DfResult<()> {
         let slot = self.table.get_bucket_mut(bucket).ok_or_else(no_bucket)?;
         slot.group = NONE;
         if changed {

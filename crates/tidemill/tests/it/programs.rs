@@ -130,7 +130,9 @@ CREATE VIEW top AS SELECT word, count(*) AS n FROM loud GROUP BY word ORDER BY n
     run(at, &["topic", "create", "words", "--retention-age", "1h", "--data", "d"], "").code(0);
     run(at, &["produce", "words", "--data", "d"], "ebb\nflow\nhush\nebb\n").code(0);
     let plan = run(at, &["plan", "first.sql", "--data", "d"], "");
-    for text in ["words: reads topic words\n", "insert-shout: exactly once into topic loud; gives new rows in each batch"] {
+    for text in
+        ["words: reads topic words\n", "insert-shout: exactly once into topic loud; gives new rows in each batch"]
+    {
         assert!(plan.code(0).out.contains(text), "{text:?} is missing: {}", plan.out);
     }
     let drain = |program| ["run", program, "--headless", "--no-web", "--trigger", "drain", "--data", "d"];
