@@ -37,7 +37,7 @@ struct Options {
     #[arg(value_enum)]
     job: Job,
     /// How many lines, tweets or events [default: w1 6000000, w2 750000, w3 20000000, nexmark 2000000];
-    /// `keys`: how many keys [10000000]
+    /// `keys`: how many keys, ten million by default
     #[arg(long, alias = "events", value_parser = clap::value_parser!(u64).range(1..))]
     items: Option<u64>,
     /// How often each side runs; the medians are compared

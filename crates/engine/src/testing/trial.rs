@@ -115,7 +115,7 @@ impl Shown {
     }
 }
 
-/// A program under test: see the [module](self)'s example.
+/// A program under test: see the example of [`crate::testing`].
 pub struct Trial<F> {
     declare: F,
     partitions: usize,
