@@ -33,5 +33,21 @@ pub use postgres::PostgresSink;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteSink;
 
+/// The rows of a part that has any; it is written in one transaction.
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+async fn gathered(
+    mut rows: futures::stream::BoxStream<'_, tidemill_core::Result<arrow_array::RecordBatch>>,
+) -> tidemill_core::Result<Vec<arrow_array::RecordBatch>> {
+    use futures::StreamExt;
+    let mut all = Vec::new();
+    while let Some(rows) = rows.next().await {
+        let rows = rows?;
+        if rows.num_rows() > 0 {
+            all.push(rows);
+        }
+    }
+    Ok(all)
+}
+
 /// The table that says which batch each table has.
 const BATCHES: &str = "tidemill_batches";

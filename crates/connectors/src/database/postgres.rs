@@ -22,7 +22,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures::{SinkExt, StreamExt, stream::BoxStream};
+use futures::{SinkExt, stream::BoxStream};
 use std::{
     fmt,
     sync::{Arc, OnceLock},
@@ -234,15 +234,9 @@ impl Sink for PostgresSink {
         batch: BatchId,
         time: Timestamp,
         part: usize,
-        mut rows: BoxStream<'_, Result<RecordBatch>>,
+        rows: BoxStream<'_, Result<RecordBatch>>,
     ) -> Result<Option<StagedPart>> {
-        let mut all = Vec::new();
-        while let Some(rows) = rows.next().await {
-            let rows = rows?;
-            if rows.num_rows() > 0 {
-                all.push(rows);
-            }
-        }
+        let all = super::gathered(rows).await?;
         if all.is_empty() {
             return Ok(None);
         }

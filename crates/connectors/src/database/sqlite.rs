@@ -24,7 +24,7 @@ use arrow_array::{
 use arrow_cast::{CastOptions, display::FormatOptions};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
-use futures::{StreamExt, stream::BoxStream};
+use futures::stream::BoxStream;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params, types::ValueRef};
 use std::{
     path::{Path, PathBuf},
@@ -300,15 +300,9 @@ impl Sink for SqliteSink {
         batch: BatchId,
         time: Timestamp,
         part: usize,
-        mut rows: BoxStream<'_, Result<RecordBatch>>,
+        rows: BoxStream<'_, Result<RecordBatch>>,
     ) -> Result<Option<StagedPart>> {
-        let mut all = Vec::new();
-        while let Some(rows) = rows.next().await {
-            let rows = rows?;
-            if rows.num_rows() > 0 {
-                all.push(rows);
-            }
-        }
+        let all = super::gathered(rows).await?;
         if all.is_empty() {
             return Ok(None);
         }

@@ -268,30 +268,13 @@ impl Planner {
         let mut fields: Vec<_> = group_by(all.clone()).group_schema(&input_schema)?.fields().to_vec();
         fields.extend(states);
         let full = plain(&Arc::new(Schema::new(fields)));
-        let last = AggregateExec::try_new(
-            AggregateMode::Final,
-            by_place(&all),
-            aggregates[..own].to_vec(),
-            nones[..own].to_vec(),
-            fed(&full),
-            Arc::clone(&input_schema),
-        )?;
-        let merge = AggregateExec::try_new(
-            AggregateMode::PartialReduce,
-            by_place(&kept),
-            aggregates.clone(),
-            nones.clone(),
-            fed(&kept_schema),
-            Arc::clone(&input_schema),
-        )?;
-        let show = AggregateExec::try_new(
-            AggregateMode::Final,
-            by_place(&kept),
-            aggregates.clone(),
-            nones.clone(),
-            fed(&kept_schema),
-            Arc::clone(&input_schema),
-        )?;
+        let over = |mode, groups: &[(Arc<dyn PhysicalExpr>, String)], count: usize, rows: &SchemaRef| {
+            let (aggregates, nones) = (aggregates[..count].to_vec(), nones[..count].to_vec());
+            AggregateExec::try_new(mode, by_place(groups), aggregates, nones, fed(rows), Arc::clone(&input_schema))
+        };
+        let last = over(AggregateMode::Final, &all, own, &full)?;
+        let merge = over(AggregateMode::PartialReduce, &kept, aggregates.len(), &kept_schema)?;
+        let show = over(AggregateMode::Final, &kept, aggregates.len(), &kept_schema)?;
         let neutral = AggregateExec::try_new(
             AggregateMode::Partial,
             PhysicalGroupBy::default(),
