@@ -25,7 +25,8 @@ pub mod probe;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 mod table;
-#[cfg(all(test, any(feature = "sqlite", feature = "postgres")))]
+#[cfg(test)]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod tests;
 
 #[cfg(feature = "postgres")]

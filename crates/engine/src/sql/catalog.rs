@@ -10,6 +10,7 @@ use super::{
     mistakes::{self, of_df},
     parse::{self, Kind, Statement},
     parts::Planning,
+    provider::Table,
     reload::{Reloaded, Shown, TableOperator},
     shape::Changes,
     side::LateNode,
@@ -310,9 +311,10 @@ impl Catalog {
             return Ok(table);
         };
         let table = Arc::new(Reloaded::new(stored, every, schema, rows, self.session.clone()));
-        self.queryable.insert(name.to_string(), Arc::new(Shown(Arc::clone(&table))));
+        self.queryable.insert(name.to_string(), Arc::new(Table(Shown(Arc::clone(&table)))));
         let node = context.declare.named_node(name.to_string(), vec![], TableOperator(table));
-        Ok(Arc::new(NodeTable { node, gives: Changes::Nothing, partitions: self.partitions, times: Vec::new() }))
+        let gives = Changes::Nothing;
+        Ok(Arc::new(Table(NodeTable { node, gives, partitions: self.partitions, times: Vec::new() })))
     }
 
     fn take_name(&mut self, context: &StreamingContext, what: &'static str, name: &str) -> Result<()> {
@@ -341,17 +343,15 @@ impl Catalog {
     fn state(&mut self, context: &StreamingContext, meta: &BTreeSet<String>) -> Result<SessionState> {
         for (name, input) in &self.streams {
             let table = StreamTable::new(Arc::clone(input), self.partitions, |column| meta.contains(column));
-            self.register(name, Arc::new(table))?;
+            self.register(name, Arc::new(Table(table)))?;
         }
         for (name, node) in context.declare.tables() {
             if !self.known.contains_key(&name) {
                 self.mixed
                     .extend(node.schema().fields().iter().map(|f| f.name().clone()).filter(|n| parse::is_mixed(n)));
-                let times = Vec::new();
-                self.register(
-                    &name,
-                    Arc::new(NodeTable { node, gives: Changes::New, partitions: self.partitions, times }),
-                )?;
+                let (gives, times) = (Changes::New, Vec::new());
+                let table = NodeTable { node, gives, partitions: self.partitions, times };
+                self.register(&name, Arc::new(Table(table)))?;
                 self.known.insert(name, "table");
             }
         }
@@ -485,7 +485,7 @@ impl Catalog {
             Arc::new(ViewTable::new(logical, None))
         } else {
             let gives = kind.changes();
-            Arc::new(NodeTable { node: Arc::clone(&node), gives, partitions: self.partitions, times })
+            Arc::new(Table(NodeTable { node: Arc::clone(&node), gives, partitions: self.partitions, times }))
         };
         self.register(&name, table)?;
         self.queryable.insert(name.clone(), super::query::rows_table(&RecordBatch::new_empty(node.schema()))?);

@@ -11,6 +11,7 @@ use super::{
     lower::plain,
     panes::{KEY, WindowNode, pane_column},
     parts::{as_it_was, names},
+    provider::Table,
     rows::labelled,
     shape::StateNode,
     side::LateNode,
@@ -155,7 +156,7 @@ impl Planner {
     async fn top(&self, node: &TopNode, schema: &SchemaRef) -> DfResult<Made> {
         let own = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(node);
         let kept = names(own);
-        let table = Arc::new(FedTable(Arc::clone(&kept)));
+        let table = Arc::new(Table(FedTable(Arc::clone(&kept))));
         let rows = as_it_was(FED, provider_as_source(table), &kept, own)?;
         let cut = self.state.optimize(&node.cut(rows)?)?;
         let (merge, _) = physical(&self.state, &cut, &self.name, &self.options).boxed().await?;

@@ -4,6 +4,7 @@
 //! Invariant: nodes are in the order of their numbers, so that inputs and leaves meet.
 
 use super::{
+    provider::Table,
     shape::Changes,
     tables::{Leaf, NodeTable, kernel_of},
 };
@@ -56,7 +57,9 @@ pub(super) fn whole_nodes(plan: &LogicalPlan) -> DfResult<Vec<String>> {
         if let LogicalPlan::TableScan(scan) = node {
             let provider = source_as_provider(&scan.source)?;
             let provider: &dyn Any = provider.as_ref();
-            if let Some(table) = provider.downcast_ref::<NodeTable>().filter(|table| table.gives != Changes::New) {
+            if let Some(Table(table)) = provider.downcast_ref::<Table<NodeTable>>()
+                && table.gives != Changes::New
+            {
                 found.insert(table.node.name.clone());
             }
         }

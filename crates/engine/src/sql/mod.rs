@@ -37,7 +37,7 @@
 //! event time, [`progress`] follows times through a plan, [`late`] sets late rows
 //! aside. [`state`] keeps aggregates, [`keyed`] windows of each key, [`mod@join`] the sides
 //! of a join, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
-//! [`reload`] are what is read ([`stored`] files, [`leaves`] nodes), [`rows`] last
+//! [`reload`] are what is read ([`provider`] for the planner, [`stored`] files, [`leaves`] nodes), [`rows`] last
 //! steps, [`slide`] merges the panes of hopping windows, [`functions`] has the
 //! functions for social text, [`query`] answers questions beside the program,
 //! [`past`] those about state.
@@ -59,6 +59,7 @@ mod parse;
 mod parts;
 mod past;
 mod progress;
+mod provider;
 mod query;
 mod reload;
 mod rows;

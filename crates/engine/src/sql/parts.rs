@@ -13,6 +13,7 @@ use super::{
     distinct::DistinctOperator,
     join, leaves, lower,
     progress::Time,
+    provider::Table,
     shape::{Changes, changes},
     tables::NodeTable,
     times::ViewOptions,
@@ -146,7 +147,7 @@ impl Planning<'_> {
     ) -> DfResult<LogicalPlan> {
         let node = self.declare.named_node(name.to_string(), inputs, operator);
         let columns = node.schema();
-        let table = NodeTable { node, gives, partitions: self.partitions, times };
+        let table = Table(NodeTable { node, gives, partitions: self.partitions, times });
         let table = provider_as_source(Arc::new(table));
         as_it_was(name, table, &columns, schema)
     }

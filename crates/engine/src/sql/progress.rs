@@ -9,6 +9,7 @@
 
 use super::{
     panes::pane_column,
+    provider::Table,
     shape::StateNode,
     tables::{NodeTable, StreamTable},
 };
@@ -81,13 +82,13 @@ pub(super) fn time_of(plan: &LogicalPlan, at: usize, name: &str) -> DfResult<Opt
         LogicalPlan::TableScan(scan) => {
             let provider = source_as_provider(&scan.source)?;
             let provider: &dyn Any = provider.as_ref();
-            if let Some(table) = provider.downcast_ref::<StreamTable>() {
+            if let Some(Table(table)) = provider.downcast_ref::<Table<StreamTable>>() {
                 let time = table.input.event_time();
                 let time = time.filter(|time| *table.input.schema.field(time.column).name() == column.name);
                 let stream = table.input.name.clone();
                 return Ok(time.map(|time| Time { mark: Mark::Stream(time.spec), shift: 0, stream }));
             }
-            let Some(table) = provider.downcast_ref::<NodeTable>() else { return Ok(None) };
+            let Some(Table(table)) = provider.downcast_ref::<Table<NodeTable>>() else { return Ok(None) };
             let Ok(at) = table.node.schema().index_of(&column.name) else { return Ok(None) };
             Ok(table.times.get(at).cloned().flatten())
         }

@@ -13,6 +13,7 @@ use super::{
     mistakes::{self, of_df},
     parse::{self, Kind},
     past::{STATE, StateTables},
+    provider::Table,
     topics::TopicTable,
 };
 use crate::StreamingContext;
@@ -195,7 +196,7 @@ fn topic_tables(topics: impl IntoIterator<Item = Arc<Topic>>) -> Result<Tables> 
         .into_iter()
         .map(|topic| {
             let name = topic.name().to_string();
-            Ok((name, Arc::new(TopicTable::new(topic)?) as Arc<dyn TableProvider>))
+            Ok((name, Arc::new(Table(TopicTable::new(topic)?)) as Arc<dyn TableProvider>))
         })
         .collect()
 }

@@ -12,21 +12,19 @@
 //!
 //! Invariant: the time that decides is the batch's, not the clock's.
 
-use super::stored::{Stored, read_rows};
+use super::{
+    provider::Scan,
+    stored::{Stored, read_rows},
+};
 use crate::{
     plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_from},
     state::{StateOperator, Version},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use async_trait::async_trait;
 use datafusion::{
-    catalog::{Session, TableProvider},
-    common::Result as DfResult,
-    datasource::{MemTable, TableType},
-    logical_expr::Expr,
-    physical_plan::ExecutionPlan,
-    prelude::SessionContext,
+    common::Result as DfResult, datasource::memory::MemorySourceConfig, logical_expr::Expr,
+    physical_plan::ExecutionPlan, prelude::SessionContext,
 };
 use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
@@ -226,25 +224,18 @@ impl Kernel for TableKernel {
 #[derive(Debug)]
 pub(super) struct Shown(pub(super) Arc<Reloaded>);
 
-#[async_trait]
-impl TableProvider for Shown {
+impl Scan for Shown {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.0.schema)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
+    fn plan(
         &self,
-        state: &dyn Session,
         projection: Option<&Vec<usize>>,
-        filters: &[Expr],
-        limit: Option<usize>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
         let rows = self.0.current.lock().rows.clone();
-        let table = MemTable::try_new(Arc::clone(&self.0.schema), vec![rows])?;
-        table.scan(state, projection, filters, limit).await
+        Ok(MemorySourceConfig::try_new_exec(&[rows], Arc::clone(&self.0.schema), projection.cloned())?)
     }
 }

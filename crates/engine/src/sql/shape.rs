@@ -8,6 +8,7 @@
 
 use super::{
     panes::{KEY, WindowNode, pane_column},
+    provider::Table,
     tables::{NodeTable, StreamTable},
     top::TopNode,
 };
@@ -102,10 +103,10 @@ pub(super) fn changes(plan: &LogicalPlan) -> DfResult<Changes> {
         LogicalPlan::TableScan(scan) => {
             let provider = source_as_provider(&scan.source)?;
             let provider: &dyn Any = provider.as_ref();
-            if provider.is::<StreamTable>() {
+            if provider.is::<Table<StreamTable>>() {
                 return Ok(Changes::New);
             }
-            if let Some(node) = provider.downcast_ref::<NodeTable>() {
+            if let Some(Table(node)) = provider.downcast_ref::<Table<NodeTable>>() {
                 return Ok(node.gives);
             }
             return Ok(Changes::Nothing);
@@ -156,7 +157,8 @@ fn reads(plan: &LogicalPlan) -> DfResult<Reads> {
             LogicalPlan::TableScan(scan) => {
                 let provider = source_as_provider(&scan.source)?;
                 let provider: &dyn Any = provider.as_ref();
-                reads.tables |= provider.downcast_ref::<NodeTable>().is_some_and(|t| t.gives == Changes::Nothing);
+                reads.tables |=
+                    provider.downcast_ref::<Table<NodeTable>>().is_some_and(|t| t.0.gives == Changes::Nothing);
             }
             LogicalPlan::Extension(node) => {
                 let node: &dyn Any = node.node.as_any();

@@ -5,14 +5,11 @@
 //! with state; its scan is a [`Leaf`] that lowering replaces by the node's plan.
 //! Both are "the rows of the batch". Made by [`super::catalog`].
 
-use super::{progress::Time, shape::Changes, state::FedLeaf};
+use super::{progress::Time, provider::Scan, shape::Changes, state::FedLeaf};
 use crate::plan::{BatchRun, Kernel, Lineage, NodeExec, NodeInputs, Rows, SourceExec, StreamInput};
 use arrow_schema::{Schema, SchemaRef};
-use async_trait::async_trait;
 use datafusion::{
-    catalog::{Session, TableProvider},
     common::{Result as DfResult, internal_err},
-    datasource::TableType,
     logical_expr::Expr,
     physical_expr::{PhysicalExpr, expressions::Column},
     physical_plan::{ExecutionPlan, projection::ProjectionExec},
@@ -39,19 +36,13 @@ impl StreamTable {
     }
 }
 
-#[async_trait]
-impl TableProvider for StreamTable {
+impl Scan for StreamTable {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
+    fn plan(
         &self,
-        _state: &dyn Session,
         projection: Option<&Vec<usize>>,
         _filters: &[Expr],
         _limit: Option<usize>,
@@ -75,19 +66,13 @@ pub(super) struct NodeTable {
     pub(super) times: Vec<Option<Time>>,
 }
 
-#[async_trait]
-impl TableProvider for NodeTable {
+impl Scan for NodeTable {
     fn schema(&self) -> SchemaRef {
         self.node.schema()
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
+    fn plan(
         &self,
-        _state: &dyn Session,
         projection: Option<&Vec<usize>>,
         _filters: &[Expr],
         _limit: Option<usize>,
@@ -147,19 +132,13 @@ pub(super) fn fed(schema: &SchemaRef) -> Arc<dyn ExecutionPlan> {
     NodeExec::plan("rows of the state", FedLeaf(Arc::clone(schema)), vec![], Arc::clone(schema), 1)
 }
 
-#[async_trait]
-impl TableProvider for FedTable {
+impl Scan for FedTable {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.0)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    async fn scan(
+    fn plan(
         &self,
-        _state: &dyn Session,
         projection: Option<&Vec<usize>>,
         _filters: &[Expr],
         _limit: Option<usize>,

@@ -6,6 +6,7 @@
 //! are used to read only the offsets in question: the log is never read from
 //! its beginning to find its end.
 
+use super::provider::Scan;
 use crate::{
     ingest::{dead_schema, is_raw, replayed_schema},
     plan::{META, external},
@@ -14,11 +15,8 @@ use arrow_array::{
     ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array, cast::AsArray,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use async_trait::async_trait;
 use datafusion::{
-    catalog::{Session, TableProvider},
     common::{Result as DfResult, exec_datafusion_err},
-    datasource::TableType,
     execution::TaskContext,
     logical_expr::{BinaryExpr, Expr, Operator, TableProviderFilterPushDown},
     physical_plan::{
@@ -121,27 +119,20 @@ fn bound(filter: &Expr) -> Option<Bound> {
     }
 }
 
-#[async_trait]
-impl TableProvider for TopicTable {
+impl Scan for TopicTable {
     fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
 
-    fn table_type(&self) -> TableType {
-        TableType::Base
-    }
-
-    fn supports_filters_pushdown(&self, filters: &[&Expr]) -> DfResult<Vec<TableProviderFilterPushDown>> {
-        let supports = |filter: &&Expr| match bound(filter) {
+    fn heeds(&self, filter: &Expr) -> TableProviderFilterPushDown {
+        match bound(filter) {
             Some(_) => TableProviderFilterPushDown::Inexact,
             None => TableProviderFilterPushDown::Unsupported,
-        };
-        Ok(filters.iter().map(supports).collect())
+        }
     }
 
-    async fn scan(
+    fn plan(
         &self,
-        _state: &dyn Session,
         projection: Option<&Vec<usize>>,
         filters: &[Expr],
         limit: Option<usize>,

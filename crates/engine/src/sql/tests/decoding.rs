@@ -91,7 +91,7 @@ fn a_stream_shows_its_own_columns_when_asked() {
     let input = Arc::new(StreamInput::new("s", Arc::new(OneBlock), Some(Arc::new(Recording(schema)))).unwrap());
     let names = |shows: &dyn Fn(&str) -> bool| {
         let table = StreamTable::new(Arc::clone(&input), 1, shows);
-        let schema = datafusion::catalog::TableProvider::schema(&table);
+        let schema = crate::sql::provider::Scan::schema(&table);
         schema.fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>()
     };
     assert_eq!(names(&|_| false), ["a"]);
