@@ -33,14 +33,14 @@ pub mod generator;
 pub mod jetstream;
 pub mod lines;
 #[cfg(test)]
-#[path = "../../store/src/mutations.rs"]
+#[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
 pub mod replay;
 pub mod stdin;
 pub mod tail;
 pub mod tcp;
 #[cfg(test)]
-#[path = "../../store/src/tries.rs"]
+#[path = "../../store/src/tests/tries.rs"]
 mod tries;
 
 use std::sync::Arc;

@@ -37,7 +37,7 @@ mod ingest;
 mod inputs;
 mod inspect;
 #[cfg(test)]
-#[path = "../../store/src/mutations.rs"]
+#[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
 mod ops;
 mod plan;
@@ -48,7 +48,7 @@ mod stream;
 pub mod testing;
 pub mod text;
 #[cfg(test)]
-#[path = "../../store/src/tries.rs"]
+#[path = "../../store/src/tests/tries.rs"]
 mod tries;
 
 pub use batch::{Pid, RateControl, Trigger};

@@ -1,4 +1,5 @@
 //! Nexmark's queries, each as a program that is restarted after every batch with another number of partitions.
+//! Called by nobody but the tests' runner: long, so `ci/reliability` asks for it.
 
 use super::{
     QUERIES,

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     SimDisk,
     disk::{Fault, canary},
-    tries::{first_seed, tries},
+    tests::tries::{first_seed, tries},
 };
 use tidemill_core::{Blame, Duration, Offset, PartitionId, WatermarkSpec};
 

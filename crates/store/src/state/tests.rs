@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     SimDisk,
     disk::{Fault, canary},
-    tries::{first_seed, tries},
+    tests::tries::{first_seed, tries},
 };
 use arrow_array::{Int64Array, StringArray, cast::AsArray, types::Int64Type};
 use arrow_schema::{DataType, Field, Schema};

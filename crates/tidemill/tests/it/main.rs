@@ -22,6 +22,6 @@ mod run;
 mod tidy;
 mod topic_sink;
 mod topics;
-#[path = "../../../store/src/tries.rs"]
+#[path = "../../../store/src/tests/tries.rs"]
 mod tries;
 mod whole;

@@ -7,7 +7,7 @@
 use super::*;
 use crate::{
     disk::{Fault, canary},
-    tries::{first_seed, landed, tries},
+    tests::tries::{first_seed, landed, tries},
 };
 use std::collections::BTreeMap;
 use tidemill_core::{Clock, Duration};

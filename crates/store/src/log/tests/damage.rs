@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     disk::{Disk, Fault},
-    tries::{first_seed, tries},
+    tests::tries::{first_seed, tries},
 };
 
 const SEGMENT: &str = "/data/log/t/0/00000000000000000000.seg";

@@ -7,8 +7,10 @@
 use super::*;
 use crate::{
     disk::{Disk, DiskFile, Fault, Mode},
-    mutations::Mutations,
-    tries::{first_seed, landed, tries},
+    tests::{
+        mutations::Mutations,
+        tries::{first_seed, landed, tries},
+    },
 };
 use std::{
     io::{self, IoSlice},
@@ -160,7 +162,7 @@ fn play(disk: &SimDisk, seed: u64) -> (Told, Vec<(u64, i64)>) {
 #[test]
 fn every_schedule_acks_in_order_what_is_durable() {
     let (mut acked, mut refused) = (0, 0);
-    for seed in first_seed()..first_seed() + tries(200) {
+    for seed in first_seed()..first_seed() + tries(30) {
         let disk = SimDisk::new();
         let (done, ended) = channel();
         let playing = {
@@ -193,6 +195,6 @@ fn every_schedule_acks_in_order_what_is_durable() {
             assert_eq!(kept, [*number, number + 1], "seed {seed}: at {first}");
         }
     }
-    landed(format_args!("{} schedules: {acked} appends acked, {refused} told that they are not kept", tries(200)));
+    landed(format_args!("{} schedules: {acked} appends acked, {refused} told that they are not kept", tries(30)));
     assert!(acked > 0);
 }

@@ -11,9 +11,11 @@ use crate::{
     ipc::{RowEncoder, decode_rows, schema_from, schema_message},
     ledger::Ledger,
     log::{Log, TopicConfig},
-    mutations::Mutations,
     state::StateFiles,
-    tries::{first_seed, landed, tries},
+    tests::{
+        mutations::Mutations,
+        tries::{first_seed, landed, tries},
+    },
 };
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, builder::*, cast::AsArray, types::Int64Type};
 use arrow_buffer::Buffer;
