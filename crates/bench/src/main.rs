@@ -49,6 +49,9 @@ struct Options {
     /// Where generated files are written, and found again by the next call
     #[arg(long, default_value_os_t = std::env::temp_dir().join("tidemill-bench"))]
     dir: PathBuf,
+    /// `spill`: MiB of memory that states may take
+    #[arg(long, default_value = "1024")]
+    state_mb: u64,
     /// How often `kills` kills
     #[arg(long, default_value = "50")]
     count: u32,
@@ -132,7 +135,7 @@ fn run(options: &Options) -> Result<()> {
         }
         Job::Spill => {
             let keys = options.items.unwrap_or(50_000_000);
-            serde_json::to_string(&jobs::spill(keys, options.threads.get())?)?
+            serde_json::to_string(&jobs::spill(keys, options.state_mb << 20, options.threads.get())?)?
         }
         Job::Keys => {
             let keys = options.items.unwrap_or(10_000_000);

@@ -24,8 +24,6 @@ use tidemill_engine::{StreamingContext, Trigger};
 const BATCH: u64 = 500_000;
 /// What the process is to stay below, in MiB.
 const PROCESS_MB: u64 = 2048;
-/// What states may take of it.
-const STATE_BYTES: u64 = 1 << 30;
 /// One of so many keys has news in the second program.
 const AGAIN: u64 = 10;
 
@@ -51,15 +49,15 @@ pub(crate) struct Spilled {
     exact: bool,
 }
 
-/// Measures a state of `keys` keys.
+/// Measures a state of `keys` keys, which may take so many bytes of memory.
 ///
 /// # Errors
 /// As the engine.
-pub(crate) fn spill(keys: u64, threads: usize) -> Result<Spilled> {
+pub(crate) fn spill(keys: u64, bytes: u64, threads: usize) -> Result<Spilled> {
     let data = tempfile::tempdir()?;
-    let first = life(data.path(), keys, keys, threads)?;
+    let first = life(data.path(), (keys, keys), bytes, threads)?;
     eprintln!("spill: {keys} keys in {:.1} s, {} of them on disk only", first.seconds, first.spilled);
-    let second = life(data.path(), keys, keys + keys / AGAIN, threads)?;
+    let second = life(data.path(), (keys, keys + keys / AGAIN), bytes, threads)?;
     let again = keys / AGAIN;
     let left = again.saturating_sub(BATCH.min(again));
     let rate = |rows: u64, seconds: f64| if seconds > 0.0 { rows as f64 / seconds } else { 0.0 };
@@ -92,12 +90,12 @@ struct Life {
     right: i64,
 }
 
-fn life(data: &Path, keys: u64, events: u64, threads: usize) -> Result<Life> {
+fn life(data: &Path, (keys, events): (u64, u64), bytes: u64, threads: usize) -> Result<Life> {
     let context = StreamingContext::builder("spill")
         .data_dir(data)
         .trigger(Trigger::Drain)
         .batch_records(BATCH)
-        .state_memory(STATE_BYTES)
+        .state_memory(bytes)
         .partitions(threads)
         .build();
     let options = Options::new("events", [("rows", events.to_string()), ("partitions", threads.to_string())]);

@@ -420,4 +420,28 @@ mod tests {
             assert_eq!(got, want);
         }
     }
+
+    #[test]
+    fn a_state_without_memory_is_the_same_and_leaves_nothing_beside_its_files() {
+        let update = |new: &[i64], total: Option<i64>| {
+            Some(total.unwrap_or(0) + new.iter().sum::<i64>()).filter(|total| total % 7 != 0)
+        };
+        let program = |s: crate::DStream<(String, i64)>| {
+            s.update_state_by_key(update).ttl(tidemill_core::Duration::from_secs(3)).snapshot()
+        };
+        let input: Vec<Vec<(String, i64)>> = (0..90_i64)
+            .map(|batch| (0..batch % 5).map(|i| (format!("k{}", (batch + i) % 23), batch)).collect())
+            .collect();
+        let whole = run(input.clone(), program, 1).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut got = Vec::new();
+        for (partitions, batches) in [(2, 0..40), (1, 40..41), (3, 41..90)] {
+            let built = StreamingContext::builder("test").partitions(partitions).data_dir(dir.path()).state_memory(1);
+            got.extend(run_built(built, &input, program, batches).unwrap());
+            assert!(!dir.path().join("programs/test/spill.tmp").exists());
+        }
+        let mut want = whole;
+        got.iter_mut().chain(&mut want).for_each(|batch| batch.sort());
+        assert_eq!(got, want);
+    }
 }
