@@ -40,6 +40,7 @@ pub mod ledger;
 pub mod log;
 mod overflow;
 pub mod rewind;
+pub mod small;
 mod staged;
 pub mod state;
 
