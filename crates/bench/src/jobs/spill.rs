@@ -110,7 +110,7 @@ fn life(data: &Path, (keys, events): (u64, u64), bytes: u64, threads: usize) -> 
     let right = Arc::new(AtomicI64::new(0));
     let into = Arc::clone(&right);
     counts.changes().map(move |(_, n)| if n == want { 1 } else { -all }).reduce(|a, b| a + b).foreach_batch(
-        move |_, sums: &[i64]| {
+        move |_, sums| {
             into.fetch_add(sums.iter().sum(), Relaxed);
             Ok(())
         },

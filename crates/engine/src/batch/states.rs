@@ -93,6 +93,8 @@ impl StateEntry {
         let Self { files, rows, deltas, .. } = self;
         operator.restore_from(&mut |each| {
             let mut whole = false;
+            // A large state reads them more than once.
+            (*rows, *deltas) = (0, 0);
             files.load_each(version, &mut |piece| {
                 use tidemill_store::state::{Piece, StateKind};
                 match &piece {
@@ -157,7 +159,7 @@ impl StateEntry {
         if let Some(rows) = &kept.whole {
             let size: usize = rows.iter().map(RecordBatch::get_array_memory_size).sum();
             let piece = (size as u64 / PIECES).max(PIECE_BYTES);
-            self.snapshot = Some((self.files.begin_snapshot(version, rows.clone())?, piece));
+            self.snapshot = Some((self.files.begin_snapshot(version, rows)?, piece));
         }
         if let Some((snapshot, piece)) = self.snapshot.take() {
             self.snapshot = self.files.go_on(snapshot, piece)?.map(|snapshot| (snapshot, piece));

@@ -73,9 +73,9 @@ fn check<K: Key + Ord + Debug>(key: impl Fn(u64) -> K, keys: u64) {
             }
         }
         run(&state, batch, &pairs);
+        let mut rows = state.delta(BatchId(batch)).unwrap();
         assert!(memory.used() <= LIMIT, "{} bytes after batch {batch}", memory.used());
         assert_eq!(state.rows(), model.len());
-        let mut rows = state.delta(BatchId(batch)).unwrap();
         let begin = sweep.is_none();
         let first = *sweep.get_or_insert(versions.len());
         let swept = state.sweep(usize::try_from(keys / 4).unwrap(), begin).unwrap();

@@ -552,12 +552,16 @@ impl<K: Key, S: Record, L: Life<K, S>> StateOperator for KeyedState<K, S, L> {
     }
 
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
-        Ok(self
-            .parts
-            .iter()
-            .filter_map(|part| part.lock().delta.take_if(|(of, _)| *of == batch))
-            .flat_map(|(_, rows)| rows)
-            .collect())
+        let mut rows = Vec::new();
+        for part in &self.parts {
+            let mut part = part.lock();
+            rows.extend(part.delta.take_if(|(of, _)| *of == batch).into_iter().flat_map(|(_, rows)| rows));
+            // Of parts that ran side by side, one that was done first did not see that others would grow.
+            if self.memory.as_ref().is_some_and(|memory| memory.is_over()) {
+                part.trim()?;
+            }
+        }
+        Ok(rows)
     }
 
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {

@@ -70,6 +70,11 @@ impl StateMemory {
         self.used.load(Relaxed)
     }
 
+    /// Whether states take more than they may.
+    pub(crate) fn is_over(&self) -> bool {
+        self.used() > self.limit.load(Relaxed)
+    }
+
     /// Rows that are on disk only.
     pub(crate) fn spilled(&self) -> u64 {
         self.spilled.load(Relaxed)

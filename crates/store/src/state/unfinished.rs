@@ -39,7 +39,7 @@ impl StateFiles {
     ///
     /// # Errors
     /// When there is no such delta, or the disk refuses.
-    pub fn begin_snapshot(&self, version: BatchId, rows: Vec<RecordBatch>) -> Result<Unfinished> {
+    pub fn begin_snapshot(&self, version: BatchId, rows: &[RecordBatch]) -> Result<Unfinished> {
         if !self.files.contains(&(version.0, StateKind::Delta)) {
             return Err(Error::internal(format!("operator \"{}\": version {version} has no delta", self.name)));
         }
