@@ -217,7 +217,7 @@ fn check_timers(batches: Vec<Given>, sweeps: bool, memory: &Option<Arc<StateMemo
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: u32::try_from(crate::tries::tries(2_000)).unwrap(), ..ProptestConfig::default() })]
 
     #[test]
     fn keys_end_as_in_a_look_at_all_of_them(batches in batches(), sweeps: bool) {
