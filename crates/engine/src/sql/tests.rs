@@ -8,7 +8,9 @@ mod goldens;
 mod late;
 mod mistakes;
 mod modes;
+mod slides;
 mod tables;
+mod updates;
 
 use super::catalog;
 use crate::testing::SqlProgram;
