@@ -35,12 +35,19 @@ pub mod disk;
 mod fault;
 pub mod fork;
 mod frame;
+#[cfg(test)]
+mod fuzz;
 mod ipc;
 pub mod ledger;
 pub mod log;
+#[cfg(test)]
+mod mutations;
 pub mod rewind;
+pub mod small;
 mod staged;
 pub mod state;
+#[cfg(test)]
+mod tries;
 
 pub use dir::{DataDir, Gate, Passing};
 pub use disk::{Disk, FrozenDisk, RealDisk, SimDisk, atomic_write};

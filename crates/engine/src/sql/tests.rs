@@ -4,6 +4,7 @@ mod aggregates;
 mod beside;
 mod decoding;
 mod event_time;
+mod fuzz;
 mod goldens;
 mod late;
 mod mistakes;

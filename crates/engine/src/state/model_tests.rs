@@ -122,7 +122,7 @@ impl Visit<i64, i64, (), Timers> for Clocks {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: u32::try_from(crate::tries::tries(2_000)).unwrap(), ..ProptestConfig::default() })]
 
     #[test]
     fn keys_end_as_in_a_look_at_all_of_them(batches in batches()) {
