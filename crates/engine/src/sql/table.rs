@@ -169,7 +169,7 @@ mod tests {
                 table.put(put.keys().copied().collect(), rows(put)).unwrap();
                 model.extend(put.clone());
                 // Some go, and may come again.
-                for number in (0..50).filter(|number| (*number as usize + step) % 7 == 0) {
+                for number in (0..50).filter(|number| (*number as usize + step).is_multiple_of(7)) {
                     table.remove(number);
                     model.remove(&number);
                 }
