@@ -6,6 +6,7 @@
 
 use super::{
     checks::{check_columns, check_time, claim_parts, real_name, unique_names},
+    lookup::{Asked, LookupTable},
     lower::{self, Planned, Shape},
     mistakes::{self, of_df},
     parse::{self, Kind, Statement},
@@ -295,7 +296,7 @@ impl Catalog {
         }
     }
 
-    /// A table, read once, or as a node that is read again.
+    /// A table, read once, as a node that is read again, or asked by key.
     async fn table(
         &mut self,
         context: &StreamingContext,
@@ -303,7 +304,11 @@ impl Catalog {
         columns: Option<SchemaRef>,
         options: &[(String, String)],
     ) -> Result<Arc<dyn TableProvider>> {
-        let (stored, reload) = stored(name, columns, options)?;
+        let (registry, declare) = (&context.config.registry, &context.declare);
+        if let Some(asked) = Asked::of(name, columns.as_ref(), options, registry, declare)? {
+            return Ok(Arc::new(Table(LookupTable(asked))));
+        }
+        let (stored, reload) = stored(name, columns, options, registry.lookups())?;
         let (schema, rows) = read_rows(&self.session, &stored).await?;
         let Some(every) = reload else {
             let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(schema, vec![rows]).map_err(of_df)?);

@@ -6,6 +6,7 @@ mod decoding;
 mod event_time;
 mod goldens;
 mod late;
+mod lookup;
 mod mistakes;
 mod modes;
 mod tables;
