@@ -24,7 +24,7 @@ use crate::{
     StreamingContext,
     declare::is_operator_name,
     emit::{Output, OutputKind, TopicSink},
-    plan::{EventTime, StreamInput},
+    plan::{StreamInput, TimeColumn},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -259,7 +259,7 @@ impl Catalog {
                     time.column = real_name(&input.schema, &time.column)?;
                     check_time(&input.schema, &time.column)?;
                     if let Ok(column) = input.schema.index_of(&time.column) {
-                        input.set_event_time(EventTime { column, spec: time.spec });
+                        input.set_event_time(TimeColumn { column, spec: time.spec });
                     }
                     self.watermarks.lock().insert(name.clone(), time);
                 }

@@ -147,7 +147,8 @@ impl Planning<'_> {
                     let name = self.part_name("join");
                     let inputs = [self.physical(&join.left, &name).await?, self.physical(&join.right, &name).await?];
                     let operator = join::plan(self.state, join, inputs.clone(), names(&join.schema), &name)?;
-                    self.read(&name, leaves::leaves(&inputs)?, operator, Changes::New, vec![], &join.schema)?
+                    let times = operator.times.clone();
+                    self.read(&name, leaves::leaves(&inputs)?, operator, Changes::New, times, &join.schema)?
                 }
                 Joined::Asked(side) => {
                     let name = self.part_name("lookup");
