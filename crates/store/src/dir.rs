@@ -27,8 +27,8 @@ use std::{
 };
 use tidemill_core::{Error, Result};
 
-/// 2 since the ledger keeps programs and commits of the past.
-const FORMAT: u32 = 2;
+/// 2 since the ledger keeps programs and commits of the past; 3 since small files have a checksum.
+const FORMAT: u32 = 3;
 /// There while a directory is being restored.
 pub(crate) const UNFINISHED: &str = "RESTORING";
 
@@ -64,10 +64,10 @@ impl DataDir {
             let bytes = disk::read_file(&*disk, &format).named("read", &format)?;
             if check_format(path, &bytes)? < FORMAT {
                 // All of an older format is read as it is; what is written from now on an older build must not touch.
-                disk::atomic_write(&*disk, &format, format!("{FORMAT}\n").as_bytes()).named("write", &format)?;
+                disk::atomic_write(&*disk, &format, format_text(FORMAT).as_bytes()).named("write", &format)?;
             }
         } else {
-            disk::atomic_write(&*disk, &format, format!("{FORMAT}\n").as_bytes()).named("write", &format)?;
+            disk::atomic_write(&*disk, &format, format_text(FORMAT).as_bytes()).named("write", &format)?;
         }
         Ok(Self { path: path.to_owned(), disk, _lock: lock })
     }
@@ -154,16 +154,27 @@ impl Gate {
     }
 }
 
+/// The `FORMAT` file of a version: a line with the number, and from 3 on one with its checksum.
+fn format_text(version: u32) -> String {
+    let line = format!("{version}\n");
+    if version < 3 { line } else { format!("{line}crc32c {:08x}\n", crc32c::crc32c(line.as_bytes())) }
+}
+
 /// The version in a `FORMAT` file, when this build knows it.
 fn check_format(path: &Path, bytes: &[u8]) -> Result<u32> {
     let text = String::from_utf8_lossy(bytes);
-    match text.trim().parse::<u32>() {
-        Ok(known) if (1..=FORMAT).contains(&known) => Ok(known),
-        Ok(newer) if newer > FORMAT => Err(Error::user(format!(
+    let version = text.lines().next().and_then(|line| line.parse::<u32>().ok());
+    match version.filter(|version| text == format_text(*version)) {
+        Some(known) if (1..=FORMAT).contains(&known) => Ok(known),
+        Some(newer) if newer > FORMAT => Err(Error::user(format!(
             "{} was written in format version {newer}, this build knows versions up to {FORMAT}: use a Tidemill that knows version {newer}",
             path.display()
         ))),
-        _ => Err(Error::external(format!("{} does not hold a version number", path.join("FORMAT").display())).fatal()),
+        _ => Err(Error::external(format!(
+            "{} is damaged: it does not hold a version number and its checksum",
+            path.join("FORMAT").display()
+        ))
+        .fatal()),
     }
 }
 
@@ -234,16 +245,36 @@ mod tests {
     #[test]
     fn a_newer_format_is_refused_naming_the_version() {
         let tmp = tempfile::tempdir().unwrap();
+        let format = tmp.path().join("FORMAT");
         drop(DataDir::open(tmp.path()).unwrap());
-        assert_eq!(std::fs::read(tmp.path().join("FORMAT")).unwrap(), b"2\n");
-        std::fs::write(tmp.path().join("FORMAT"), "1\n").unwrap();
-        drop(DataDir::open(tmp.path()).unwrap());
-        assert_eq!(std::fs::read(tmp.path().join("FORMAT")).unwrap(), b"2\n", "an older one is taken over");
-        std::fs::write(tmp.path().join("FORMAT"), "7\n").unwrap();
+        let now = std::fs::read(&format).unwrap();
+        assert_eq!(now, format!("3\ncrc32c {:08x}\n", crc32c::crc32c(b"3\n")).as_bytes());
+        for older in ["1\n", "2\n"] {
+            std::fs::write(&format, older).unwrap();
+            DataDir::check(tmp.path()).unwrap();
+            drop(DataDir::open(tmp.path()).unwrap());
+            assert_eq!(std::fs::read(&format).unwrap(), now, "an older one is taken over");
+        }
+        std::fs::write(&format, format_text(7)).unwrap();
         let text = DataDir::open(tmp.path()).unwrap_err().to_string();
         assert!(text.contains("version 7"), "{text}");
-        std::fs::write(tmp.path().join("FORMAT"), "").unwrap();
+        std::fs::write(&format, "").unwrap();
         assert!(DataDir::open(tmp.path()).is_err());
+    }
+
+    #[test]
+    fn a_flipped_bit_of_the_format_is_damage_and_no_other_version() {
+        let tmp = tempfile::tempdir().unwrap();
+        let now = format_text(FORMAT).into_bytes();
+        for at in 0..now.len() {
+            for bit in 0..8 {
+                let mut flipped = now.clone();
+                flipped[at] ^= 1 << bit;
+                let error = check_format(tmp.path(), &flipped).unwrap_err();
+                assert!(error.to_string().contains("FORMAT is damaged"), "byte {at}, bit {bit}: {error}");
+            }
+            assert!(check_format(tmp.path(), &now[..at]).is_err(), "cut at {at}");
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ pub(crate) fn schema_message(schema: &Schema) -> Result<Vec<u8>> {
 /// Reads what [`schema_message`] wrote.
 pub(crate) fn schema_from(bytes: &[u8]) -> Result<SchemaRef> {
     let (message, _) = split(bytes).ok_or_else(|| Error::external("a stored schema is incomplete").fatal())?;
-    // `topic.json` has no checksum, and Arrow panics where a field of a message is missing.
+    // A `topic.json` of version 1 has no checksum, and Arrow panics where a field of a message is missing.
     let schema = std::panic::catch_unwind(|| convert::try_schema_from_flatbuffer_bytes(message))
         .map_err(|_| Error::external("a stored schema is damaged").fatal())?
         .map_err(|e| Error::external("a stored schema can't be read").because(e).fatal())?;

@@ -39,6 +39,7 @@ mod ipc;
 pub mod ledger;
 pub mod log;
 pub mod rewind;
+pub mod small;
 mod staged;
 pub mod state;
 

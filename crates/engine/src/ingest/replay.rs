@@ -42,6 +42,7 @@ use tidemill_core::{Block, Chunk, Duration, Error, Offset, OffsetRange, Partitio
 use tidemill_store::{
     disk::{Disk, read_file},
     log::{Log, Sync, Topic, TopicConfig},
+    small,
 };
 
 #[cfg(test)]
@@ -92,11 +93,11 @@ impl Request {
                 _ => letters.push((*number, number + 1)),
             }
         }
-        Self { version: 1, again, letters }
+        Self { version: small::VERSION, again, letters }
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        serde_json::to_vec(self).expect("plain fields always become JSON")
+        small::sealed(self)
     }
 
     pub(super) fn numbers(&self) -> impl Iterator<Item = u64> + '_ {
@@ -121,7 +122,7 @@ pub(super) fn requests(disk: &dyn Disk, mailbox: &Path) -> Result<Vec<(String, R
             Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
             Err(e) => return Err(failed(&path, e)),
         };
-        let request = serde_json::from_slice::<Request>(&bytes)
+        let request = small::opened::<Request>(&bytes, &path)
             .map_err(|e| Error::user(format!("{} is no request", path.display())).because(e));
         all.push((name, request));
     }

@@ -2,7 +2,7 @@
 //!
 //! ```json
 //! {"version": 1, "made": 1769871600000000, "batches": {"top": 412},
-//!  "files": [{"name": "FORMAT", "len": 2, "crc": 1234567}],
+//!  "files": [{"name": "FORMAT", "len": 18, "crc": 1234567}],
 //!  "empty": ["log/top.dead/0"], "crc": 7654321}
 //! ```
 //!

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | segments, ledger, state and staged files | the checksum of every frame, that frames follow each other, heads and feet |
 //! | indexes | their checksum, that they belong to their segment and do not say more than it holds |
-//! | `topic.json`, `pins.json`, `FORMAT` | that they can be read: they have no checksum of their own |
+//! | `topic.json`, `pins.json`, `FORMAT` | their checksum; those of older formats, which have none: that they can be read |
 //! | together | positions of the ledger lie within the log; states lead up to the last batch |
 //! | a backup | besides, the checksum and length of every file that `BACKUP.json` names |
 //!
@@ -24,6 +24,7 @@ use crate::{
     frame::{Frame, Kind, Scanner},
     ledger::Ledger,
     log::Log,
+    small,
 };
 use std::{
     collections::BTreeMap,
@@ -312,8 +313,8 @@ fn state(file: &File<'_>, shown: &Path, verified: &mut Verified) -> Result<()> {
 
 fn json(file: &File<'_>, shown: &Path, verified: &mut Verified) -> Result<()> {
     let bytes = disk::read_file(&RealDisk, file.path).named("read", shown)?;
-    if let Err(error) = serde_json::from_slice::<serde_json::Value>(&bytes) {
-        verified.found(shown, None, true, format!("can't be read: {error}"));
+    if let Err(error) = small::opened::<serde_json::Value>(&bytes, shown) {
+        verified.found(shown, None, true, error.chain());
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ mod tests;
 
 pub use frozen::FrozenDisk;
 pub use real::RealDisk;
-pub use sim::{Fault, SimDisk};
+pub use sim::{Fault, Forgotten, SimDisk};
 
 use std::{
     fmt,

@@ -16,7 +16,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsString,
     io::{self, IoSlice},
-    path::{Component, Path},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -34,6 +34,17 @@ pub enum Fault {
     Forgotten,
 }
 
+/// A sync that was left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forgotten {
+    /// The file or directory.
+    pub path: PathBuf,
+    /// The names of a directory that would have become durable, with `-` before those that go.
+    pub names: Vec<String>,
+    /// Whether there was nothing to make durable.
+    pub idle: bool,
+}
+
 #[derive(Debug, Clone)]
 enum Change {
     Write { at: u64, bytes: Vec<u8> },
@@ -47,6 +58,8 @@ struct Inode {
     /// What a crash can't take.
     durable: Vec<u8>,
     pending: Vec<Change>,
+    /// The first of them that would be durable, had no sync been left out.
+    doomed: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,6 +76,8 @@ struct Dir {
     now: BTreeMap<OsString, Node>,
     durable: BTreeMap<OsString, Node>,
     pending: Vec<Step>,
+    /// As of a file.
+    doomed: usize,
 }
 
 #[derive(Debug, Default)]
@@ -73,8 +88,7 @@ struct Inner {
     ops: u64,
     faults: BTreeMap<u64, Fault>,
     dead: bool,
-    /// Syncs that were left out.
-    forgotten: u64,
+    forgotten: Vec<Forgotten>,
     /// Bytes that may still be written; `None` is no limit.
     space: Option<u64>,
 }
@@ -115,9 +129,9 @@ impl SimDisk {
         self.0.lock().dead
     }
 
-    /// Syncs that a [`Fault::Forgotten`] has left out.
-    pub fn forgotten(&self) -> u64 {
-        self.0.lock().forgotten
+    /// The syncs that a [`Fault::Forgotten`] has left out.
+    pub fn forgotten(&self) -> Vec<Forgotten> {
+        self.0.lock().forgotten.clone()
     }
 
     /// Bytes that may still be written; `None` lifts the limit.
@@ -137,6 +151,17 @@ impl SimDisk {
         SimDisk(Arc::new(Mutex::new(Inner { files, dirs, ..Inner::default() })))
     }
 
+    /// As [`SimDisk::crash`], but the dice are loaded: what a sync that was left out should have
+    /// made durable is lost; all else that is not durable is kept if `others`, and lost if not.
+    #[must_use]
+    pub fn crash_at_worst(&self, others: bool) -> SimDisk {
+        let mut inner = self.0.lock();
+        inner.dead = true;
+        let files = inner.files.iter().map(|f| f.at_worst(others)).collect();
+        let dirs = inner.dirs.iter().map(|d| d.at_worst(others)).collect();
+        SimDisk(Arc::new(Mutex::new(Inner { files, dirs, ..Inner::default() })))
+    }
+
     /// Bytes of a file as readers see them.
     pub fn contents(&self, path: &Path) -> Option<Vec<u8>> {
         let inner = self.0.lock();
@@ -153,7 +178,7 @@ impl SimDisk {
     pub fn set_contents(&self, path: &Path, bytes: Vec<u8>) {
         let mut inner = self.0.lock();
         let Some(Node::File(id)) = inner.find(path) else { panic!("no file {}", path.display()) };
-        inner.files[id] = Inode { now: bytes.clone(), durable: bytes, pending: Vec::new() };
+        inner.files[id] = Inode::found(bytes);
     }
 
     /// An independent copy, as found now without any loss: a process died, the machine did not.
@@ -214,7 +239,18 @@ impl Inode {
                 _ => Self::apply(&mut bytes, change),
             }
         }
-        Inode { now: bytes.clone(), durable: bytes, pending: Vec::new() }
+        Self::found(bytes)
+    }
+
+    fn at_worst(&self, others: bool) -> Inode {
+        let mut bytes = self.durable.clone();
+        let kept = if others { &self.pending[self.doomed..] } else { &[] };
+        kept.iter().for_each(|change| Self::apply(&mut bytes, change));
+        Self::found(bytes)
+    }
+
+    fn found(bytes: Vec<u8>) -> Self {
+        Self { now: bytes.clone(), durable: bytes, pending: Vec::new(), doomed: 0 }
     }
 }
 
@@ -240,7 +276,27 @@ impl Dir {
                 Self::apply(&mut names, step);
             }
         }
-        Dir { now: names.clone(), durable: names, pending: Vec::new() }
+        Self::found(names)
+    }
+
+    /// The names that wait for a sync.
+    fn changes(&self) -> Vec<String> {
+        let mut all = BTreeMap::new();
+        for (name, node) in self.pending.iter().flatten() {
+            all.insert(name.to_string_lossy(), if node.is_some() { "" } else { "-" });
+        }
+        all.iter().map(|(name, sign)| format!("{sign}{name}")).collect()
+    }
+
+    fn at_worst(&self, others: bool) -> Dir {
+        let mut names = self.durable.clone();
+        let kept = if others { &self.pending[self.doomed..] } else { &[] };
+        kept.iter().for_each(|step| Self::apply(&mut names, step));
+        Self::found(names)
+    }
+
+    fn found(names: BTreeMap<OsString, Node>) -> Self {
+        Self { now: names.clone(), durable: names, pending: Vec::new(), doomed: 0 }
     }
 }
 
@@ -347,7 +403,7 @@ impl Disk for SimDisk {
             }
             (None, Mode::Read | Mode::Append) => return Err(not_found()),
         };
-        Ok(Arc::new(SimFile { disk: self.clone(), id, writable: mode != Mode::Read }))
+        Ok(Arc::new(SimFile { disk: self.clone(), path: path.to_owned(), id, writable: mode != Mode::Read }))
     }
 
     fn create_dir_all(&self, path: &Path) -> io::Result<()> {
@@ -425,13 +481,21 @@ impl Disk for SimDisk {
         let fault = inner.count_sync()?;
         let id = inner.dir(dir)?;
         if fault == Some(Fault::Forgotten) {
-            inner.forgotten += 1;
+            let forgotten = Forgotten {
+                path: dir.to_owned(),
+                names: inner.dirs[id].changes(),
+                idle: inner.dirs[id].pending.is_empty(),
+            };
+            inner.forgotten.push(forgotten);
+            let dir = &mut inner.dirs[id];
+            dir.doomed = dir.pending.len();
             return Ok(());
         }
         let dir = &mut inner.dirs[id];
         match fault {
             None => {
                 dir.pending.clear();
+                dir.doomed = 0;
                 dir.durable = dir.now.clone();
                 Ok(())
             }
@@ -447,6 +511,8 @@ impl Disk for SimDisk {
 #[derive(Debug)]
 struct SimFile {
     disk: SimDisk,
+    /// Under which it was opened.
+    path: PathBuf,
     id: usize,
     writable: bool,
 }
@@ -513,12 +579,16 @@ impl DiskFile for SimFile {
         let mut inner = self.disk.0.lock();
         let fault = inner.count_sync()?;
         if fault == Some(Fault::Forgotten) {
-            inner.forgotten += 1;
+            let idle = inner.files[self.id].pending.is_empty();
+            inner.forgotten.push(Forgotten { path: self.path.clone(), names: Vec::new(), idle });
+            let file = &mut inner.files[self.id];
+            file.doomed = file.pending.len();
             return Ok(());
         }
         let file = &mut inner.files[self.id];
         match fault {
             None => {
+                file.doomed = 0;
                 for change in std::mem::take(&mut file.pending) {
                     Inode::apply(&mut file.durable, &change);
                 }
@@ -528,6 +598,7 @@ impl DiskFile for SimFile {
             Some(fault) => {
                 // The pages count as clean from here on, though they never reached the disk.
                 file.pending.clear();
+                file.doomed = 0;
                 Err(fault.error())
             }
         }

@@ -6,7 +6,7 @@
 use crate::{
     disk::{self, Disk},
     fault::Named,
-    ipc,
+    ipc, small,
 };
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -138,7 +138,7 @@ pub fn check_name(name: &str) -> Result<()> {
 
 pub(super) fn write(disk: &dyn Disk, path: &Path, config: &TopicConfig) -> Result<()> {
     let stored = Stored {
-        version: 1,
+        version: small::VERSION,
         partitions: config.partitions,
         sync: config.sync,
         retention: config.retention,
@@ -146,26 +146,12 @@ pub(super) fn write(disk: &dyn Disk, path: &Path, config: &TopicConfig) -> Resul
         columns: config.schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect(),
         schema: to_hex(&ipc::schema_message(&config.schema)?),
     };
-    let text = serde_json::to_vec_pretty(&stored).expect("plain fields always become JSON");
-    disk::atomic_write(disk, path, &text).named("write", path)
+    disk::atomic_write(disk, path, &small::sealed(&stored)).named("write", path)
 }
 
 pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<TopicConfig> {
-    #[derive(Deserialize)]
-    struct Version {
-        version: u32,
-    }
     let bytes = disk::read_file(disk, path).named("read", path)?;
-    let bad = |e: serde_json::Error| Error::external(format!("{} is damaged", path.display())).because(e).fatal();
-    let version: Version = serde_json::from_slice(&bytes).map_err(bad)?;
-    if version.version != 1 {
-        return Err(Error::user(format!(
-            "{} has format version {}, this build reads version 1: use a newer Tidemill",
-            path.display(),
-            version.version
-        )));
-    }
-    let stored: Stored = serde_json::from_slice(&bytes).map_err(bad)?;
+    let stored: Stored = small::opened(&bytes, path)?;
     let message = from_hex(&stored.schema)
         .ok_or_else(|| Error::external(format!("the schema in {} is damaged", path.display())).fatal())?;
     let config = TopicConfig {

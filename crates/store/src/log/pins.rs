@@ -9,13 +9,14 @@
 use crate::{
     disk::{self, Disk},
     fault::Named,
+    small,
 };
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     path::{Path, PathBuf},
 };
-use tidemill_core::{Error, Offset, Result};
+use tidemill_core::{Offset, Result};
 
 #[derive(Debug)]
 pub(super) struct Pins {
@@ -39,15 +40,7 @@ impl Pins {
         let path = topic.join("pins.json");
         let owners = if disk.exists(&path) {
             let bytes = disk::read_file(disk, &path).named("read", &path)?;
-            let stored: Stored = serde_json::from_slice(&bytes)
-                .map_err(|e| Error::external(format!("{} is damaged", path.display())).because(e).fatal())?;
-            if stored.version != 1 {
-                return Err(Error::user(format!(
-                    "{} has format version {}, this build reads version 1: use a newer Tidemill",
-                    path.display(),
-                    stored.version
-                )));
-            }
+            let stored: Stored = small::opened(&bytes, &path)?;
             stored.pins
         } else {
             BTreeMap::new()
@@ -79,9 +72,8 @@ impl Pins {
         if self.stored == self.owners {
             return Ok(());
         }
-        let stored = Stored { version: 1, pins: self.owners.clone() };
-        let bytes = serde_json::to_vec_pretty(&stored).expect("plain fields always become JSON");
-        disk::atomic_write(disk, &self.path, &bytes).named("write", &self.path)?;
+        let stored = Stored { version: small::VERSION, pins: self.owners.clone() };
+        disk::atomic_write(disk, &self.path, &small::sealed(&stored)).named("write", &self.path)?;
         self.stored = stored.pins;
         Ok(())
     }

@@ -13,7 +13,7 @@ use std::{collections::BTreeMap, io::IoSlice};
 use tidemill_core::{Batch, BatchId, Clock, Duration, OffsetRange, StagedPart};
 
 /// The version that this build writes.
-const NOW: &str = "v2";
+const NOW: &str = "v3";
 
 fn fixture(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
@@ -130,7 +130,7 @@ fn copied(version: &str) -> Arc<dyn Disk> {
 
 #[test]
 fn every_version_is_read_back() {
-    for version in ["v1", NOW] {
+    for version in ["v1", "v2", NOW] {
         let shared = copied(version);
         let log = Log::quiet(Arc::clone(&shared), Path::new("/d/log"), clock()).unwrap();
         let topic = log.topic("clicks").unwrap();
