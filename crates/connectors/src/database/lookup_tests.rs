@@ -11,6 +11,11 @@ fn text(rows: &[RecordBatch]) -> String {
     pretty_format_batches(rows).unwrap().to_string()
 }
 
+/// The columns of all rows.
+fn values(rows: &[RecordBatch]) -> Vec<ArrayRef> {
+    arrow_select::concat::concat_batches(&rows[0].schema(), rows).unwrap().columns().to_vec()
+}
+
 /// The columns of rows by name.
 fn columns(names: &[&str]) -> SchemaRef {
     let schema = kinds().schema();
@@ -27,14 +32,14 @@ async fn check(table: &dyn Lookup) {
     let keys = all.column_by_name("t").unwrap();
     let key = RecordBatch::try_from_iter([("t", Arc::clone(keys))]).unwrap().slice(0, 1);
     let found = table.rows(&key).await.unwrap();
-    assert_eq!(text(&found), text(&[all.slice(0, 1)]), "every kind of column comes back as it was");
+    assert_eq!(values(&found), values(&[all.slice(0, 1)]), "every kind of column comes back as it was");
     assert_eq!(found[0].schema().field(0).data_type(), all.schema().field(0).data_type());
     let none = table.rows(&words(&["nobody", "'; DROP TABLE kinds; --"])).await.unwrap();
     assert_eq!(none.iter().map(RecordBatch::num_rows).sum::<usize>(), 0);
     let many: Vec<String> = (0..2_345).map(|n| format!("word {n}")).collect();
     let mut many: Vec<&str> = many.iter().map(String::as_str).collect();
     many.insert(1_234, "tab\there, \\ \"潮\"\nline");
-    assert_eq!(text(&table.rows(&words(&many)).await.unwrap()), text(&[all.slice(0, 1)]), "among many");
+    assert_eq!(values(&table.rows(&words(&many)).await.unwrap()), values(&[all.slice(0, 1)]), "among many");
 }
 
 #[cfg(feature = "sqlite")]

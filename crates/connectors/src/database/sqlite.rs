@@ -25,7 +25,10 @@ use arrow_cast::{CastOptions, display::FormatOptions};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params, types::ValueRef};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, config::DbConfig, params,
+    types::ValueRef,
+};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -179,6 +182,8 @@ fn mark(transaction: &Transaction<'_>, table: &Table) -> Result<Option<Mark>, Fa
 
 fn set_up(connection: &mut Connection, opened: &Opened) -> Result<(), Failed> {
     connection.busy_timeout(BUSY)?;
+    // A name in quotes that is no column would be taken for a text.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;

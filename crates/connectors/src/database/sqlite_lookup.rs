@@ -21,7 +21,7 @@ use arrow_array::{
 };
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
-use rusqlite::{Connection, OpenFlags, types::ValueRef};
+use rusqlite::{Connection, OpenFlags, config::DbConfig, types::ValueRef};
 use std::{
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
@@ -84,6 +84,8 @@ fn ask(inner: &Inner, held: &mut Option<Connection>, keys: &RecordBatch) -> Resu
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
             let connection = Connection::open_with_flags(&inner.path, flags)?;
             connection.busy_timeout(BUSY)?;
+            // A name in quotes that is no column would be taken for a text.
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
             held.insert(connection)
         }
     };

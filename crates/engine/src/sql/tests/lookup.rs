@@ -298,6 +298,33 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(8))]
+
+    #[test]
+    fn windows_over_a_joined_view_close_with_the_stream(entries in entries(), partitions in 1..4_usize) {
+        let window = |of: &str, columns: &str| {
+            format!("SELECT window_start, tag, {columns} FROM TUMBLE({of}, t, INTERVAL '5' SECOND) GROUP BY window_start, window_end, tag")
+        };
+        let mut program = SqlProgram::new(partitions);
+        program.context().provide_lookup("people", People::of(&[("a", "Anna", 2), ("c", "Cleo", 9)]) as _);
+        program.queue("posts", batches(&entries));
+        program.start(&format!(
+            "{POSTS}{PEOPLE});
+             CREATE VIEW named AS SELECT posts.*, name FROM posts LEFT JOIN people ON posts.tag = people.tag;
+             CREATE VIEW bare AS {};
+             CREATE VIEW v AS {}",
+            window("posts", "count(*) AS c, CASE tag WHEN 'a' THEN 'Anna' WHEN 'c' THEN 'Cleo' END AS name"),
+            window("named", "count(*) AS c, max(name) AS name"),
+        )).unwrap();
+        for batch in 0..entries.len() {
+            program.step().unwrap();
+            let shown = |view: &str| program.view(view).map(|rows| sorted(&[rows]));
+            prop_assert_eq!(shown("v"), shown("bare"), "batch {}", batch + 1);
+        }
+    }
+}
+
 #[test]
 fn crashes_at_any_step_change_nothing() {
     let trial = Trial::new(|trial| {
