@@ -71,6 +71,10 @@ pub fn register(registry: &mut Registry) {
     registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));
     #[cfg(feature = "sqlite")]
     registry.add_sink("sqlite", |o| Ok(Arc::new(database::SqliteSink::from_options(o)?)));
+    #[cfg(feature = "sqlite")]
+    registry.add_lookup("sqlite", |o, c, k| Ok(Arc::new(database::SqliteLookup::from_options(o, c, k)?)));
     #[cfg(feature = "postgres")]
     registry.add_sink("postgres", |o| Ok(Arc::new(database::PostgresSink::from_options(o)?)));
+    #[cfg(feature = "postgres")]
+    registry.add_lookup("postgres", |o, c, k| Ok(Arc::new(database::PostgresLookup::from_options(o, c, k)?)));
 }

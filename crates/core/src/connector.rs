@@ -3,7 +3,7 @@
 //! Invariant: the engine looks connectors up here by name and knows none of
 //! them; a new one is one registration line in the `connectors` crate.
 
-use crate::{Error, Format, Options, Receiver, Result, Sink, Source, options::nearest};
+use crate::{Error, Format, Lookup, Options, Receiver, Result, Sink, Source, options::nearest};
 use arrow_schema::SchemaRef;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -23,12 +23,17 @@ pub type FormatFactory = fn(&Options, Option<SchemaRef>) -> Result<Arc<dyn Forma
 /// Opens a sink from its options.
 pub type SinkFactory = fn(&Options) -> Result<Arc<dyn Sink>>;
 
-/// Known connectors, formats and sinks by name.
+/// Opens a table that is asked by key: its options, the declared columns, the names of the key's columns. Must not
+/// connect yet.
+pub type LookupFactory = fn(&Options, &SchemaRef, &[String]) -> Result<Arc<dyn Lookup>>;
+
+/// Known connectors, formats, sinks and tables by name.
 #[derive(Clone, Default)]
 pub struct Registry {
     inputs: BTreeMap<&'static str, InputFactory>,
     formats: BTreeMap<&'static str, FormatFactory>,
     sinks: BTreeMap<&'static str, SinkFactory>,
+    lookups: BTreeMap<&'static str, LookupFactory>,
 }
 
 impl fmt::Debug for Registry {
@@ -37,6 +42,7 @@ impl fmt::Debug for Registry {
             .field("inputs", &self.inputs.keys())
             .field("formats", &self.formats.keys())
             .field("sinks", &self.sinks.keys())
+            .field("lookups", &self.lookups.keys())
             .finish()
     }
 }
@@ -55,6 +61,24 @@ impl Registry {
     /// Registers a sink connector.
     pub fn add_sink(&mut self, name: &'static str, factory: SinkFactory) {
         self.sinks.insert(name, factory);
+    }
+
+    /// Registers a table that is asked by key.
+    pub fn add_lookup(&mut self, name: &'static str, factory: LookupFactory) {
+        self.lookups.insert(name, factory);
+    }
+
+    /// Names of the tables that are asked by key.
+    pub fn lookups(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.lookups.keys().copied()
+    }
+
+    /// Opens the table that option `connector` names.
+    ///
+    /// # Errors
+    /// When there is none of that name, or its options are wrong.
+    pub fn lookup(&self, options: &Options, columns: &SchemaRef, key: &[String]) -> Result<Arc<dyn Lookup>> {
+        find(&self.lookups, options, "connector", None)?(options, columns, key)
     }
 
     /// Opens the input that option `connector` names.

@@ -109,6 +109,21 @@ impl Watermark {
         at < self.at
     }
 
+    /// Whether all partitions are idle; false before the first record.
+    pub fn is_idle(&self, spec: WatermarkSpec) -> bool {
+        !self.partitions.is_empty() && self.next_idle(spec).is_none() && spec.idle_after.is_some()
+    }
+
+    /// The pause after which a batch that reads nothing brings the next partition nearer to being idle, as far as
+    /// one pause counts; `None` when all are idle, or none ever is.
+    pub fn next_idle(&self, spec: WatermarkSpec) -> Option<Duration> {
+        let idle = spec.idle_after?;
+        let left =
+            self.partitions.values().map(|mark| micros(idle).saturating_sub(mark.quiet)).filter(|left| *left > 0);
+        let pause = Duration::from_micros(left.min()?).min(idle / 2);
+        Some(pause.max(Duration::from_micros(1)))
+    }
+
     /// The watermark after so much quiet that every partition is idle, if it
     /// differs from now: what a stream on which nothing comes any more will reach.
     pub fn when_quiet(&self) -> Option<Timestamp> {
@@ -169,6 +184,23 @@ mod tests {
         assert_eq!(mark.when_quiet(), Some(Timestamp(40 * SECOND)));
         assert_eq!(batch(&mut mark, spec, &[], 1), 40, "all are idle: the furthest counts");
         assert_eq!(mark.when_quiet(), None);
+    }
+
+    #[test]
+    fn batches_that_read_nothing_make_all_idle_in_as_many_pauses_as_needed() {
+        let (spec, mut mark) = (spec(0, Some(10)), Watermark::default());
+        assert_eq!((mark.next_idle(spec), mark.is_idle(spec)), (None, false), "nothing came yet");
+        batch(&mut mark, spec, &[(0, 10), (1, 5)], 1);
+        batch(&mut mark, spec, &[(0, 11)], 3);
+        let mut pauses = Vec::new();
+        while let Some(pause) = mark.next_idle(spec) {
+            assert!(!mark.is_idle(spec));
+            batch(&mut mark, spec, &[], pause.as_secs());
+            pauses.push((pause.as_secs(), mark.at().0.div_euclid(SECOND)));
+        }
+        assert_eq!(pauses, [(5, 5), (2, 11), (3, 11)], "a pause counts for half; then one partition, then the other");
+        assert!(mark.is_idle(spec));
+        assert_eq!(mark.next_idle(self::spec(0, None)), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use std::{
     fmt,
     sync::Arc,
 };
-use tidemill_core::{Error, Options, Registry, Result, Sink, Source};
+use tidemill_core::{Error, Lookup, Options, Registry, Result, Sink, Source};
 
 /// What has been declared; shared by the context and all its streams.
 #[derive(Clone)]
@@ -44,6 +44,8 @@ pub(crate) struct Declared {
     tables: BTreeMap<String, Arc<Lineage>>,
     /// Sources that the program made itself, for streams declared in SQL.
     pub(crate) provided: BTreeMap<String, Arc<dyn Source>>,
+    /// Tables that the program made itself, to be asked by key.
+    pub(crate) lookups: BTreeMap<String, Arc<dyn Lookup>>,
     errors: Vec<Error>,
 }
 

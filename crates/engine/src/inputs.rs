@@ -12,7 +12,7 @@ use crate::{
 };
 use arrow_schema::SchemaRef;
 use std::sync::Arc;
-use tidemill_core::{Error, Format, Input, Options, Receiver, Result, Source};
+use tidemill_core::{Error, Format, Input, Lookup, Options, Receiver, Result, Source};
 use tidemill_store::log::Retention;
 
 impl StreamingContext {
@@ -201,6 +201,11 @@ impl StreamingContext {
     /// Gives a source that the program made to `CREATE STREAM name … WITH (connector = 'program')`.
     pub fn provide_source(&self, name: &str, source: Arc<dyn Source>) {
         self.declare.declared.lock().provided.insert(name.to_string(), source);
+    }
+
+    /// Gives a table that the program made to `CREATE TABLE name (…) WITH (connector = 'program', key = …)`.
+    pub fn provide_lookup(&self, name: &str, table: Arc<dyn Lookup>) {
+        self.declare.declared.lock().lookups.insert(name.to_string(), table);
     }
 
     /// Lines of text from a TCP server, reconnecting as needed.

@@ -131,7 +131,11 @@ impl Pipeline {
         let Some(keep) = &this.keep else { return Err(Error::internal("a replay without a directory")) };
         let mut notes = BTreeMap::new();
         for operator in this.states.all() {
-            notes.insert(operator.name().to_string(), restore(keep, &past.program_at(id), &operator, before)?);
+            let program = past.program_at(id);
+            notes.insert(operator.name().to_string(), restore(keep, &program, &operator, before)?);
+            if operator.recalls() {
+                recall(keep, &program, &operator, &batch)?;
+            }
         }
         let shown = |operator: &Arc<dyn StateOperator>| operator.shown();
         let states_before = this.states.all().iter().map(shown).collect::<Result<Vec<_>>>()?;
@@ -257,6 +261,15 @@ fn restore(
             operator.restore(&versions.into_iter().map(taken).collect::<Result<Vec<_>>>()?)?;
             Ok((!steps.is_empty()).then(|| steps.join("; ")))
         }
+    }
+}
+
+/// Gives an operator what it was told from outside in `batch`, as far as that is known under its columns of now.
+fn recall(keep: &Keep, program: &ProgramEntry, operator: &Arc<dyn StateOperator>, batch: &Batch) -> Result<()> {
+    let Some(entry) = program.operators.iter().find(|entry| entry.name == operator.name()) else { return Ok(()) };
+    match look::versions(&keep.disk, &keep.root.join("state"), entry, batch.id)? {
+        Some((from, versions)) if from.fields() == operator.schema().fields() => operator.recall(batch, &versions),
+        _ => Ok(()),
     }
 }
 

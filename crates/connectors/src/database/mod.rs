@@ -1,4 +1,4 @@
-//! Tables of databases as sinks, exactly once.
+//! Tables of databases: as sinks, exactly once, and asked by key ([`lookup`]).
 //!
 //! ```text
 //! stage    rows into `tidemill_staged_<table>`, under batch and part          a transaction of its own, seen by nobody
@@ -18,12 +18,20 @@
 //!
 //! Invariant: a table has one program, and one output of it.
 
+mod lookup;
+#[cfg(test)]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod lookup_tests;
 #[cfg(feature = "postgres")]
 mod postgres;
+#[cfg(feature = "postgres")]
+mod postgres_lookup;
 #[doc(hidden)]
 pub mod probe;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "sqlite")]
+mod sqlite_lookup;
 mod table;
 #[cfg(test)]
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -31,8 +39,12 @@ mod tests;
 
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresSink;
+#[cfg(feature = "postgres")]
+pub use postgres_lookup::PostgresLookup;
 #[cfg(feature = "sqlite")]
 pub use sqlite::SqliteSink;
+#[cfg(feature = "sqlite")]
+pub use sqlite_lookup::SqliteLookup;
 
 /// The rows of a part that has any; it is written in one transaction.
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -43,31 +43,39 @@ const CREATING: i64 = 0x7469_6465;
 /// Bytes of text that are sent together.
 const PIECE: usize = 64 << 10;
 
-/// A table of a PostgreSQL server.
-pub struct PostgresSink {
+/// A server, and the connection to it.
+pub(super) struct Server {
     config: Config,
     /// For people, without anything secret.
-    place: String,
+    pub(super) place: String,
+    client: Mutex<Option<Client>>,
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Server").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+/// A table of a PostgreSQL server.
+pub struct PostgresSink {
+    server: Server,
     table: Table,
     opened: OnceLock<Opened>,
-    client: Mutex<Option<Client>>,
 }
 
 impl fmt::Debug for PostgresSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PostgresSink")
-            .field("place", &self.place)
+            .field("place", &self.server.place)
             .field("table", &self.table.name)
             .finish_non_exhaustive()
     }
 }
 
-impl PostgresSink {
-    /// From a sink's options.
-    ///
-    /// # Errors
-    /// When one is missing or wrong, or the password stands in the URL.
-    pub fn from_options(options: &Options) -> Result<Self> {
+impl Server {
+    /// From the options `url` and `password_env`.
+    pub(super) fn from_options(options: &Options) -> Result<Self> {
         let url = options.require("url", "it names the server: postgres://user@host/database")?;
         let owner = options.owner();
         let mut config: Config = url.parse().map_err(|_| {
@@ -103,16 +111,11 @@ impl PostgresSink {
             })
             .collect();
         let place = format!("{}/{}", hosts.join(","), config.get_dbname().unwrap_or_default());
-        let table = Table::from_options(options)?;
-        Ok(Self { config, place, table, opened: OnceLock::new(), client: Mutex::default() })
+        Ok(Self { config, place, client: Mutex::default() })
     }
 
-    fn opened(&self) -> Result<&Opened> {
-        self.opened.get().ok_or_else(|| Error::internal("a PostgreSQL sink is used before it was opened"))
-    }
-
-    fn failed(&self, what: &str, error: tokio_postgres::Error) -> Error {
-        let text = format!("postgres: can't {what} table `{}` at {}", self.table.name, self.place);
+    pub(super) fn failed(&self, what: &str, table: &str, error: tokio_postgres::Error) -> Error {
+        let text = format!("postgres: can't {what} table `{table}` at {}", self.place);
         // Connections, resources, operators' actions and conflicts pass; the rest is for a human.
         let passes = error
             .code()
@@ -121,7 +124,7 @@ impl PostgresSink {
     }
 
     /// The connection, made anew when it is gone.
-    async fn client(&self) -> Result<MutexGuard<'_, Option<Client>>> {
+    pub(super) async fn client(&self, table: &str) -> Result<MutexGuard<'_, Option<Client>>> {
         let mut client = self.client.lock().await;
         if client.as_ref().is_none_or(Client::is_closed) {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -132,7 +135,7 @@ impl PostgresSink {
                 .with_root_certificates(roots)
                 .with_no_client_auth();
             let connected = self.config.connect(MakeRustlsConnect::new(tls)).await;
-            let (connected, connection) = connected.map_err(|e| self.failed("connect for", e))?;
+            let (connected, connection) = connected.map_err(|e| self.failed("connect for", table, e))?;
             // It ends with the client, or says to the client's next call that it broke.
             tokio::spawn(async move { drop(connection.await) });
             *client = Some(connected);
@@ -141,7 +144,30 @@ impl PostgresSink {
     }
 }
 
-fn of(client: &mut Option<Client>) -> Result<&mut Client> {
+impl PostgresSink {
+    /// From a sink's options.
+    ///
+    /// # Errors
+    /// When one is missing or wrong, or the password stands in the URL.
+    pub fn from_options(options: &Options) -> Result<Self> {
+        let (server, table) = (Server::from_options(options)?, Table::from_options(options)?);
+        Ok(Self { server, table, opened: OnceLock::new() })
+    }
+
+    fn opened(&self) -> Result<&Opened> {
+        self.opened.get().ok_or_else(|| Error::internal("a PostgreSQL sink is used before it was opened"))
+    }
+
+    fn failed(&self, what: &str, error: tokio_postgres::Error) -> Error {
+        self.server.failed(what, &self.table.name, error)
+    }
+
+    async fn client(&self) -> Result<MutexGuard<'_, Option<Client>>> {
+        self.server.client(&self.table.name).await
+    }
+}
+
+pub(super) fn of(client: &mut Option<Client>) -> Result<&mut Client> {
     client.as_mut().ok_or_else(|| Error::internal("postgres: no connection"))
 }
 
@@ -159,7 +185,7 @@ fn declared(kind: Kind) -> &'static str {
 }
 
 /// A column as text, or as bytes.
-fn converted(column: &ArrayRef, kind: Kind) -> Result<ArrayRef> {
+pub(super) fn converted(column: &ArrayRef, kind: Kind) -> Result<ArrayRef> {
     let cast = |column: &ArrayRef, ty: &DataType| {
         arrow_cast::cast(column, ty).map_err(|e| Error::user("postgres: a column can't be written").because(e))
     };
@@ -200,7 +226,7 @@ async fn mark(transaction: &Transaction<'_>, table: &Table) -> Result<Option<Mar
 #[async_trait]
 impl Sink for PostgresSink {
     fn describe(&self) -> String {
-        format!("postgres {} ({})", self.place, self.table.how())
+        format!("postgres {} ({})", self.server.place, self.table.how())
     }
 
     fn guarantee(&self) -> Guarantee {

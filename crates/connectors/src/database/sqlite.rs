@@ -25,7 +25,10 @@ use arrow_cast::{CastOptions, display::FormatOptions};
 use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, params, types::ValueRef};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension, Transaction, TransactionBehavior, config::DbConfig, params,
+    types::ValueRef,
+};
 use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
@@ -34,7 +37,7 @@ use std::{
 use tidemill_core::{BatchId, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
 
 /// How long a statement waits for others that write.
-const BUSY: Duration = Duration::from_secs(10);
+pub(super) const BUSY: Duration = Duration::from_secs(10);
 
 /// A table of a SQLite file.
 #[derive(Debug)]
@@ -74,14 +77,14 @@ impl SqliteSink {
         let (base, path) = (self.base()?, self.path.clone());
         let done = tokio::task::spawn_blocking(move || {
             let mut connection = base.connection.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut connection, &base.opened).map_err(|failed| failed.told(what, &path, &base.opened.table))
+            work(&mut connection, &base.opened).map_err(|failed| failed.told(what, &path, &base.opened.table.name))
         });
         done.await.map_err(|e| Error::internal("a SQLite sink panicked").because(e))?
     }
 }
 
 /// An error of ours, or of the database.
-enum Failed {
+pub(super) enum Failed {
     Ours(Error),
     Theirs(rusqlite::Error),
 }
@@ -99,12 +102,12 @@ impl From<Error> for Failed {
 }
 
 impl Failed {
-    fn told(self, what: &str, path: &Path, table: &Table) -> Error {
+    pub(super) fn told(self, what: &str, path: &Path, table: &str) -> Error {
         let error = match self {
             Self::Ours(error) => return error,
             Self::Theirs(error) => error,
         };
-        let text = format!("sqlite: can't {what} table `{}` of {}", table.name, path.display());
+        let text = format!("sqlite: can't {what} table `{table}` of {}", path.display());
         match error.sqlite_error_code() {
             // What a human, or another program, ends.
             Some(
@@ -132,7 +135,7 @@ fn declared(kind: Kind) -> &'static str {
 }
 
 /// A column as SQLite takes it.
-fn converted(column: &ArrayRef, kind: Kind) -> Result<ArrayRef> {
+pub(super) fn converted(column: &ArrayRef, kind: Kind) -> Result<ArrayRef> {
     let cast = |column: &ArrayRef, ty: &DataType| {
         // Times of one width, so that they sort as text.
         let format = FormatOptions::new()
@@ -150,7 +153,7 @@ fn converted(column: &ArrayRef, kind: Kind) -> Result<ArrayRef> {
     }
 }
 
-fn value(column: &ArrayRef, row: usize) -> ValueRef<'_> {
+pub(super) fn value(column: &ArrayRef, row: usize) -> ValueRef<'_> {
     if column.is_null(row) {
         return ValueRef::Null;
     }
@@ -163,7 +166,7 @@ fn value(column: &ArrayRef, row: usize) -> ValueRef<'_> {
 }
 
 /// A value as a parameter.
-struct Bound<'a>(ValueRef<'a>);
+pub(super) struct Bound<'a>(pub(super) ValueRef<'a>);
 
 impl rusqlite::ToSql for Bound<'_> {
     fn to_sql(&self) -> rusqlite::Result<rusqlite::types::ToSqlOutput<'_>> {
@@ -179,6 +182,8 @@ fn mark(transaction: &Transaction<'_>, table: &Table) -> Result<Option<Mark>, Fa
 
 fn set_up(connection: &mut Connection, opened: &Opened) -> Result<(), Failed> {
     connection.busy_timeout(BUSY)?;
+    // A name in quotes that is no column would be taken for a text.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -287,7 +292,7 @@ impl Sink for SqliteSink {
             });
             match made {
                 Ok(connection) => Ok(Base { opened, connection: Mutex::new(connection) }),
-                Err(failed) => Err(failed.told("open", &path, &opened.table)),
+                Err(failed) => Err(failed.told("open", &path, &opened.table.name)),
             }
         });
         let base = base.await.map_err(|e| Error::internal("a SQLite sink panicked").because(e))??;

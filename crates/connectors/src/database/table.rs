@@ -23,7 +23,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn of(ty: &DataType) -> Option<Self> {
+    pub(super) fn of(ty: &DataType) -> Option<Self> {
         Some(match ty {
             DataType::UInt64 => return None,
             ty if ty.is_integer() => Self::Integer,

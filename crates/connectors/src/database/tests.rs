@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tidemill_core::{BatchId, Guarantee, Options, Sink};
 
 /// Rows of every kind of column, the second without values.
-fn kinds() -> RecordBatch {
+pub(super) fn kinds() -> RecordBatch {
     use arrow_array::{BinaryArray, BooleanArray, Date32Array, Float64Array, Int32Array, StringArray};
     let times = arrow_array::TimestampMicrosecondArray::from(vec![Some(1_500_000), None]);
     let columns: [(&str, ArrayRef); 7] = [
@@ -153,11 +153,11 @@ mod sqlite_file {
 /// Against the server that `TIDEMILL_POSTGRES` names: `ci/services up` starts one.
 /// Without it these tests are skipped, and fail if `TIDEMILL_SERVICES=required`.
 #[cfg(feature = "postgres")]
-mod postgres_server {
+pub(super) mod postgres_server {
     use super::*;
 
     /// The server, with a table of its own for the test.
-    async fn server(table: &str) -> Option<String> {
+    pub(in crate::database) async fn server(table: &str) -> Option<String> {
         let Ok(url) = std::env::var("TIDEMILL_POSTGRES") else {
             let required = std::env::var("TIDEMILL_SERVICES").is_ok_and(|services| services == "required");
             assert!(!required, "TIDEMILL_POSTGRES is not set, and TIDEMILL_SERVICES=required");

@@ -4,6 +4,7 @@
 
 use super::Trigger;
 use crate::{State, StreamingContext};
+use arrow_array::{RecordBatch, cast::AsArray, types::Int64Type};
 use parking_lot::Mutex;
 use std::{path::Path, sync::Arc};
 use tidemill_core::{BatchId, Clock, Duration, Event, ManualClock, Timestamp};
@@ -77,6 +78,41 @@ fn an_idle_program_runs_a_batch_when_a_timeout_is_due() {
     assert_eq!(sorted(&left), all_at(110));
     context.stop(true).unwrap();
     assert_eq!(context.board().reports().len(), 2, "nothing else was due");
+}
+
+#[test]
+fn windows_close_when_all_partitions_fell_quiet_though_nothing_comes() {
+    let row = |seconds: &[i64]| {
+        let times = arrow_array::TimestampMicrosecondArray::from_iter_values(seconds.iter().map(|s| s * 1_000_000));
+        RecordBatch::try_from_iter([("t", Arc::new(times) as arrow_array::ArrayRef)]).unwrap()
+    };
+    let clock = Arc::new(ManualClock::at(second(100)));
+    let context = StreamingContext::builder("p")
+        .trigger(Trigger::Asap)
+        .partitions(2)
+        .clock(Arc::clone(&clock) as Arc<dyn Clock>)
+        .build();
+    // One partition is far ahead of the other; then neither brings anything.
+    context.provide_source("posts", crate::testing::parts(vec![vec![row(&[90]), row(&[51, 52])]]));
+    context
+        .declare_sql(
+            "CREATE STREAM posts (WATERMARK FOR t AS t - INTERVAL '0' SECOND) WITH (connector = 'program', idle_after = '10s');
+             CREATE VIEW v AS SELECT window_end, count(*) AS n FROM TUMBLE(posts, t, INTERVAL '10' SECOND) GROUP BY window_start, window_end",
+        )
+        .unwrap();
+    let mut events = context.board().subscribe();
+    context.start().unwrap();
+    committed(&mut events, 1);
+    clock.set(second(105));
+    assert_eq!(committed(&mut events, 2), second(105), "a pause counts for half of it");
+    assert!(context.board().view("v").is_none(), "the slower partition may still bring something");
+    clock.set(second(110));
+    assert_eq!(committed(&mut events, 3), second(110));
+    let shown = context.board().view("v").unwrap();
+    assert_eq!(shown.rows.column(1).as_primitive::<Int64Type>().values(), &[2], "the window of the slower one");
+    clock.set(second(500));
+    context.stop(true).unwrap();
+    assert_eq!(context.board().reports().len(), 3, "nothing else is to be found out");
 }
 
 #[test]

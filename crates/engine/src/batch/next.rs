@@ -232,9 +232,22 @@ impl Pipeline {
         self.states.all().iter().filter_map(|state| state.due(last, ending)).min()
     }
 
-    /// When a timeout or a timer has something to do though nothing comes.
+    /// When a timeout, a timer or a partition that falls idle has something to do though nothing comes.
     fn wakes(&self, last: Option<Timestamp>) -> Option<Timestamp> {
         let last = last?;
-        self.states.all().iter().filter_map(|state| state.wakes(last)).min()
+        let states = self.states.all().iter().filter_map(|state| state.wakes(last)).min();
+        [states, self.idle_due(last)].into_iter().flatten().min()
+    }
+
+    /// When quiet partitions come nearer to being idle, and windows that waited for them to closing.
+    fn idle_due(&self, last: Timestamp) -> Option<Timestamp> {
+        let progress = self.progress.lock();
+        let Some(followed) = &progress.followed else {
+            // Only a batch says by what the watermarks of this life go.
+            let waits = progress.streams.values().any(|mark| mark.when_quiet().is_some());
+            return waits.then_some(last);
+        };
+        let pauses = progress.streams.iter().filter_map(|(name, mark)| mark.next_idle(*followed.get(name)?));
+        pauses.min().map(|pause| last.plus(pause))
     }
 }

@@ -25,7 +25,7 @@ use std::{
 };
 use tidemill_core::{
     Batch, BatchId, BatchReport, Board, DeadLetter, Duration, Error, Guarantee, Phase, Position, Result, Stop,
-    Timestamp, Watermark,
+    Timestamp, Watermark, WatermarkSpec,
 };
 use tidemill_store::ledger::ProgramEntry;
 
@@ -75,6 +75,8 @@ pub(super) struct Progress {
     pub(super) watermarks: BTreeMap<String, Timestamp>,
     /// What the watermarks of streams follow from.
     pub(super) streams: BTreeMap<String, Watermark>,
+    /// How they follow their records; `None` before the first batch of this life.
+    pub(super) followed: Option<BTreeMap<String, WatermarkSpec>>,
     pub(super) rate: Option<f64>,
     /// When this start had recovered: ticks before it were due while nobody ran.
     pub(super) began: Timestamp,
@@ -474,6 +476,7 @@ impl Pipeline {
         }
         progress.watermarks = run.watermarks_after();
         progress.streams = run.streams_after();
+        progress.followed = Some(run.followed());
     }
 
     /// After a crash between the commit point and the sinks' commit: repeats the latter.

@@ -8,7 +8,7 @@
 //! Invariant: all pairs of a key of a batch meet in one partition.
 
 use crate::{
-    plan::{Kernel, Lowering, Rows, exchange, rows_from},
+    plan::{FAR, Kernel, Lowering, Rows, SourceExec, exchange, partition_of_rows, rows_from},
     plan::{NodeInputs, external, mark, scattered},
     record::{Key, Record, finish_batch, hash_key, partition_of, read_batch, schema_of},
     stream::Chain,
@@ -29,7 +29,7 @@ use std::{
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
 };
-use tidemill_core::{Duration, Timestamp};
+use tidemill_core::{Timestamp, WatermarkSpec};
 
 /// Rows of a batch that leaves a keyed operator.
 pub(crate) const ROWS: usize = 16 * 1024;
@@ -303,15 +303,15 @@ pub(crate) fn join_rows<K: Key, V, A: Record>(
     Ok(())
 }
 
-/// Where values have their event time, and how far the watermark trails the largest.
-pub(crate) struct EventTime<V: Record> {
+/// Where values have their event time, and how the watermark follows it.
+pub(crate) struct ValueTime<V: Record> {
     pub(crate) of: Arc<dyn Fn(V::Ref<'_>) -> Timestamp + Send + Sync>,
-    pub(crate) delay: Duration,
+    pub(crate) spec: WatermarkSpec,
 }
 
-impl<V: Record> Clone for EventTime<V> {
+impl<V: Record> Clone for ValueTime<V> {
     fn clone(&self) -> Self {
-        Self { of: Arc::clone(&self.of), delay: self.delay }
+        Self { of: Arc::clone(&self.of), spec: self.spec }
     }
 }
 
@@ -319,8 +319,8 @@ struct ScatterKernel<C, K, V: Record> {
     chain: C,
     partitions: usize,
     schema: SchemaRef,
-    /// Whose watermark the rows move, if they do.
-    event_time: Option<(String, EventTime<V>)>,
+    /// Whose watermark the rows move, if they do, and the stream whose partitions they name.
+    event_time: Option<(String, String, ValueTime<V>)>,
     pair: PhantomData<fn() -> (K, V)>,
 }
 
@@ -341,6 +341,9 @@ where
         let out = Scatter::<(K, V)>::new(self.partitions, ROWS);
         let chain = self.chain.clone();
         let event_time = self.event_time.clone();
+        if let Some((name, stream, time)) = &event_time {
+            run.follow(name, time.spec, stream);
+        }
         let scattered = stream::unfold((rows, out, false), move |(mut rows, mut out, done)| {
             let (chain, event_time, run) = (chain.clone(), event_time.clone(), Arc::clone(&run));
             async move {
@@ -353,11 +356,14 @@ where
                             false,
                             match &event_time {
                                 None => drive_scatter(&chain, &batch, &mut out),
-                                Some((name, time)) => scatter_timed(&chain, &batch, &mut out, time).map(|largest| {
-                                    if let Some(largest) = largest {
-                                        run.move_watermark(name, largest.minus(time.delay));
-                                    }
-                                }),
+                                Some((name, _, time)) => {
+                                    let latest = Timestamp(time.spec.latest(run.batch.time).0.min(FAR));
+                                    scatter_timed(&chain, &batch, &mut out, time, latest).map(|largest| {
+                                        if let Some(largest) = largest {
+                                            run.observe(name, &partition_of_rows(&batch), largest);
+                                        }
+                                    })
+                                }
                             },
                         ),
                         Some(Err(error)) => (true, Err(error)),
@@ -395,12 +401,13 @@ where
     failed
 }
 
-/// As [`drive_scatter`]; gives the largest event time of the batch.
+/// As [`drive_scatter`]; gives the largest event time of the batch that is not after `latest`.
 fn scatter_timed<C, K, V>(
     chain: &C,
     batch: &RecordBatch,
     out: &mut Scatter<(K, V)>,
-    time: &EventTime<V>,
+    time: &ValueTime<V>,
+    latest: Timestamp,
 ) -> DfResult<Option<Timestamp>>
 where
     K: Key,
@@ -411,7 +418,10 @@ where
     chain
         .drive(batch, |(key, value)| {
             if failed.is_ok() {
-                largest = largest.max(Some((time.of)(value)));
+                let at = (time.of)(value);
+                if (-FAR..=latest.0).contains(&at.0) {
+                    largest = largest.max(Some(at));
+                }
                 failed = out.push(hash_key::<K>(key), (key, value));
             }
         })
@@ -459,11 +469,12 @@ where
     scattering::<K, V, C>(input, chain, None, cx)
 }
 
-/// As [`scatter`]; the rows move the watermark of the operator that is planned. It stands when the exchange has ended.
+/// As [`scatter`]; the rows move the watermark of the operator that is planned, each partition of the source its own
+/// where the rows come straight from one. It stands when the exchange has ended.
 pub(crate) fn scatter_by_time<K, V, C>(
     input: Arc<dyn ExecutionPlan>,
     chain: &C,
-    event_time: EventTime<V>,
+    event_time: ValueTime<V>,
     cx: &Lowering<'_>,
 ) -> Arc<dyn ExecutionPlan>
 where
@@ -471,13 +482,15 @@ where
     V: Record,
     C: Chain<Out = (K, V)>,
 {
-    scattering::<K, V, C>(input, chain, Some((cx.name.clone(), event_time)), cx)
+    // Rows straight from a source say which partition they are of.
+    let (input, stream) = SourceExec::tagged_plan(&input).unwrap_or((input, String::new()));
+    scattering::<K, V, C>(input, chain, Some((cx.name.clone(), stream, event_time)), cx)
 }
 
 fn scattering<K, V, C>(
     input: Arc<dyn ExecutionPlan>,
     chain: &C,
-    event_time: Option<(String, EventTime<V>)>,
+    event_time: Option<(String, String, ValueTime<V>)>,
     cx: &Lowering<'_>,
 ) -> Arc<dyn ExecutionPlan>
 where

@@ -13,7 +13,7 @@
 //! order of declaration. Used by `update_state_by_key`, `map_with_state` and
 //! `with_timers`.
 
-use super::keyed::{EventTime, ROWS, batches_of, scatter, scatter_by_time};
+use super::keyed::{ROWS, ValueTime, batches_of, scatter, scatter_by_time};
 use crate::{
     declare::Declare,
     plan::{BatchRun, Kernel, Lineage, Lowering, NodeInputs, Operator, Rows, external, rows_from},
@@ -175,7 +175,7 @@ pub(crate) struct StatefulNode<C, K: Key, V: Record, S: Record, L> {
     pub(crate) chain: C,
     pub(crate) out: SchemaRef,
     pub(crate) step: Step<K, S, L>,
-    pub(crate) event_time: Option<EventTime<V>>,
+    pub(crate) event_time: Option<ValueTime<V>>,
     first: Vec<(K, S)>,
     span: Option<Micros>,
     state: OnceLock<Arc<KeyedState<K, S, L>>>,
@@ -202,7 +202,7 @@ where
         (kind, chain): (&'static str, &C),
         out: SchemaRef,
         step: Step<K, S, L>,
-        event_time: Option<EventTime<V>>,
+        event_time: Option<ValueTime<V>>,
         (keeping, planned): (&Keeping<K, S>, &Planned),
     ) -> Arc<Lineage> {
         let inputs = std::iter::once(&chain.input().0).chain(&keeping.first_of).map(Arc::clone).collect();
@@ -306,7 +306,13 @@ impl<K: Key, S: Record, L: Life<K, S>> Kernel for StateKernel<K, S, L> {
             // The exchange has ended, so all rows have moved the watermark.
             let watermark = match by_event_time {
                 true if run.batch.is_end() => Timestamp(i64::MAX),
-                true => run.watermark_now(&name),
+                true => {
+                    let at = run.stream_watermark(&name).at();
+                    if at > Timestamp::MIN {
+                        run.move_watermark(&name, at);
+                    }
+                    run.watermark_now(&name)
+                }
                 false => Timestamp::MIN,
             };
             let moment = Moment { batch: run.batch.id, time: run.batch.time, watermark };

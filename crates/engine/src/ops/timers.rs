@@ -35,7 +35,7 @@
 //! ```
 
 use super::{
-    keyed::{EventTime, Growing},
+    keyed::{Growing, ValueTime},
     map_with_state::State,
     stateful::{End, Stateful, StatefulNode, Step},
 };
@@ -52,7 +52,7 @@ use arrow_schema::SchemaRef;
 use datafusion::common::Result as DfResult;
 use parking_lot::Mutex;
 use std::{fmt, marker::PhantomData, sync::Arc};
-use tidemill_core::{Duration, Timestamp};
+use tidemill_core::{Duration, Error, Timestamp, WatermarkSpec};
 
 /// When to be called back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -216,7 +216,7 @@ where
 }
 
 /// Where values have their event time, once it is said.
-type SaidTime<V> = Arc<Mutex<Option<EventTime<V>>>>;
+type SaidTime<V> = Arc<Mutex<Option<ValueTime<V>>>>;
 
 /// What `with_timers` gives: the emitted records, and the states.
 pub struct WithTimers<K: Key, V: Record, S: Record, U: Record> {
@@ -242,15 +242,39 @@ impl<K: Key, V: Record, S: Record, U: Record> WithTimers<K, V, S, U> {
         self.stateful.snapshots()
     }
 
-    /// Says where values have their event time: the watermark trails the largest by `delay`. Said before a
-    /// stream is taken.
+    /// Says where values have their event time: the watermark trails the largest by `delay`, as that of
+    /// [`DStream::with_event_time`] does: that of the slowest partition which is not idle. Said before a stream is taken.
     #[must_use]
     pub fn event_time(
         self,
         delay: Duration,
         of: impl for<'a> Fn(V::Ref<'a>) -> Timestamp + Send + Sync + 'static,
     ) -> Self {
-        *self.event_time.lock() = Some(EventTime { of: Arc::new(of), delay });
+        *self.event_time.lock() = Some(ValueTime { of: Arc::new(of), spec: WatermarkSpec::new(delay) });
+        self
+    }
+
+    /// A partition of the source that brings nothing for so long, by the time of batches, holds the watermark back no
+    /// more; `None`: it always does. A minute unless it is said. After [`WithTimers::event_time`].
+    #[must_use]
+    pub fn idle_after(self, span: Option<Duration>) -> Self {
+        self.with_spec(|spec| spec.idle_after = span)
+    }
+
+    /// A record dated so much later than its batch moves the watermark no more; `None`: any does. A day unless it is
+    /// said. After [`WithTimers::event_time`].
+    #[must_use]
+    pub fn max_ahead(self, span: Option<Duration>) -> Self {
+        self.with_spec(|spec| spec.max_ahead = span)
+    }
+
+    fn with_spec(self, change: impl FnOnce(&mut WatermarkSpec)) -> Self {
+        match &mut *self.event_time.lock() {
+            Some(time) => change(&mut time.spec),
+            None => self.stateful.declare.fail(Error::user(
+                "`with_timers`: `idle_after` and `max_ahead` are about event time: say event_time first",
+            )),
+        }
         self
     }
 

@@ -23,4 +23,4 @@ pub(crate) use lowering::Lowering;
 pub(crate) use node::{Inputs as NodeInputs, Kernel, NodeExec, Rows, external, rows_from};
 pub(crate) use run::BatchRun;
 pub(crate) use shared::SharedKernel;
-pub(crate) use source::{EventTime, FAR, META, SourceExec, StreamInput, largest_time, partition_of_rows};
+pub(crate) use source::{FAR, META, SourceExec, StreamInput, TimeColumn, largest_time, partition_of_rows};

@@ -93,6 +93,11 @@ impl BatchRun {
         self.times.lock().specs.insert(name.to_string(), (spec, stream.to_string()));
     }
 
+    /// What each watermark follows its records by.
+    pub(crate) fn followed(&self) -> BTreeMap<String, WatermarkSpec> {
+        self.times.lock().specs.iter().map(|(name, (spec, _))| (name.clone(), *spec)).collect()
+    }
+
     /// A partition of what `name` follows has a record of this time.
     pub(crate) fn observe(&self, name: &str, partition: &PartitionId, largest: Timestamp) {
         let mut times = self.times.lock();

@@ -42,7 +42,7 @@ pub(crate) struct StreamInput {
     /// Columns that any leaf reads. All leaves decode all of them, so that a record
     /// is refused by every output or by none, and one that is run again is new to each.
     read: Mutex<BTreeSet<usize>>,
-    event_time: OnceLock<EventTime>,
+    event_time: OnceLock<TimeColumn>,
     /// The share of records that may be refused, where the stream says so itself.
     pub(crate) dead_share: OnceLock<DeadShare>,
     /// Dead letters that are run again; set when the program starts.
@@ -51,7 +51,7 @@ pub(crate) struct StreamInput {
 
 /// Which column is a stream's event time, and how its watermark follows it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct EventTime {
+pub(crate) struct TimeColumn {
     /// Place in the stream's schema.
     pub(crate) column: usize,
     pub(crate) spec: WatermarkSpec,
@@ -104,12 +104,12 @@ impl StreamInput {
     }
 
     /// Declares the stream's event time; the first declaration counts.
-    pub(crate) fn set_event_time(&self, time: EventTime) {
+    pub(crate) fn set_event_time(&self, time: TimeColumn) {
         let _declared_once = self.event_time.set(time);
     }
 
     /// The stream's event time, when it was declared.
-    pub(crate) fn event_time(&self) -> Option<EventTime> {
+    pub(crate) fn event_time(&self) -> Option<TimeColumn> {
         self.event_time.get().copied()
     }
 

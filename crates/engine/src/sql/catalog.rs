@@ -6,6 +6,7 @@
 
 use super::{
     checks::{check_columns, check_time, claim_parts, real_name, unique_names},
+    lookup::{Asked, LookupTable},
     lower::{self, Planned, Shape},
     mistakes::{self, of_df},
     parse::{self, Kind, Statement},
@@ -23,7 +24,7 @@ use crate::{
     StreamingContext,
     declare::is_operator_name,
     emit::{Output, OutputKind, TopicSink},
-    plan::{EventTime, StreamInput},
+    plan::{StreamInput, TimeColumn},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -259,7 +260,7 @@ impl Catalog {
                     time.column = real_name(&input.schema, &time.column)?;
                     check_time(&input.schema, &time.column)?;
                     if let Ok(column) = input.schema.index_of(&time.column) {
-                        input.set_event_time(EventTime { column, spec: time.spec });
+                        input.set_event_time(TimeColumn { column, spec: time.spec });
                     }
                     self.watermarks.lock().insert(name.clone(), time);
                 }
@@ -296,7 +297,7 @@ impl Catalog {
         }
     }
 
-    /// A table, read once, or as a node that is read again.
+    /// A table, read once, as a node that is read again, or asked by key.
     async fn table(
         &mut self,
         context: &StreamingContext,
@@ -304,7 +305,11 @@ impl Catalog {
         columns: Option<SchemaRef>,
         options: &[(String, String)],
     ) -> Result<Arc<dyn TableProvider>> {
-        let (stored, reload) = stored(name, columns, options)?;
+        let (registry, declare) = (&context.config.registry, &context.declare);
+        if let Some(asked) = Asked::of(name, columns.as_ref(), options, registry, declare)? {
+            return Ok(Arc::new(Table(LookupTable(asked))));
+        }
+        let (stored, reload) = stored(name, columns, options, registry.lookups())?;
         let (schema, rows) = read_rows(&self.session, &stored).await?;
         let Some(every) = reload else {
             let table: Arc<dyn TableProvider> = Arc::new(MemTable::try_new(schema, vec![rows]).map_err(of_df)?);

@@ -124,7 +124,7 @@ impl ExtensionPlanner for Planner {
         if let Some(window) = node.downcast_ref::<WindowNode>() {
             let (plan, numbers) = window.plan(&self.name, Arc::clone(input), &self.options)?;
             let timing = Timing {
-                streams: window.times.iter().map(|time| time.stream.clone()).collect(),
+                streams: window.times.iter().map(|time| time.time.clone()).collect(),
                 lateness: self.options.lateness.unwrap_or_else(|| window.lateness()),
                 emit: self.options.emit,
             };

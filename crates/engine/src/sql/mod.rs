@@ -36,7 +36,7 @@
 //! window functions, [`panes`] assigns rows to them, [`times`] has the options of
 //! event time, [`progress`] follows times through a plan, [`late`] sets late rows
 //! aside. [`state`] keeps aggregates, [`keyed`] windows of each key, [`mod@join`] the sides
-//! of a join, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
+//! of a join, [`lookup`] answers of tables that are asked by key, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
 //! [`reload`] are what is read ([`provider`] for the planner, [`stored`] files, [`leaves`] nodes), [`rows`] last
 //! steps, [`held`] and [`tops`] hold plain groups and first rows ready ([`table`]); [`running`] and [`slide`] hold hopping windows ready ([`groups`], [`sums`]; [`first`] finds top n), [`functions`] has the
 //! functions for social text, [`query`] answers questions beside the program,
@@ -54,6 +54,7 @@ mod join;
 mod keyed;
 mod late;
 mod leaves;
+mod lookup;
 mod lower;
 mod mistakes;
 mod number;

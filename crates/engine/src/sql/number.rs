@@ -56,7 +56,7 @@ impl Keys {
     }
 
     /// The columns of keys.
-    fn columns<'a>(&self, keys: impl IntoIterator<Item = &'a [u8]>) -> DfResult<Vec<ArrayRef>> {
+    pub(super) fn columns<'a>(&self, keys: impl IntoIterator<Item = &'a [u8]>) -> DfResult<Vec<ArrayRef>> {
         let Some(converter) = &self.0 else { return Ok(Vec::new()) };
         let parser = converter.parser();
         Ok(converter.convert_rows(keys.into_iter().map(|key| parser.parse(key)))?)

@@ -11,8 +11,8 @@
 
 use super::{
     distinct::DistinctOperator,
-    join, leaves, lower,
-    progress::Time,
+    join, leaves, lookup, lower,
+    progress::{Time, time_of},
     provider::Table,
     shape::{Changes, changes},
     tables::NodeTable,
@@ -44,6 +44,24 @@ pub(super) struct Planning<'a> {
     pub(super) name: &'a str,
     /// Names of parts.
     pub(super) parts: Mutex<Vec<String>>,
+}
+
+/// A join that becomes a node.
+enum Joined {
+    /// Of two streams.
+    Streams,
+    /// With a table that is asked by key, on this side.
+    Asked(usize),
+}
+
+impl Joined {
+    fn of(node: &LogicalPlan) -> DfResult<Option<Self>> {
+        let LogicalPlan::Join(join) = node else { return Ok(None) };
+        if changes(&join.left)? == Changes::New && changes(&join.right)? == Changes::New {
+            return Ok(Some(Self::Streams));
+        }
+        Ok(lookup::in_join(join)?.map(Self::Asked))
+    }
 }
 
 impl Planning<'_> {
@@ -100,40 +118,52 @@ impl Planning<'_> {
         self.read(&name, inputs, operator, Changes::New, vec![], distinct.schema())
     }
 
-    /// The optimized plan with its joins of two streams as nodes of their own.
+    /// The optimized plan with its joins of two streams, and those with a table that is asked by key, as nodes of
+    /// their own.
     pub(super) async fn joined(&self, mut plan: LogicalPlan) -> DfResult<LogicalPlan> {
         loop {
             let mut found = None;
             // The last one that a walk from the top finds in its first branch has no other below it.
             plan.apply(|node| {
-                if let LogicalPlan::Join(join) = node
-                    && changes(&join.left)? == Changes::New
-                    && changes(&join.right)? == Changes::New
-                {
+                if let Some(cut) = Joined::of(node)? {
                     let mut deeper = false;
                     for input in node.inputs() {
                         input.apply(|below| {
-                            if let LogicalPlan::Join(join) = below {
-                                deeper |= changes(&join.left)? == Changes::New && changes(&join.right)? == Changes::New;
-                            }
+                            deeper |= Joined::of(below)?.is_some();
                             Ok(TreeNodeRecursion::Continue)
                         })?;
                     }
                     if !deeper {
-                        found = Some(node.clone());
+                        found = Some((node.clone(), cut));
                         return Ok(TreeNodeRecursion::Stop);
                     }
                 }
                 Ok(TreeNodeRecursion::Continue)
             })?;
-            let Some(part) = found else { return Ok(plan) };
-            let LogicalPlan::Join(join) = &part else { return Ok(plan) };
-            let name = self.part_name("join");
-            let inputs = [self.physical(&join.left, &name).await?, self.physical(&join.right, &name).await?];
-            let operator = join::plan(self.state, join, inputs.clone(), names(&join.schema), &name)?;
-            let read = self.read(&name, leaves::leaves(&inputs)?, operator, Changes::New, vec![], &join.schema)?;
+            let Some((part, cut)) = found else { break };
+            let LogicalPlan::Join(join) = &part else { break };
+            let read = match cut {
+                Joined::Streams => {
+                    let name = self.part_name("join");
+                    let inputs = [self.physical(&join.left, &name).await?, self.physical(&join.right, &name).await?];
+                    let operator = join::plan(self.state, join, inputs.clone(), names(&join.schema), &name)?;
+                    let times = operator.times.clone();
+                    self.read(&name, leaves::leaves(&inputs)?, operator, Changes::New, times, &join.schema)?
+                }
+                Joined::Asked(side) => {
+                    let name = self.part_name("lookup");
+                    let operator = lookup::plan(self, join, side, &name).await?;
+                    let (inputs, gives) = (operator.reads()?, operator.gives);
+                    // Its rows are those of the stream's side, in the same batch.
+                    let times = (0..join.schema.fields().len()).map(|at| time_of(&part, at, &name));
+                    let times = times.collect::<DfResult<_>>()?;
+                    self.read(&name, inputs, operator, gives, times, &join.schema)?
+                }
+            };
             plan = replace(plan, &part, &read)?;
         }
+        lookup::check_none_left(&plan)?;
+        Ok(plan)
     }
 
     fn read(

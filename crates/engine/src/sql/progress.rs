@@ -25,7 +25,7 @@ use std::any::Any;
 use tidemill_core::{Timestamp, WatermarkSpec, WindowKind};
 
 /// Whose watermark it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Mark {
     /// A stream's.
     Stream(WatermarkSpec),
@@ -34,7 +34,7 @@ pub(super) enum Mark {
 }
 
 /// No later row that is in time has a time before the watermark plus `shift`.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Time {
     pub(super) mark: Mark,
     /// Microseconds.
@@ -51,6 +51,14 @@ impl Time {
             Mark::Operator => run.watermark_now(&self.stream),
         };
         if at == Timestamp::MIN { at } else { Timestamp(at.0.saturating_add(self.shift)) }
+    }
+
+    /// Whether nothing has come for so long that nobody waits for it.
+    pub(super) fn is_idle(&self, run: &BatchRun) -> bool {
+        match self.mark {
+            Mark::Stream(spec) => run.stream_watermark(&self.stream).is_idle(spec),
+            Mark::Operator => false,
+        }
     }
 
     /// The latest time that a row of this batch may have.

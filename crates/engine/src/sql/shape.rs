@@ -7,6 +7,7 @@
 //! aggregate over streams, and all it reads of streams is below that.
 
 use super::{
+    lookup::LookupTable,
     panes::{KEY, WindowNode, pane_column},
     provider::Table,
     tables::{NodeTable, StreamTable},
@@ -143,7 +144,7 @@ struct Reads {
     windows: usize,
     /// An aggregate over windows that each key has of its own.
     own: bool,
-    /// A table that is read again, whose rows come with the batch.
+    /// A table that is read again, or asked by key, whose rows come with the batch.
     tables: bool,
     /// A LIMIT, or an ORDER BY with one, that cuts each batch.
     limited: bool,
@@ -157,8 +158,8 @@ fn reads(plan: &LogicalPlan) -> DfResult<Reads> {
             LogicalPlan::TableScan(scan) => {
                 let provider = source_as_provider(&scan.source)?;
                 let provider: &dyn Any = provider.as_ref();
-                reads.tables |=
-                    provider.downcast_ref::<Table<NodeTable>>().is_some_and(|t| t.0.gives == Changes::Nothing);
+                reads.tables |= provider.is::<Table<LookupTable>>()
+                    || provider.downcast_ref::<Table<NodeTable>>().is_some_and(|t| t.0.gives == Changes::Nothing);
             }
             LogicalPlan::Extension(node) => {
                 let node: &dyn Any = node.node.as_any();

@@ -18,15 +18,23 @@ pub(super) struct Stored {
     pub(super) columns: Option<SchemaRef>,
 }
 
-/// How a table is stored, and how often it is read again.
+/// How a table is stored, and how often it is read again. `asked`: names of tables that are asked by key instead.
 pub(super) fn stored(
     name: &str,
     columns: Option<SchemaRef>,
     options: &[(String, String)],
+    asked: impl Iterator<Item = &'static str>,
 ) -> Result<(Stored, Option<Duration>)> {
     let options = Options::new(format!("table \"{name}\""), options.iter().cloned());
     let format =
         options.require("connector", "it says how the table is stored: 'csv', 'parquet' or 'json'")?.to_lowercase();
+    let formats = ["csv", "parquet", "json"];
+    if !formats.contains(&format.as_str()) {
+        let known: Vec<&str> = formats.into_iter().chain(asked).collect();
+        let hint = nearest(&format, &known)
+            .map_or_else(|| format!("known are {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
+        return Err(Error::user(format!("table \"{name}\": a table can't be stored as `{format}`; {hint}")));
+    }
     let path = options.require("path", "it says where the table's file or directory is")?.to_string();
     let header = options.parse("header", true)?;
     let reload = match options.get("reload") {
@@ -38,12 +46,6 @@ pub(super) fn stored(
         return Err(Error::user(format!(
             "table \"{name}\": `{path}` is not a local path; tables are read from local files"
         )));
-    }
-    let known = ["csv", "parquet", "json"];
-    if !known.contains(&format.as_str()) {
-        let hint = nearest(&format, &known)
-            .map_or_else(|| format!("known are {}", known.join(", ")), |n| format!("did you mean `{n}`?"));
-        return Err(Error::user(format!("table \"{name}\": a table can't be stored as `{format}`; {hint}")));
     }
     // An empty listing would be an empty table: a slip in the path must not be.
     if !std::path::Path::new(&path).exists() {

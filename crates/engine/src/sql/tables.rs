@@ -91,7 +91,10 @@ impl Scan for NodeTable {
 }
 
 /// The columns of a leaf that are asked for.
-fn projected(leaf: Arc<dyn ExecutionPlan>, projection: Option<&Vec<usize>>) -> DfResult<Arc<dyn ExecutionPlan>> {
+pub(super) fn projected(
+    leaf: Arc<dyn ExecutionPlan>,
+    projection: Option<&Vec<usize>>,
+) -> DfResult<Arc<dyn ExecutionPlan>> {
     let Some(projection) = projection else { return Ok(leaf) };
     let schema = leaf.schema();
     let columns = projection

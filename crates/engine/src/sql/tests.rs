@@ -7,6 +7,7 @@ mod event_time;
 mod fuzz;
 mod goldens;
 mod late;
+mod lookup;
 mod mistakes;
 mod modes;
 mod slides;

@@ -10,7 +10,10 @@
 //! Invariant: an option that would have no effect is an error. Called by
 //! [`super::catalog`].
 
-use super::parse::Mark;
+use super::{
+    parse::Mark,
+    progress::{Mark as Come, Time},
+};
 use tidemill_core::{Duration, Error, Options, Result, Timestamp, WatermarkSpec, nearest};
 
 /// The event time of a stream, as it was declared.
@@ -24,6 +27,8 @@ pub(super) struct StreamTime {
     pub(super) spec: WatermarkSpec,
     /// How long windows take late rows after they closed.
     pub(super) lateness: Duration,
+    /// How far it has come.
+    pub(super) time: Time,
 }
 
 impl StreamTime {
@@ -51,7 +56,8 @@ impl StreamTime {
             return Err(Error::user("option `idle_after` must be longer than nothing; 'never' turns it off"));
         }
         let lateness = options.duration("allowed_lateness", Duration::ZERO)?;
-        Ok(Some(Self { stream: stream.to_string(), column: mark.column, spec, lateness }))
+        let time = Time { mark: Come::Stream(spec), shift: 0, stream: stream.to_string() };
+        Ok(Some(Self { stream: stream.to_string(), column: mark.column, spec, lateness, time }))
     }
 }
 
@@ -129,8 +135,8 @@ impl ViewOptions {
 /// Which watermarks a window follows, and what it does with late rows.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Timing {
-    /// Streams whose watermark it follows, the least of them; empty: the largest time that it has seen.
-    pub(super) streams: Vec<String>,
+    /// The times that it follows, the least of those that are not idle; empty: the largest time that it has seen.
+    pub(super) streams: Vec<Time>,
     /// How long it takes late rows after it closed.
     pub(super) lateness: Duration,
     pub(super) emit: Emit,
@@ -144,7 +150,10 @@ impl Timing {
 
     /// Moves the watermark of `operator` to that of its streams and gives what it was before the batch, and is now.
     pub(super) fn watermarks(&self, operator: &str, run: &crate::plan::BatchRun) -> (Timestamp, Timestamp) {
-        let least = self.streams.iter().map(|stream| run.stream_watermark(stream).at()).min();
+        let idle = |time: &&Time| time.is_idle(run);
+        // A stream that fell quiet holds nobody up; when all did, the furthest counts.
+        let least = self.streams.iter().filter(|time| !idle(time)).map(|time| time.now(run)).min();
+        let least = least.or_else(|| self.streams.iter().map(|time| time.now(run)).max());
         if let Some(at) = least.filter(|at| *at > Timestamp::MIN) {
             run.move_watermark(operator, at);
         }

@@ -16,22 +16,25 @@
 use super::{
     panes::WindowNode,
     parse::{ident, interval_micros, plain_name},
+    progress::{Mark, Time},
+    provider::Table,
+    tables::NodeTable,
     times::StreamTime,
 };
 use datafusion::{
     catalog::TableProvider,
     common::{Column, DataFusionError, Result as DfResult, TableReference},
-    datasource::provider_as_source,
+    datasource::{provider_as_source, source_as_provider},
     logical_expr::{
-        Expr, Extension, LogicalPlan, LogicalPlanBuilder,
+        Expr, Extension, LogicalPlan, LogicalPlanBuilder, TableSource,
         planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning},
     },
     sql::sqlparser::ast::{
         Expr as SqlExpr, FunctionArg, FunctionArgExpr, FunctionArguments, ObjectName, TableFactor, Value,
     },
 };
-use std::{collections::HashMap, sync::Arc};
-use tidemill_core::{Error, WindowKind, WindowSpec};
+use std::{any::Any, collections::HashMap, sync::Arc};
+use tidemill_core::{Duration, Error, WatermarkSpec, WindowKind, WindowSpec};
 
 /// Names of the functions.
 pub(super) const FUNCTIONS: [&str; 4] = ["tumble", "hop", "session", "count_window"];
@@ -123,8 +126,19 @@ impl WindowPlanner {
     fn trace(&self, plan: &LogicalPlan, column: &Column, found: &mut Vec<StreamTime>) {
         match plan {
             LogicalPlan::TableScan(scan) => {
-                let declared = self.watermarks.lock().get(scan.table_name.table()).cloned();
+                let watermarks = self.watermarks.lock();
+                let declared = watermarks.get(scan.table_name.table()).cloned();
                 found.extend(declared.filter(|time| time.column == column.name));
+                // A view that is a node knows how far its own columns have come.
+                if let Some(time) = time_of_node(&scan.source, &column.name) {
+                    let spec = match time.mark {
+                        Mark::Stream(spec) => spec,
+                        Mark::Operator => WatermarkSpec { max_ahead: None, ..WatermarkSpec::new(Duration::ZERO) },
+                    };
+                    let lateness = watermarks.get(&time.stream).map(|declared| declared.lateness).unwrap_or_default();
+                    let (stream, column) = (time.stream.clone(), column.name.clone());
+                    found.push(StreamTime { stream, column, spec, lateness, time });
+                }
             }
             LogicalPlan::Projection(projection) => {
                 let Ok(at) = projection.schema.index_of_column(column) else { return };
@@ -153,6 +167,14 @@ impl WindowPlanner {
             }
         }
     }
+}
+
+/// What is known of the times in a column of a node.
+fn time_of_node(source: &Arc<dyn TableSource>, column: &str) -> Option<Time> {
+    let provider = source_as_provider(source).ok()?;
+    let provider: &dyn Any = provider.as_ref();
+    let Table(table) = provider.downcast_ref::<Table<NodeTable>>()?;
+    table.times.get(table.node.schema().index_of(column).ok()?).cloned().flatten()
 }
 
 /// A call of a window function.

@@ -26,7 +26,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{fmt, sync::Arc};
-use tidemill_core::{BatchId, Result, Timestamp};
+use tidemill_core::{Batch, BatchId, Result, Timestamp};
 use tidemill_store::state::{Piece, StateKind};
 
 /// Rows of a version as they come back from disk.
@@ -133,6 +133,21 @@ pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
     /// An empty state of the same kind and columns: it takes old versions, to be looked at.
     fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
         None
+    }
+
+    /// Whether what a batch was told from outside is in its version, so that [`StateOperator::recall`] has something to say.
+    fn recalls(&self) -> bool {
+        false
+    }
+
+    /// `batch` is run again, for people, after [`StateOperator::restore`] of the version before it: it takes what it was
+    /// told then from the versions that lead to its own.
+    ///
+    /// # Errors
+    /// When the rows are not of this operator's types.
+    fn recall(&self, batch: &Batch, after: &[Version]) -> Result<()> {
+        let _nothing = (batch, after);
+        Ok(())
     }
 
     /// All rows for people: as they would be used now, a row a key.

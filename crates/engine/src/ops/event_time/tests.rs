@@ -245,6 +245,35 @@ fn the_slowest_partition_holds_the_windows_until_it_is_idle() {
 }
 
 #[test]
+fn timers_wait_for_the_slowest_partition_until_it_is_idle() {
+    let of = |second: i64, n: i64| batch_of([("k".to_string(), (second, n))]).unwrap();
+    // The second partition begins behind the first and brings nothing more; a record dated years ahead moves nothing.
+    let entries =
+        vec![vec![of(20, 1), of(2, 1)], vec![of(21, 1)], vec![of(400_000_000, 1)], vec![of(22, 1)], vec![of(23, 1)]];
+    let rung = |idle: Option<Duration>| {
+        let context = StreamingContext::builder("test").trigger(Trigger::Drain).partitions(2).build();
+        let pairs = context.source_stream::<Pair>("pairs", parts(entries.clone()), None).unwrap();
+        let timers = pairs
+            .with_timers(
+                |key: &mut crate::Keyed<'_, String, (), i64>, (second, _): (i64, i64)| {
+                    key.set_timer(crate::Timer::Event(Timestamp(second * 1_000_000)));
+                },
+                |key, timer| {
+                    if let crate::Timer::Event(at) = timer {
+                        key.emit(at.0 / 1_000_000);
+                    }
+                },
+            )
+            .event_time(Duration::ZERO, |(second, _)| Timestamp(second * 1_000_000))
+            .idle_after(idle);
+        collect(&context, &timers.emitted(), 0..5).unwrap()
+    };
+    assert_eq!(rung(None), [vec![2], vec![], vec![], vec![], vec![]]);
+    // Batches are a second apart.
+    assert_eq!(rung(Some(3 * SECOND)), [vec![2], vec![], vec![], vec![20, 21, 22], vec![23]]);
+}
+
+#[test]
 fn late_records_and_those_dated_ahead_are_dead_letters() {
     let far = 10 * 365 * 86_400;
     let mut batches = some_batches();

@@ -18,7 +18,7 @@ mod store;
 
 use crate::{
     plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_from},
-    sql::leaves,
+    sql::{leaves, progress::Time},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -46,6 +46,13 @@ pub(super) struct JoinOperator {
     schema: SchemaRef,
     /// How long rows are kept, for `plan`.
     told: String,
+    /// What is known of the times of its columns.
+    pub(super) times: Vec<Option<Time>>,
+}
+
+/// The name under which it is kept how far joined rows have come by the time of a side.
+fn given(name: &str, side: usize) -> String {
+    format!("{name}.{}.given", ["left", "right"][side])
 }
 
 impl Operator for JoinOperator {

@@ -6,11 +6,15 @@
 //! `f(r)`: `r` is kept until the left watermark has passed it. Any order of the
 //! terms and intervals on either side are understood, and so is `=`.
 
-use super::{JoinOperator, side::SidePlan, step::Condition};
-use crate::sql::progress::{Time, time_of};
+use super::{
+    JoinOperator, given,
+    side::{Given, SidePlan},
+    step::Condition,
+};
+use crate::sql::progress::{Mark, Time, time_of};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::{
-    common::{DFSchema, DFSchemaRef, JoinType, NullEquality, Result as DfResult, plan_err},
+    common::{DFSchema, DFSchemaRef, JoinType, NullEquality, Result as DfResult, ScalarValue, plan_err},
     execution::SessionState,
     logical_expr::{
         BinaryExpr, Expr, LogicalPlan, Operator,
@@ -94,6 +98,7 @@ pub(in crate::sql) fn plan(
             until: waits.as_ref().map(|waits| physical(&waits.until, of)).transpose()?,
             time: None,
             preserved,
+            given: None,
         })
     };
     let left_keys = join.on.iter().map(|(l, _)| l).collect();
@@ -105,6 +110,16 @@ pub(in crate::sql) fn plan(
     // A side that the other one waits for is late by the time that it waits for.
     sides[0].time = right_waits.as_ref().map(|waits| (waits.column, waits.time.clone()));
     sides[1].time = left_waits.as_ref().map(|waits| (waits.column, waits.time.clone()));
+    let mut times: Vec<Option<Time>> = vec![None; schema.fields().len()];
+    for (side, of, own, waits, first) in
+        [(0, left, &left_times, &left_waits, 0), (1, right, &right_times, &right_waits, width)]
+    {
+        let Some((column, wait)) = waits.as_ref().and_then(|waits| after(&waits.until, of)) else { continue };
+        if let Some(own) = own[column].clone() {
+            sides[side].given = Some(Given { own, wait });
+            times[first + column] = Some(Time { mark: Mark::Operator, shift: 0, stream: given(name, side) });
+        }
+    }
     let both = left.join(right)?;
     let condition = conjunction(parts).map_or_else(|| plan_err!("a join without a condition"), Ok)?;
     let expr = physical(&condition, &both)?;
@@ -122,7 +137,44 @@ pub(in crate::sql) fn plan(
         join: OnceLock::new(),
         schema,
         told,
+        times,
     })
+}
+
+/// The column and the microseconds after it that an expression is.
+fn after(expr: &Expr, schema: &DFSchemaRef) -> Option<(usize, i64)> {
+    match expr {
+        Expr::Column(column) => Some((schema.maybe_index_of_column(column)?, 0)),
+        Expr::Alias(alias) => after(&alias.expr, schema),
+        // A coarser unit is earlier, and so is what is concluded from it.
+        Expr::Cast(cast) => after(&cast.expr, schema),
+        Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
+            let (term, span, sign) = match (op, left.as_ref(), right.as_ref()) {
+                (Operator::Plus, term, Expr::Literal(span, _)) | (Operator::Plus, Expr::Literal(span, _), term) => {
+                    (term, span, 1)
+                }
+                (Operator::Minus, term, Expr::Literal(span, _)) => (term, span, -1),
+                _ => return None,
+            };
+            let (column, so_far) = after(term, schema)?;
+            Some((column, so_far.checked_add(micros_of(span)?.checked_mul(sign)?)?))
+        }
+        _ => None,
+    }
+}
+
+/// The microseconds of a span whose length does not depend on the calendar.
+fn micros_of(span: &ScalarValue) -> Option<i64> {
+    const DAY: i64 = 86_400_000_000;
+    match span {
+        ScalarValue::IntervalMonthDayNano(Some(span)) if span.months == 0 && span.nanoseconds % 1_000 == 0 => {
+            i64::from(span.days).checked_mul(DAY)?.checked_add(span.nanoseconds / 1_000)
+        }
+        ScalarValue::IntervalDayTime(Some(span)) => {
+            i64::from(span.days).checked_mul(DAY)?.checked_add(i64::from(span.milliseconds) * 1_000)
+        }
+        _ => None,
+    }
 }
 
 /// The expression over the columns at `columns` alone.

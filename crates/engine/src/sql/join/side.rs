@@ -39,6 +39,17 @@ pub(super) struct SidePlan {
     pub(super) time: Option<(usize, Time)>,
     /// Whether a row without a partner is given with NULLs.
     pub(super) preserved: bool,
+    /// How far joined rows have come by a time of this side, where that is known.
+    pub(super) given: Option<Given>,
+}
+
+/// A time of a side's rows in what the join gives: a row that is to come is either new, and not before the side's own
+/// watermark, or kept, and then waits until the other side's watermark is past its time plus `wait`.
+#[derive(Debug)]
+pub(super) struct Given {
+    pub(super) own: Time,
+    /// Microseconds.
+    pub(super) wait: i64,
 }
 
 impl SidePlan {

@@ -16,7 +16,7 @@ use super::{
     store::{At, Incoming, Store},
 };
 use crate::{
-    plan::{BatchRun, external},
+    plan::{BatchRun, FAR, external},
     sql::{late::Late, progress::micros},
 };
 use arrow_array::{
@@ -72,6 +72,13 @@ impl Join {
         let incoming =
             [self.ready(0, of_left, before, &mut left, run)?, self.ready(1, of_right, before, &mut right, run)?];
         let now = self.watermarks([&left.store, &right.store], [&incoming[0], &incoming[1]], run);
+        for side in [0, 1] {
+            let Some(of) = &self.sides[side].plan.given else { continue };
+            let at = of.own.now(run).min(Timestamp(now[1 - side].0.saturating_sub(of.wait)));
+            if at.0 > -FAR {
+                run.move_watermark(&super::given(&self.name, side), at);
+            }
+        }
         // The smaller side is taken in whole, so that the larger one can meet it.
         let first = usize::from(incoming[0].len() > incoming[1].len());
         let stores = [&mut left.store, &mut right.store];

@@ -220,6 +220,36 @@ fn windows_are_joined_with_windows_and_with_streams() {
 }
 
 #[test]
+fn windows_over_joins_follow_the_times_of_both_streams() {
+    let joined = |kind: &str, on: &str| {
+        format!("a.tag, a.t, a.n, b.t AS bt, b.n AS bn FROM a {kind} JOIN b ON a.tag = b.tag AND {on}")
+    };
+    let bound = "b.t BETWEEN a.t - INTERVAL '2' SECOND AND a.t + INTERVAL '3' SECOND";
+    let golden = [
+        ("", bound, "t"),
+        ("", bound, "bt"),
+        ("LEFT", "b.t >= a.t AND b.t < a.t + INTERVAL '4' SECOND AND b.n > a.n", "t"),
+        ("FULL", bound, "t"),
+    ]
+    .map(|(kind, on, time)| {
+        let joined = joined(kind, on);
+        let program = format!(
+            "CREATE VIEW j AS SELECT {joined} WHERE coalesce(a.tag, b.tag) <> 'last';
+             CREATE VIEW timed AS SELECT * FROM j WHERE {time} IS NOT NULL;
+             CREATE VIEW v AS SELECT window_start, tag, count(*) AS c, sum(n) AS s, sum(bn) AS bs
+             FROM TUMBLE(timed, {time}, INTERVAL '5' SECOND) GROUP BY window_start, window_end, tag"
+        );
+        let query = format!(
+            "SELECT date_bin(INTERVAL '5' SECOND, {time}) AS window_start, tag, count(*) AS c, sum(n) AS s, sum(bn) AS bs
+             FROM (SELECT {joined} WHERE coalesce(a.tag, b.tag) <> 'last') WHERE {time} IS NOT NULL GROUP BY 1, 2"
+        );
+        (program, query)
+    });
+    let golden: Vec<(&str, Gives, &str)> = golden.iter().map(|(p, q)| (p.as_str(), Gives::New, q.as_str())).collect();
+    check(6, &golden);
+}
+
+#[test]
 fn distinct_rows_are_given_once() {
     check_same(
         5,

@@ -3,6 +3,36 @@
 
 use super::*;
 
+#[test]
+fn a_stream_that_fell_quiet_holds_no_window_of_a_union_open() {
+    let program = |idle: &str| {
+        let mut program = SqlProgram::new(2);
+        // Batches are a second apart; the first stream has only one record.
+        program.queue("a", vec![vec![rows(&[(3, "a", None)])]]);
+        program.queue("b", (0..6).map(|n| vec![rows(&[(20 + n, "b", None)])]).collect());
+        let stream = |name: &str| {
+            format!(
+                "CREATE STREAM {name} (WATERMARK FOR t AS t - INTERVAL '0' SECOND) WITH (connector = 'program', idle_after = '{idle}');"
+            )
+        };
+        let (a, b) = (stream("a"), stream("b"));
+        program
+            .start(&format!(
+                "{a} {b} CREATE VIEW both AS SELECT t, tag FROM a UNION ALL SELECT t, tag FROM b;
+                 CREATE VIEW v AS SELECT tag, count(*) AS c FROM TUMBLE(both, t, INTERVAL '10' SECOND) GROUP BY window_start, window_end, tag"
+            ))
+            .unwrap();
+        let step = |_| {
+            program.step().unwrap();
+            program.view("v").map(|rows| sorted(&[rows]))
+        };
+        (0..6).map(step).collect::<Vec<_>>()
+    };
+    let given = || Some(vec!["|a|1|".to_string()]);
+    assert_eq!(program("never"), vec![None; 6]);
+    assert_eq!(program("3s"), [None, None, None, given(), given(), given()]);
+}
+
 const SUMS: &str = "SELECT window_end, sum(n) AS s FROM TUMBLE(TABLE posts, DESCRIPTOR(t), INTERVAL '10' SECOND) GROUP BY window_start, window_end";
 
 /// A program over parts of (second, number), with options of the stream and of the view.
