@@ -57,7 +57,7 @@ impl Sink for WrongSink {
         Ok(staged)
     }
     async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()> {
-        if self.bug == Bug::ForgetToShow && batch.0 % 3 == 0 {
+        if self.bug == Bug::ForgetToShow && batch.0.is_multiple_of(3) {
             return Ok(());
         }
         self.files.commit(batch, parts).await
@@ -116,7 +116,7 @@ fn planted_bugs_are_found() {
     for (name, plant, bug) in bugs {
         match found(plant, bug, most) {
             Ok((seed, seen)) => {
-                landed(format_args!("{name}: found at seed {seed}: {}", seen.lines().next().unwrap_or("")))
+                landed(format_args!("{name}: found at seed {seed}: {}", seen.lines().next().unwrap_or("")));
             }
             Err(_) => missed.push(name),
         }
