@@ -4,12 +4,15 @@ mod aggregates;
 mod beside;
 mod decoding;
 mod event_time;
+mod fuzz;
 mod goldens;
 mod late;
 mod lookup;
 mod mistakes;
 mod modes;
+mod slides;
 mod tables;
+mod updates;
 
 use super::catalog;
 use crate::testing::SqlProgram;
