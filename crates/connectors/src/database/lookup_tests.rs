@@ -100,7 +100,7 @@ mod sqlite_file {
         assert!(error.chain().contains("column `x` has a value of type Text"), "{}", error.chain());
         let error = lookup(&path, &columns(&["t", "day"]), &["t"]).rows(&words(&["a"])).await.unwrap_err();
         assert_eq!(error.blame(), Blame::User, "{}", error.chain());
-        assert!(error.chain().contains("no such column: day"), "{}", error.chain());
+        assert!(error.chain().contains("no such column: \"day\""), "{}", error.chain());
     }
 }
 

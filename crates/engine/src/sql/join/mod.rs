@@ -7,11 +7,19 @@
 //!
 //! Both sides are kept, each row until the watermark of the other side says that
 //! no partner can come; an outer join gives a row that had none with NULLs then.
+//! Rows go to the partition that owns their key, and partitions work side by side:
+//!
+//! ```text
+//! left  ─ scatter ═ exchange ─┬─► partition 0: kept rows of both sides ─► joined rows
+//! right ─ scatter ═ exchange ─┴─► partition 1: …
+//! ```
+//!
 //! [`plan`] finds in the condition how long that is, [`store`] keeps rows, [`side`]
 //! is a side's state, [`step`] runs a batch. Made by [`super::parts`], which cuts a
-//! statement where it joins streams.
+//! statement where it joins streams. [`scatter`] is the way to the partitions.
 
 mod plan;
+mod scatter;
 mod side;
 mod step;
 mod store;
@@ -22,16 +30,12 @@ use crate::{
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
-use datafusion::{
-    common::{DataFusionError, Result as DfResult},
-    physical_plan::ExecutionPlan,
-};
+use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use step::{Condition, Join};
 use tidemill_core::{Error, Result};
-use tokio::task::JoinSet;
 
 pub(super) use plan::plan;
 
@@ -74,8 +78,8 @@ impl Operator for JoinOperator {
         if let Some((sides, condition)) = self.parts.lock().take() {
             let [left, right] = sides;
             let sides = [
-                Arc::new(side::SideState::new(format!("{}.left", self.name), left)),
-                Arc::new(side::SideState::new(format!("{}.right", self.name), right)),
+                Arc::new(side::SideState::new(format!("{}.left", self.name), left, cx.partitions)),
+                Arc::new(side::SideState::new(format!("{}.right", self.name), right, cx.partitions)),
             ];
             let join = Join { name: self.name.clone(), sides, condition, schema: Arc::clone(&self.schema) };
             // Only the first who lowers takes the parts.
@@ -85,12 +89,14 @@ impl Operator for JoinOperator {
         for side in &join.sides {
             cx.states.register(Arc::clone(side) as _);
         }
+        let partitions = join.sides[0].partitions();
         let plans = self
             .inputs
             .iter()
-            .map(|plan| leaves::put_in(plan, &read, &inputs).map_err(of))
+            .zip(&join.sides)
+            .map(|(plan, side)| Ok(scatter::scatter(leaves::put_in(plan, &read, &inputs).map_err(of)?, side, cx)))
             .collect::<Result<Vec<_>>>()?;
-        Ok(cx.node(&self.told, JoinKernel(Arc::clone(join)), plans, self.schema(), 1))
+        Ok(cx.node(&self.told, JoinKernel(Arc::clone(join)), plans, self.schema(), partitions))
     }
 }
 
@@ -98,26 +104,15 @@ impl Operator for JoinOperator {
 struct JoinKernel(Arc<Join>);
 
 impl Kernel for JoinKernel {
-    fn run(&self, _partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
-        let mut parts = JoinSet::new();
-        for side in [0, 1] {
-            for partition in 0..inputs.partitions(side) {
-                let rows = inputs.open(side, partition)?;
-                parts.spawn(async move { rows.try_collect::<Vec<_>>().await.map(|rows| (side, partition, rows)) });
-            }
-        }
+    fn run(&self, partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
+        let [left, right] = [inputs.open(0, partition)?, inputs.open(1, partition)?];
         let join = Arc::clone(&self.0);
         let rows = async move {
-            let mut came = Vec::new();
-            while let Some(part) = parts.join_next().await {
-                came.push(part.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))??);
-            }
-            came.sort_by_key(|(side, partition, _)| (*side, *partition));
-            let mut new: [Vec<RecordBatch>; 2] = [Vec::new(), Vec::new()];
-            for (side, _, rows) in came {
-                new[side].extend(rows.into_iter().filter(|rows| rows.num_rows() > 0));
-            }
-            join.step(new, &run)
+            // Both exchanges at once: the writers of one may wait for readers of the other. When they have ended, all
+            // rows of both sides have moved the watermarks.
+            let (left, right): (Vec<RecordBatch>, Vec<RecordBatch>) =
+                futures::try_join!(left.try_collect(), right.try_collect())?;
+            join.step(partition, [scatter::in_order(left)?, scatter::in_order(right)?], &run)
         };
         let rows = rows.into_stream().map(|rows: DfResult<Vec<RecordBatch>>| match rows {
             Ok(rows) => futures::stream::iter(rows.into_iter().map(Ok).collect::<Vec<_>>()),

@@ -8,6 +8,7 @@
 
 use super::store::{Incoming, Store};
 use crate::{
+    record::partition_of,
     sql::progress::{Time, micros},
     state::{StateOperator, Version},
 };
@@ -24,7 +25,7 @@ use datafusion::{
     },
     physical_expr::PhysicalExpr,
 };
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use std::{collections::HashMap, sync::Arc};
 use tidemill_core::{BatchId, Error, Result};
 
@@ -53,13 +54,20 @@ pub(super) struct Given {
 }
 
 impl SidePlan {
-    /// Rows with what the join asks of them. `first` is the number of the first.
-    pub(super) fn prepare(&self, rows: RecordBatch, first: u64) -> DfResult<Incoming> {
+    /// The hash of each row's key, and its columns.
+    pub(super) fn hashes(&self, rows: &RecordBatch) -> DfResult<(Vec<u64>, Vec<ArrayRef>)> {
         let count = rows.num_rows();
         let keys =
-            self.keys.iter().map(|key| key.evaluate(&rows)?.into_array(count)).collect::<DfResult<Vec<ArrayRef>>>()?;
+            self.keys.iter().map(|key| key.evaluate(rows)?.into_array(count)).collect::<DfResult<Vec<ArrayRef>>>()?;
         let mut hashes = vec![0; count];
         create_hashes(&keys, &RandomState::with_seed(0), &mut hashes)?;
+        Ok((hashes, keys))
+    }
+
+    /// Rows with what the join asks of them, and their numbers if it asks for those.
+    pub(super) fn prepare(&self, rows: RecordBatch, ids: impl Iterator<Item = u64>) -> DfResult<Incoming> {
+        let count = rows.num_rows();
+        let (hashes, keys) = self.hashes(&rows)?;
         let mut keyed = vec![true; count];
         for nulls in keys.iter().filter_map(|key| key.logical_nulls()) {
             keyed.iter_mut().zip(nulls.iter()).for_each(|(keyed, valid)| *keyed &= valid);
@@ -73,11 +81,8 @@ impl SidePlan {
                 until.iter().map(|until| until.unwrap_or(i64::MIN)).collect()
             }
         };
-        let (matched, ids) = if self.preserved {
-            (vec![false; count], (first..first + count as u64).collect())
-        } else {
-            (vec![], vec![])
-        };
+        let (matched, ids) =
+            if self.preserved { (vec![false; count], ids.take(count).collect()) } else { (vec![], vec![]) };
         Ok(Incoming { rows, hashes, keyed, until, matched, ids })
     }
 }
@@ -86,30 +91,47 @@ impl SidePlan {
 #[derive(Debug)]
 pub(super) struct Kept {
     pub(super) store: Store,
-    /// The number of the next row.
+    /// The number of the next row, of those that this partition gives.
     pub(super) next: u64,
     pub(super) delta: Option<(BatchId, Vec<RecordBatch>)>,
 }
 
-/// The state of one side.
+/// The state of one side, by partition of the key.
 #[derive(Debug)]
 pub(super) struct SideState {
     name: String,
     pub(super) plan: SidePlan,
     schema: SchemaRef,
-    pub(super) kept: Mutex<Kept>,
+    kept: Vec<Mutex<Kept>>,
 }
 
 impl SideState {
-    pub(super) fn new(name: String, plan: SidePlan) -> Self {
+    pub(super) fn new(name: String, plan: SidePlan, partitions: usize) -> Self {
         let mut fields = Vec::new();
         if plan.preserved {
             fields.push(Arc::new(Field::new("_id", DataType::UInt64, false)));
             fields.push(Arc::new(Field::new("_matched", DataType::Boolean, false)));
         }
         fields.extend(plan.schema.fields().iter().cloned());
-        let kept = Mutex::new(Kept { store: Store::new(Arc::clone(&plan.schema)), next: 0, delta: None });
+        let empty = |_| Mutex::new(Kept { store: Store::new(Arc::clone(&plan.schema)), next: 0, delta: None });
+        let kept = (0..partitions.max(1)).map(empty).collect();
         Self { name, plan, schema: Arc::new(Schema::new(fields)), kept }
+    }
+
+    /// How many partitions there are.
+    pub(super) fn partitions(&self) -> usize {
+        self.kept.len()
+    }
+
+    /// What partition `partition` has.
+    pub(super) fn kept(&self, partition: usize) -> MutexGuard<'_, Kept> {
+        self.kept[partition].lock()
+    }
+
+    /// Numbers of the rows that come to a partition, when `next` have: those of other partitions are others.
+    pub(super) fn ids(&self, partition: usize, next: u64) -> impl Iterator<Item = u64> + use<> {
+        let count = self.kept.len() as u64;
+        (next..).map(move |number| number * count + partition as u64)
     }
 
     /// Rows as they are on disk.
@@ -124,8 +146,9 @@ impl SideState {
         Ok(RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)?)
     }
 
-    fn read(&self, versions: &[Version]) -> DfResult<Kept> {
-        let mut kept = Kept { store: Store::new(Arc::clone(&self.plan.schema)), next: 0, delta: None };
+    fn read(&self, versions: &[Version]) -> DfResult<Vec<Kept>> {
+        let empty = |_| Kept { store: Store::new(Arc::clone(&self.plan.schema)), next: 0, delta: None };
+        let mut kept: Vec<Kept> = (0..self.partitions()).map(empty).collect();
         let since = versions.iter().rposition(|version| version.whole).unwrap_or(0);
         let stored: Vec<&RecordBatch> =
             versions[since..].iter().flat_map(|v| &v.rows).filter(|rows| rows.num_rows() > 0).collect();
@@ -138,13 +161,14 @@ impl SideState {
                     .extend(ids.values().iter().zip(rows.column(1).as_boolean()).map(|(id, m)| (*id, m == Some(true))));
             }
         }
-        kept.next = matched.keys().max().map_or(0, |last| last + 1);
+        let next = matched.keys().max().map_or(0, |last| last / self.partitions() as u64 + 1);
+        kept.iter_mut().for_each(|kept| kept.next = next);
         for rows in stored {
             let own = usize::from(self.plan.preserved) * 2;
             let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
             let columns = rows.columns()[own..].to_vec();
             let columns = RecordBatch::try_new_with_options(Arc::clone(&self.plan.schema), columns, &options)?;
-            let mut incoming = self.plan.prepare(columns, 0)?;
+            let mut incoming = self.plan.prepare(columns, 0..)?;
             if self.plan.preserved {
                 incoming.ids = rows.column(0).as_primitive::<UInt64Type>().values().to_vec();
                 let firsts: Vec<Option<bool>> = incoming.ids.iter().map(|id| matched.remove(id)).collect();
@@ -153,9 +177,15 @@ impl SideState {
                     (0_u32..).zip(&firsts).filter(|(_, first)| first.is_some()).map(|(at, _)| at).collect();
                 incoming = incoming.take(&places)?;
             }
-            kept.store.insert(incoming);
+            let mut places: Vec<Vec<u32>> = vec![Vec::new(); kept.len()];
+            for (row, hash) in (0_u32..).zip(&incoming.hashes) {
+                places[partition_of(*hash, kept.len())].push(row);
+            }
+            for (kept, places) in kept.iter_mut().zip(places) {
+                kept.store.insert(incoming.take(&places)?);
+            }
         }
-        kept.store.tidy()?;
+        kept.iter_mut().try_for_each(|kept| kept.store.tidy())?;
         Ok(kept)
     }
 }
@@ -177,21 +207,25 @@ impl StateOperator for SideState {
         let kept = self
             .read(versions)
             .map_err(|e| Error::user(format!("the state of `{}` has other columns", self.name)).because(e))?;
-        *self.kept.lock() = kept;
+        for (old, kept) in self.kept.iter().zip(kept) {
+            *old.lock() = kept;
+        }
         Ok(())
     }
 
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
-        Ok(self.kept.lock().delta.take_if(|(of, _)| *of == batch).map(|(_, rows)| rows).unwrap_or_default())
+        let delta = |kept: &Mutex<Kept>| kept.lock().delta.take_if(|(of, _)| *of == batch).map(|(_, rows)| rows);
+        Ok(self.kept.iter().filter_map(delta).flatten().collect())
     }
 
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
-        let rows = self.kept.lock().store.all().and_then(|rows| rows.map(|rows| self.stored(&rows)).transpose());
-        rows.map(|rows| rows.into_iter().collect())
+        let all = |kept: &Mutex<Kept>| kept.lock().store.all()?.map(|rows| self.stored(&rows)).transpose();
+        let rows: DfResult<Vec<Option<RecordBatch>>> = self.kept.iter().map(all).collect();
+        rows.map(|rows| rows.into_iter().flatten().collect())
             .map_err(|e| Error::internal(format!("the state of `{}`", self.name)).because(e))
     }
 
     fn rows(&self) -> usize {
-        self.kept.lock().store.live()
+        self.kept.iter().map(|kept| kept.lock().store.live()).sum()
     }
 }

@@ -62,15 +62,22 @@ impl Join {
         format!("{}.{}", self.name, ["left", "right"][side])
     }
 
-    /// Takes the new rows of both sides and gives the joined ones.
-    pub(super) fn step(&self, new: [Vec<RecordBatch>; 2], run: &BatchRun) -> DfResult<Vec<RecordBatch>> {
-        let mut left = self.sides[0].kept.lock();
-        let mut right = self.sides[1].kept.lock();
+    /// Takes the new rows of both sides that belong to a partition, and gives the joined ones.
+    pub(super) fn step(
+        &self,
+        partition: usize,
+        new: [Vec<RecordBatch>; 2],
+        run: &BatchRun,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let mut left = self.sides[0].kept(partition);
+        let mut right = self.sides[1].kept(partition);
         let before: [Timestamp; 2] = std::array::from_fn(|side| run.watermark_before(&self.mark(side)));
         let mut out = Vec::new();
         let [of_left, of_right] = new;
-        let incoming =
-            [self.ready(0, of_left, before, &mut left, run)?, self.ready(1, of_right, before, &mut right, run)?];
+        let incoming = [
+            self.ready((0, partition), of_left, before, &mut left, run)?,
+            self.ready((1, partition), of_right, before, &mut right, run)?,
+        ];
         let now = self.watermarks([&left.store, &right.store], [&incoming[0], &incoming[1]], run);
         for side in [0, 1] {
             let Some(of) = &self.sides[side].plan.given else { continue };
@@ -133,7 +140,7 @@ impl Join {
     /// The new rows of a side that are in time, ready to be joined.
     fn ready(
         &self,
-        side: usize,
+        (side, partition): (usize, usize),
         new: Vec<RecordBatch>,
         before: [Timestamp; 2],
         kept: &mut Kept,
@@ -147,7 +154,7 @@ impl Join {
             Err(rows) => arrow_select::concat::concat_batches(&plan.schema, &rows)?,
         };
         let rows = self.in_time(side, rows, before[side], run)?;
-        let rows = plan.prepare(rows, kept.next)?;
+        let rows = plan.prepare(rows, self.sides[side].ids(partition, kept.next))?;
         kept.next += rows.len() as u64;
         Ok(rows)
     }

@@ -2,7 +2,11 @@
 //! middle, is what plain DataFusion gives over all its input at once.
 
 use super::{Row, entries, rows, sorted};
-use crate::{StreamingContext, Trigger, sql::catalog, testing::SqlProgram};
+use crate::{
+    StreamingContext, Trigger,
+    sql::catalog,
+    testing::{SqlProgram, Trial, parts},
+};
 use arrow_array::RecordBatch;
 use datafusion::datasource::MemTable;
 use proptest::prelude::*;
@@ -217,6 +221,31 @@ fn windows_are_joined_with_windows_and_with_streams() {
             ),
         ],
     );
+}
+
+#[test]
+fn joins_survive_crashes_and_other_numbers_of_partitions() {
+    let of = |from: i64| -> Vec<Vec<RecordBatch>> {
+        let entry = |n: i64| {
+            vec![rows(&[
+                (n + from, "a", Some(n)),
+                (n, "b", None),
+                (n + 1, ["a", "c"][usize::from(n == 2)], Some(from)),
+            ])]
+        };
+        vec![entry(0), entry(2), vec![rows(&[])], entry(7)]
+    };
+    let trial = Trial::new(|trial| {
+        trial.context().provide_source("a", parts(of(0)));
+        trial.context().provide_source("b", parts(of(1)));
+        trial.context().declare_sql(&format!(
+            "{}CREATE VIEW v AS SELECT a.tag, a.t, a.n, b.t AS bt, b.n AS bn FROM a FULL JOIN b
+             ON a.tag = b.tag AND b.t BETWEEN a.t AND a.t + INTERVAL '2' SECOND",
+            STREAMS.replace("'10'", "'1'")
+        ))
+    });
+    trial.restart_at_every_batch(&[1, 3, 2]);
+    trial.crash_at_every_step();
 }
 
 #[test]
