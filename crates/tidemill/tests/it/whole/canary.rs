@@ -116,7 +116,7 @@ fn planted_bugs_are_found() {
     for (name, plant, bug) in bugs {
         match found(plant, bug, most) {
             Ok((seed, seen)) => {
-                landed(format_args!("{name}: found at seed {seed}: {}", seen.lines().next().unwrap_or("")))
+                landed(format_args!("{name}: found at seed {seed}: {}", seen.lines().next().unwrap_or("")));
             }
             Err(_) => missed.push(name),
         }
