@@ -9,7 +9,9 @@ mod goldens;
 mod late;
 mod mistakes;
 mod modes;
+mod slides;
 mod tables;
+mod updates;
 
 use super::catalog;
 use crate::testing::SqlProgram;

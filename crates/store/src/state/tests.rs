@@ -10,6 +10,8 @@ use arrow_array::{Int64Array, StringArray, cast::AsArray, types::Int64Type};
 use arrow_schema::{DataType, Field, Schema};
 use proptest::prelude::*;
 
+mod rolled;
+
 const DIR: &str = "/data/state/count";
 
 fn schema() -> SchemaRef {
