@@ -401,7 +401,8 @@ impl Pipeline {
                     failed = true;
                     settle(committing).await?;
                     if let Some(keep) = &self.keep {
-                        keep.restore(&self.states)?;
+                        // What failed the batch may fail this as well, as when no more files can be opened.
+                        self.persist(|| async { keep.restore(&self.states) }).await?;
                     }
                     self.config.clock.sleep_until(self.config.clock.now().plus(pause)).await;
                     pause = (pause * 2).min(BACKOFF_MAX);

@@ -52,7 +52,7 @@ fn fuzz_sql() {
     for seed in first_seed()..first_seed() + tries(60) {
         let mut mutations = Mutations::new(seed);
         let originals = PROGRAMS.map(str::as_bytes);
-        let text = if seed % 3 == 0 {
+        let text = if seed.is_multiple_of(3) {
             String::from_utf8_lossy(&mutations.of(&originals)).into_owned()
         } else {
             let mut words: Vec<&str> = PROGRAMS[mutations.below(PROGRAMS.len())].split(' ').collect();

@@ -37,7 +37,7 @@ impl HeldUp {
             *dice
         };
         // Most go on at once; some let everyone else pass.
-        let times = if draw.is_multiple_of(3) { draw >> 8 & 0x1f } else { 0 };
+        let times = if draw.is_multiple_of(3) { (draw >> 8) & 0x1f } else { 0 };
         (0..times).for_each(|_| thread::yield_now());
     }
 }

@@ -44,10 +44,11 @@ fn an_error_at_any_operation_is_followed_by_no_false_ack() {
     let most = operations();
     let mut ended = 0;
     for seed in seeds(12) {
-        let fault = if seed % 2 == 0 { Fault::Eio } else { Fault::Enospc };
+        let fault = if seed.is_multiple_of(2) { Fault::Eio } else { Fault::Enospc };
         let at = mix(seed ^ 77) % most;
         let err = |disk: &PlantedDisk| disk.disk.fail_at(at, fault);
-        let after = |disk: &SimDisk, life| if seed % 3 == 0 { disk.fork() } else { disk.crash(seed * 10 + life) };
+        let after =
+            |disk: &SimDisk, life| if seed.is_multiple_of(3) { disk.fork() } else { disk.crash(seed * 10 + life) };
         let survived = survive(SimDisk::new(), &[&err], after, NO_PLANT, Bug::None);
         ended += survived.unwrap_or_else(|wrong| panic!("seed {seed}, {fault:?} at operation {at}: {wrong}"));
     }
@@ -160,7 +161,7 @@ fn a_data_directory_with_a_damaged_file_is_refused_or_right() {
         let bytes = &all[path];
         let at = usize::try_from(mix(seed ^ 9)).unwrap_or(0) % bytes.len();
         let disk = whole.fork();
-        let what = if seed % 2 == 0 {
+        let what = if seed.is_multiple_of(2) {
             let mut flipped = bytes.clone();
             flipped[at] ^= 1 << (mix(seed ^ 3) % 8);
             disk.set_contents(path, flipped);
