@@ -45,6 +45,7 @@ pub mod state;
 
 pub use dir::{DataDir, Gate, Passing};
 pub use disk::{Disk, FrozenDisk, RealDisk, SimDisk, atomic_write};
+pub use fault::io_error;
 pub use ledger::{Ledger, Past};
 pub use log::{Log, Topic, TopicConfig};
 pub use staged::StagedFiles;

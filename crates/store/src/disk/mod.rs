@@ -19,6 +19,7 @@ mod tests;
 
 pub use frozen::FrozenDisk;
 pub use real::RealDisk;
+pub(crate) use sim::Crashed;
 pub use sim::{Fault, Forgotten, SimDisk};
 
 use std::{

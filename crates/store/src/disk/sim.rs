@@ -34,6 +34,11 @@ pub enum Fault {
     Forgotten,
 }
 
+/// The machine has stopped: unlike other faults of a disk this one stays, so nothing is tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("the simulated machine has crashed")]
+pub(crate) struct Crashed;
+
 /// A sync that was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Forgotten {
@@ -334,7 +339,7 @@ impl Inner {
     }
 
     fn alive(&self) -> io::Result<()> {
-        if self.dead { Err(io::Error::other("the simulated machine has crashed")) } else { Ok(()) }
+        if self.dead { Err(io::Error::other(Crashed)) } else { Ok(()) }
     }
 
     /// Counts a changing operation and says what goes wrong with it.
@@ -368,7 +373,7 @@ impl Fault {
         match self {
             Fault::Eio => io::Error::other("simulated input/output error"),
             Fault::Enospc => io::ErrorKind::StorageFull.into(),
-            Fault::Crash => io::Error::other("the simulated machine has crashed"),
+            Fault::Crash => io::Error::other(Crashed),
             Fault::Forgotten => io::Error::other("a sync that was left out says nothing"),
         }
     }
