@@ -37,7 +37,7 @@ struct Options {
     #[arg(value_enum)]
     job: Job,
     /// How many lines, tweets or events [default: w1 6000000, w2 750000, w3 20000000, nexmark 2000000];
-    /// `keys`: how many keys, ten million by default
+    /// `keys` and `spill`: how many keys, ten and fifty million by default
     #[arg(long, alias = "events", value_parser = clap::value_parser!(u64).range(1..))]
     items: Option<u64>,
     /// How often each side runs; the medians are compared
@@ -49,6 +49,9 @@ struct Options {
     /// Where generated files are written, and found again by the next call
     #[arg(long, default_value_os_t = std::env::temp_dir().join("tidemill-bench"))]
     dir: PathBuf,
+    /// `spill`: MiB of memory that states may take
+    #[arg(long, default_value = "1024")]
+    state_mb: u64,
     /// How often `kills` kills
     #[arg(long, default_value = "50")]
     count: u32,
@@ -87,6 +90,8 @@ enum Job {
     Batch,
     /// A thousand changes a batch among ten million keys: what a checkpoint and a restart cost
     Keys,
+    /// Fifty million keys in a process that is to stay below 2 GiB: what keys on disk cost, and a restart
+    Spill,
     /// Hopping windows of 60 s each second over a million keys, beside tumbling ones; items are records a second
     Windows,
     /// `kill -9` at random moments of a small W3 into the file sink: nothing lost, nothing twice
@@ -127,6 +132,10 @@ fn run(options: &Options) -> Result<()> {
         Job::Nexmark => {
             let events = options.items.unwrap_or(2_000_000);
             return nexmark::run(options.query.as_deref(), events, options.threads.get(), options.seed);
+        }
+        Job::Spill => {
+            let keys = options.items.unwrap_or(50_000_000);
+            serde_json::to_string(&jobs::spill(keys, options.state_mb << 20, options.threads.get())?)?
         }
         Job::Keys => {
             let keys = options.items.unwrap_or(10_000_000);

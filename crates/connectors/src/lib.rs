@@ -27,13 +27,21 @@ pub mod contract;
 pub mod database;
 pub mod files;
 pub mod format;
+#[cfg(test)]
+mod fuzz;
 pub mod generator;
 pub mod jetstream;
 pub mod lines;
+#[cfg(test)]
+#[path = "../../store/src/tests/mutations.rs"]
+mod mutations;
 pub mod replay;
 pub mod stdin;
 pub mod tail;
 pub mod tcp;
+#[cfg(test)]
+#[path = "../../store/src/tests/tries.rs"]
+mod tries;
 
 use std::sync::Arc;
 use tidemill_core::{Input, Registry};

@@ -8,6 +8,7 @@ use crate::{
     change::Asked,
     context::StreamingContext,
     ingest::DeadShare,
+    state::memory::StateMemory,
 };
 use std::{path::PathBuf, sync::Arc};
 use tidemill_core::{Clock, Duration, Error, Registry};
@@ -37,6 +38,8 @@ pub(crate) struct Config {
     /// What share of records may be refused, of streams that say nothing themselves.
     pub(crate) dead_share: Option<DeadShare>,
     pub(crate) disk: Arc<dyn tidemill_store::disk::Disk>,
+    /// What keyed states may take together.
+    pub(crate) memory: Arc<StateMemory>,
     /// Whether the program is only looked at, never started.
     pub(crate) check: bool,
 }
@@ -88,6 +91,7 @@ impl ContextBuilder {
                 asked: Asked::default(),
                 dead_share: None,
                 disk: Arc::new(tidemill_store::disk::RealDisk),
+                memory: Arc::default(),
                 check: false,
             },
         }
@@ -192,6 +196,17 @@ impl ContextBuilder {
     #[must_use]
     pub fn keep_versions(mut self, versions: Versions) -> Self {
         self.config.versions = versions;
+        self
+    }
+
+    /// Bytes of memory that the keyed states of the program may take together;
+    /// by default half of what the machine, or the group of the process, has. Keys
+    /// beyond it that are at rest go to disk, into the data directory (to the
+    /// directory for temporary files without one), and come back when they have
+    /// news. The store that keeps them takes about 100 MiB more.
+    #[must_use]
+    pub fn state_memory(self, bytes: u64) -> Self {
+        self.config.memory.set_limit(bytes);
         self
     }
 

@@ -36,6 +36,9 @@ mod emit;
 mod ingest;
 mod inputs;
 mod inspect;
+#[cfg(test)]
+#[path = "../../store/src/tests/mutations.rs"]
+mod mutations;
 mod ops;
 mod plan;
 mod record;
@@ -44,6 +47,9 @@ mod state;
 mod stream;
 pub mod testing;
 pub mod text;
+#[cfg(test)]
+#[path = "../../store/src/tests/tries.rs"]
+mod tries;
 
 pub use batch::{Pid, RateControl, Trigger};
 pub use change::{Action, Changes, OperatorChange, OutputChange};

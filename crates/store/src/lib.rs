@@ -38,15 +38,19 @@ mod frame;
 mod ipc;
 pub mod ledger;
 pub mod log;
+mod overflow;
 pub mod rewind;
 pub mod small;
 mod staged;
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 pub use dir::{DataDir, Gate, Passing};
 pub use disk::{Disk, FrozenDisk, RealDisk, SimDisk, atomic_write};
 pub use fault::io_error;
 pub use ledger::{Ledger, Past};
 pub use log::{Log, Topic, TopicConfig};
+pub use overflow::{Overflow, OverflowPart, machine_memory};
 pub use staged::StagedFiles;
 pub use state::StateFiles;

@@ -113,7 +113,7 @@ pub fn check(disk: &Arc<dyn Disk>, data: &Path, name: &str, past: &Past, to: Bat
         for entry in past.program_at(to).operators {
             let dir = root.join("state").join(entry.dir());
             let files = StateFiles::look(Arc::clone(disk), &dir, &entry.name)?;
-            let oldest = files.map_or(BatchId(0), |files| files.oldest());
+            let oldest = files.map_or(Ok(BatchId(0)), |mut files| files.oldest())?;
             if oldest > to {
                 return Err(Error::user(format!(
                     "the state of `{}` at batch {to} is not kept any more: the oldest is that of batch {oldest}",

@@ -10,9 +10,9 @@
 //! damaged. Called by the engine's sink into topics.
 
 use crate::{
-    disk::{self, Disk, Mode, temporary},
+    disk::{self, Disk},
     fault::Named,
-    state::{FileHead, StateKind, read_rows, write_file},
+    state::{FileHead, Writer, read_rows},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -49,17 +49,13 @@ impl StagedFiles {
     pub fn stage(&self, batch: BatchId, part: usize, rows: impl Iterator<Item = RecordBatch>) -> Result<String> {
         let name = format!("{:020}-{part:05}.rows", batch.0);
         let path = self.dir.join(&name);
-        let tmp = temporary(&path);
         let head = FileHead::whole(&self.owner, batch.0);
-        let file = self.disk.open(&tmp, Mode::Create).named("create", &tmp)?;
-        let written = write_file(&*file, &tmp, &head, &self.schema, &self.owner, rows)
-            .and_then(|()| file.sync().named("sync", &tmp))
-            .and_then(|()| self.disk.rename(&tmp, &path).named("rename", &tmp));
-        if let Err(error) = written {
-            // Best effort: `clear` removes it at the next start.
-            let _ignored = self.disk.remove(&tmp);
-            return Err(error);
+        // Dropped unfinished, its file goes; what a crash leaves, `clear` removes at the next start.
+        let mut writer = Writer::create(&self.disk, path, &head, &self.schema)?;
+        for rows in rows {
+            writer.rows(&rows)?;
         }
+        writer.finish()?;
         self.disk.sync_dir(&self.dir).named("sync", &self.dir)?;
         Ok(name)
     }
@@ -78,8 +74,7 @@ impl StagedFiles {
             return Err(Error::internal(format!("\"{}\" can't have staged a file \"{name}\"", self.owner)));
         }
         let path = self.dir.join(name);
-        let (_, rows) = read_rows(&*self.disk, &path, &self.owner, batch.0, StateKind::Snapshot, &self.schema)?;
-        Ok(rows)
+        read_rows(&*self.disk, &path, &self.owner, batch.0, &self.schema)
     }
 
     /// Removes files. They may come back after a crash: then they are to be removed again.

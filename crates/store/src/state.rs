@@ -2,9 +2,13 @@
 //!
 //! ```text
 //! 3.snap ─► 4.delta ─► 5.delta ─► 6.delta        load(5) = [3.snap, 4.delta, 5.delta]
+//! 4.delta ─► 5.delta ─► 6.delta (since 4)        load(6) = [4.delta, 5.delta, 6.delta]
 //! ```
 //!
-//! A delta is what one batch changed, a snapshot everything. Each file is
+//! A delta is what one batch changed, a snapshot everything. Where a later row
+//! of a key replaces an earlier one, a delta may also repeat rows that did not
+//! change: in turn, so that after one round the deltas since its begin hold
+//! everything, which their heads then say, and no snapshot is needed. Each file is
 //! written aside, synced and renamed, names the version before it, and ends
 //! with a foot, so that a file that is there is whole or known to be damaged,
 //! and a missing one is noticed. The files, byte by byte, are in
@@ -15,13 +19,11 @@
 //! snapshot is due.
 
 use crate::{
-    disk::{self, Disk, DiskFile, Mode, temporary},
+    disk::{self, Disk},
     fault::Named,
-    frame::{Head, Kind, Scanner, Sealed},
-    ipc::{self, RowEncoder},
+    ipc,
 };
 use arrow_array::RecordBatch;
-use arrow_buffer::Buffer;
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -31,13 +33,15 @@ use std::{
 };
 use tidemill_core::{BatchId, Error, Result};
 
+mod file;
 mod look;
+mod unfinished;
+use file::Part;
+pub(crate) use file::{FileHead, Writer, read_rows};
 pub use look::{operators_in, remove_all};
+pub use unfinished::Unfinished;
 #[cfg(test)]
 mod tests;
-
-/// Rows are cut into frames of about this size.
-const FRAME_BYTES: u64 = 64 << 20;
 
 /// What a file of state holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -52,29 +56,6 @@ pub enum StateKind {
 /// One version that [`StateFiles::load`] found: its number, what it is, its rows.
 pub type StateVersion = (BatchId, StateKind, Vec<RecordBatch>);
 
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct FileHead {
-    operator: String,
-    kind: StateKind,
-    version: u64,
-    /// The version saved before this one; absent for the first.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    previous: Option<u64>,
-}
-
-impl FileHead {
-    /// Of all rows of a version that builds on none.
-    pub(crate) fn whole(operator: &str, version: u64) -> Self {
-        Self { operator: operator.to_owned(), kind: StateKind::Snapshot, version, previous: None }
-    }
-}
-
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct FileFoot {
-    frames: u64,
-    rows: u64,
-}
-
 /// The files of one operator's state.
 #[derive(Debug)]
 pub struct StateFiles {
@@ -87,6 +68,26 @@ pub struct StateFiles {
     verified: BTreeSet<u64>,
     /// Bytes of files, as far as somebody asked.
     bytes: BTreeMap<(u64, StateKind), u64>,
+    /// What the heads of deltas say, as far as somebody asked.
+    heads: BTreeMap<u64, Links>,
+}
+
+/// How a delta hangs together with other files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Links {
+    previous: Option<u64>,
+    since: Option<u64>,
+}
+
+/// What [`StateFiles::load_each`] hands out, in this order.
+#[derive(Debug)]
+pub enum Piece {
+    /// Forget what came: a snapshot turned out to be damaged, an older one follows.
+    Reset,
+    /// A version begins. A snapshot replaces what came before it.
+    Version(BatchId, StateKind),
+    /// Rows of it.
+    Rows(RecordBatch),
 }
 
 impl StateFiles {
@@ -114,6 +115,7 @@ impl StateFiles {
             files,
             verified: BTreeSet::new(),
             bytes: BTreeMap::new(),
+            heads: BTreeMap::new(),
         })
     }
 
@@ -124,7 +126,24 @@ impl StateFiles {
     /// When the columns don't fit, a later version is there, or the disk
     /// refuses: then the version is not saved.
     pub fn save_delta(&mut self, version: BatchId, rows: &[RecordBatch]) -> Result<()> {
-        self.save(version, StateKind::Delta, rows.iter().cloned())
+        self.save_rolled(version, rows, None)
+    }
+
+    /// As [`StateFiles::save_delta`], of an operator whose later rows replace
+    /// earlier ones: the deltas from `since` on, up to this one, hold all rows.
+    ///
+    /// # Errors
+    /// As [`StateFiles::save_delta`].
+    pub fn save_rolled(&mut self, version: BatchId, rows: &[RecordBatch], since: Option<BatchId>) -> Result<()> {
+        self.refuse_older(version)?;
+        let mut writer = self.create(version, StateKind::Delta, since)?;
+        for rows in rows {
+            writer.rows(rows)?;
+        }
+        self.finish(version, StateKind::Delta, writer)?;
+        let links = Links { previous: self.before(version.0), since: since.map(|since| since.0) };
+        self.heads.insert(version.0, links);
+        Ok(())
     }
 
     /// Saves all rows of `version`; durable when this returns.
@@ -132,75 +151,127 @@ impl StateFiles {
     /// # Errors
     /// As [`StateFiles::save_delta`].
     pub fn save_snapshot(&mut self, version: BatchId, rows: impl Iterator<Item = RecordBatch>) -> Result<()> {
-        self.save(version, StateKind::Snapshot, rows)
+        self.refuse_older(version)?;
+        let mut writer = self.create(version, StateKind::Snapshot, None)?;
+        for rows in rows {
+            writer.rows(&rows)?;
+        }
+        self.finish(version, StateKind::Snapshot, writer)
     }
 
-    fn save(&mut self, version: BatchId, kind: StateKind, rows: impl Iterator<Item = RecordBatch>) -> Result<()> {
-        let version = version.0;
-        if let Some((newest, _)) = self.files.last().filter(|(newest, _)| *newest > version) {
-            return Err(Error::internal(format!(
+    fn refuse_older(&self, version: BatchId) -> Result<()> {
+        match self.files.last() {
+            Some((newest, _)) if *newest > version.0 => Err(Error::internal(format!(
                 "operator \"{}\": version {version} is saved while version {newest} is there: truncate first",
                 self.name
-            )));
+            ))),
+            _ => Ok(()),
         }
-        let previous = self.files.iter().rev().map(|(v, _)| *v).find(|v| *v < version);
-        let head = FileHead { operator: self.name.clone(), kind, version, previous };
-        let path = self.path(version, kind);
-        let tmp = temporary(&path);
-        let file = self.disk.open(&tmp, Mode::Create).named("create", &tmp)?;
-        let written = write_file(&*file, &tmp, &head, &self.schema, &self.name, rows)
-            .and_then(|()| file.sync().named("sync", &tmp))
-            .and_then(|()| self.disk.rename(&tmp, &path).named("rename", &tmp));
-        if let Err(error) = written {
-            // Best effort: temporary files are removed at the next start.
-            let _ignored = self.disk.remove(&tmp);
-            return Err(error);
-        }
-        self.files.insert((version, kind));
+    }
+
+    /// The version before this one that has a file.
+    fn before(&self, version: u64) -> Option<u64> {
+        self.files.iter().rev().map(|(v, _)| *v).find(|v| *v < version)
+    }
+
+    fn create(&self, version: BatchId, kind: StateKind, since: Option<BatchId>) -> Result<Writer> {
+        let head = FileHead {
+            operator: self.name.clone(),
+            kind,
+            version: version.0,
+            previous: self.before(version.0),
+            since: since.map(|since| since.0),
+        };
+        Writer::create(&self.disk, self.path(version.0, kind), &head, &self.schema)
+    }
+
+    fn finish(&mut self, version: BatchId, kind: StateKind, writer: Writer) -> Result<()> {
+        writer.finish()?;
+        self.files.insert((version.0, kind));
+        self.bytes.remove(&(version.0, kind));
         self.disk.sync_dir(&self.dir).named("sync", &self.dir)?;
         if kind == StateKind::Snapshot {
-            self.verified.insert(version);
+            self.verified.insert(version.0);
         }
         Ok(())
     }
 
-    /// The state of version `upto`: a snapshot and the deltas after it, in
-    /// order. Later versions are ignored. Empty when nothing was ever saved.
+    /// The state of version `upto`: a snapshot, or nothing, and the deltas after
+    /// it, in order. Later versions are ignored. Empty when nothing was ever saved.
     ///
     /// # Errors
     /// When no whole chain of files leads to the version, naming what is
     /// damaged or missing; when the columns are not those of `open`.
     pub fn load(&mut self, upto: BatchId) -> Result<Vec<StateVersion>> {
+        let mut versions: Vec<StateVersion> = Vec::new();
+        self.load_each(upto, &mut |piece| {
+            match piece {
+                Piece::Reset => versions.clear(),
+                Piece::Version(version, kind) => versions.push((version, kind, Vec::new())),
+                Piece::Rows(rows) => versions.iter_mut().last().into_iter().for_each(|v| v.2.push(rows.clone())),
+            }
+            Ok(())
+        })?;
+        Ok(versions)
+    }
+
+    /// As [`StateFiles::load`], piece by piece: no more than a frame of a file is held.
+    ///
+    /// # Errors
+    /// As [`StateFiles::load`], and what `each` refuses.
+    pub fn load_each(&mut self, upto: BatchId, each: &mut dyn FnMut(Piece) -> Result<()>) -> Result<()> {
         let snapshots = self.versions(StateKind::Snapshot, upto.0);
-        let mut damaged = None;
-        let mut base = None;
+        let deltas = self.versions(StateKind::Delta, upto.0);
+        let (mut damaged, mut base) = (None, None);
         for version in snapshots.iter().rev() {
-            match self.read(*version, StateKind::Snapshot) {
-                Ok((_, rows)) => {
+            // Deltas that hold everything since then come before an older snapshot.
+            if deltas.last() > Some(version) && self.rolled(&deltas)?.is_some_and(|since| since > *version) {
+                break;
+            }
+            // What `each` refuses is no damage.
+            let mut refused = false;
+            each(Piece::Version(BatchId(*version), StateKind::Snapshot))?;
+            let read = self.read(*version, StateKind::Snapshot, &mut |part| match part {
+                Part::Head(_) => Ok(()),
+                Part::Rows(rows) => each(Piece::Rows(rows)).inspect_err(|_| refused = true),
+            });
+            match read {
+                Ok(()) => {
                     self.verified.insert(*version);
-                    base = Some((*version, rows));
+                    base = Some(*version);
                     break;
                 }
-                Err(error) if error.blame() == tidemill_core::Blame::User => return Err(error),
+                Err(error) if refused || error.blame() == tidemill_core::Blame::User => return Err(error),
                 Err(error) => {
                     tracing::error!(operator = %self.name, version, error = %error.chain(), "a snapshot is damaged; an older one is tried");
                     damaged.get_or_insert(error);
+                    each(Piece::Reset)?;
                 }
             }
         }
-        let mut at = base.as_ref().map(|(version, _)| *version);
-        let mut chain: Vec<StateVersion> =
-            base.into_iter().map(|(v, rows)| (BatchId(v), StateKind::Snapshot, rows)).collect();
-        for version in self.versions(StateKind::Delta, upto.0) {
-            if at.is_some_and(|at| version <= at) {
-                continue;
+        let newer = |at: Option<u64>| deltas.iter().copied().filter(move |v| at.is_none_or(|at| *v > at));
+        let rolled = if newer(base).next().is_some() { self.rolled(&deltas)? } else { None };
+        let mut at = base;
+        // Without an older snapshot, the round that holds everything begins the chain.
+        let begin = rolled.filter(|since| base.is_none_or(|base| *since > base));
+        if let Some(begin) = begin.filter(|begin| !deltas.contains(begin)) {
+            return Err(self.broken(base, Some(begin), upto.0, damaged));
+        }
+        for version in newer(base).filter(|v| begin.is_none_or(|begin| *v >= begin)) {
+            let (first, expected, mut gap) = (begin == Some(version), at, None);
+            let read = self.read(version, StateKind::Delta, &mut |part| match part {
+                Part::Head(head) if !first && head.previous != expected => {
+                    gap = Some(head.previous);
+                    Err(Error::internal("a gap"))
+                }
+                Part::Head(_) => each(Piece::Version(BatchId(version), StateKind::Delta)),
+                Part::Rows(rows) => each(Piece::Rows(rows)),
+            });
+            if let Some(previous) = gap {
+                return Err(self.broken(at, previous, version, damaged));
             }
-            let (head, rows) = self.read(version, StateKind::Delta)?;
-            if head.previous != at {
-                return Err(self.broken(at, head.previous, version, damaged));
-            }
+            read?;
             at = Some(version);
-            chain.push((BatchId(version), StateKind::Delta, rows));
         }
         if let Some(error) = damaged {
             // The damaged snapshot must not be the only one to know its version.
@@ -209,7 +280,28 @@ impl StateFiles {
                 return Err(self.broken(at, newest, upto.0, Some(error)));
             }
         }
-        Ok(chain)
+        Ok(())
+    }
+
+    /// The version since which the newest of these deltas says that deltas hold everything.
+    fn rolled(&mut self, deltas: &[u64]) -> Result<Option<u64>> {
+        match deltas.last() {
+            Some(newest) => Ok(self.links(*newest)?.since),
+            None => Ok(None),
+        }
+    }
+
+    /// The version since which deltas up to version `upto` hold everything; `None` when they never have.
+    ///
+    /// # Errors
+    /// When the newest delta can't be read.
+    pub fn since(&mut self, upto: BatchId) -> Result<Option<BatchId>> {
+        let deltas = self.versions(StateKind::Delta, upto.0);
+        // A snapshot of the same version says all by itself.
+        if self.versions(StateKind::Snapshot, upto.0).last() >= deltas.last() {
+            return Ok(None);
+        }
+        Ok(self.rolled(&deltas)?.map(BatchId))
     }
 
     fn broken(&self, at: Option<u64>, needed: Option<u64>, version: u64, cause: Option<Error>) -> Error {
@@ -229,23 +321,34 @@ impl StateFiles {
     }
 
     /// Removes what a restore at `keep_from` or later doesn't need: all before
-    /// the newest whole snapshot up to there.
+    /// the newest whole snapshot up to there, or before the round of deltas that
+    /// holds everything by then.
     ///
     /// # Errors
     /// When the disk refuses; what is left can still be loaded.
     pub fn prune(&mut self, keep_from: BatchId) -> Result<()> {
+        let deltas = self.versions(StateKind::Delta, keep_from.0);
+        // A damaged head is told when it is needed; here it keeps what is before it.
+        let since = self.rolled(&deltas).unwrap_or_default();
         for base in self.versions(StateKind::Snapshot, keep_from.0).into_iter().rev() {
+            if since.is_some_and(|since| since > base) {
+                break;
+            }
             let useless: Vec<_> = self.files.iter().copied().filter(|f| *f < (base, StateKind::Snapshot)).collect();
             if useless.is_empty() {
                 return Ok(());
             }
             if !self.verified.contains(&base) {
-                if let Err(error) = self.read(base, StateKind::Snapshot) {
+                if let Err(error) = self.read(base, StateKind::Snapshot, &mut |_| Ok(())) {
                     tracing::error!(operator = %self.name, version = base, error = %error.chain(), "a snapshot is damaged; what is before it is kept");
                     continue;
                 }
                 self.verified.insert(base);
             }
+            return self.remove(&useless);
+        }
+        if let Some(since) = since.filter(|since| deltas.contains(since)) {
+            let useless: Vec<_> = self.files.iter().copied().filter(|f| *f < (since, StateKind::Delta)).collect();
             return self.remove(&useless);
         }
         Ok(())
@@ -276,7 +379,10 @@ impl StateFiles {
             self.disk.remove(&path).named("remove", &path)?;
             self.files.remove(&(*version, *kind));
             self.bytes.remove(&(*version, *kind));
-            self.verified.remove(version);
+            match kind {
+                StateKind::Delta => drop(self.heads.remove(version)),
+                StateKind::Snapshot => drop(self.verified.remove(version)),
+            }
         }
         if files.is_empty() { Ok(()) } else { self.disk.sync_dir(&self.dir).named("sync", &self.dir) }
     }
@@ -293,8 +399,8 @@ impl StateFiles {
         self.dir.join(format!("{version:020}.{extension}"))
     }
 
-    fn read(&self, version: u64, kind: StateKind) -> Result<(FileHead, Vec<RecordBatch>)> {
-        read_rows(&*self.disk, &self.path(version, kind), &self.name, version, kind, &self.schema)
+    fn read(&self, version: u64, kind: StateKind, each: &mut dyn FnMut(Part<'_>) -> Result<()>) -> Result<()> {
+        file::read_each(&*self.disk, (&self.path(version, kind), &self.name), (version, kind), &self.schema, each)
     }
 
     /// The rows of all versions together, for reports: versions and files by kind.
@@ -304,107 +410,6 @@ impl StateFiles {
             *counts.entry(*kind).or_default() += 1;
         }
         counts
-    }
-}
-
-/// The rows of one whole file, of `version` of `name`.
-pub(crate) fn read_rows(
-    disk: &dyn Disk,
-    path: &Path,
-    name: &str,
-    version: u64,
-    kind: StateKind,
-    columns: &SchemaRef,
-) -> Result<(FileHead, Vec<RecordBatch>)> {
-    let bad =
-        |at: u64, why: &str| Error::external(format!("{} is damaged at byte {at} ({why})", path.display())).fatal();
-    let file = disk.open(path, Mode::Read).named("open", path)?;
-    let mut scan = Scanner::new(&*file, 0).named("read", path)?;
-    let frame = scan.next().named("read", path)?.filter(|f| f.head().kind == Kind::Head);
-    let frame = frame.ok_or_else(|| bad(0, "its head can't be read"))?;
-    let head: FileHead = serde_json::from_slice(frame.meta()).map_err(|e| bad(0, &e.to_string()))?;
-    if head.version != version || head.kind != kind {
-        return Err(bad(0, "it holds another version"));
-    }
-    if head.operator != name {
-        return Err(Error::user(format!(
-            "{} belongs to the operator \"{}\", not to \"{}\"",
-            path.display(),
-            head.operator,
-            name
-        )));
-    }
-    let schema = ipc::schema_from(&frame.payload())?;
-    let (salt, mut found) = (frame.head().salt, FileFoot { frames: 0, rows: 0 });
-    let mut rows = Vec::new();
-    loop {
-        let at = scan.at;
-        let frame = scan.next().named("read", path)?.filter(|f| f.head().salt == salt);
-        let frame = frame.ok_or_else(|| bad(at, "a frame can't be read"))?;
-        if frame.head().kind == Kind::Foot {
-            let foot: FileFoot = serde_json::from_slice(frame.meta()).map_err(|e| bad(at, &e.to_string()))?;
-            if foot != found || scan.at != scan.len {
-                return Err(bad(at, "its foot doesn't fit"));
-            }
-            return Ok((head, rows));
-        }
-        let batch = ipc::decode_rows(&frame.payload(), &schema).map_err(|e| bad(at, &e.to_string()))?;
-        if frame.head().first != found.rows || frame.head().rows as usize != batch.num_rows() {
-            return Err(bad(at, "its rows don't follow each other"));
-        }
-        found = FileFoot { frames: found.frames + 1, rows: found.rows + batch.num_rows() as u64 };
-        rows.push(ipc::conform(&batch, columns, &format!("operator \"{name}\""))?);
-    }
-}
-
-pub(crate) fn write_file(
-    file: &dyn DiskFile,
-    path: &Path,
-    head: &FileHead,
-    schema: &SchemaRef,
-    operator: &str,
-    rows: impl Iterator<Item = RecordBatch>,
-) -> Result<()> {
-    let json = |value: serde_json::Result<Vec<u8>>| value.expect("plain fields always become JSON");
-    let meta = json(serde_json::to_vec(head));
-    let salt = crc32c::crc32c(&meta);
-    let mut out = Writer { file, path, salt, encoder: RowEncoder::new(schema)?, foot: FileFoot { frames: 0, rows: 0 } };
-    let schema_message = Buffer::from(ipc::schema_message(schema)?);
-    out.frame(Kind::Head, 0, meta, vec![schema_message])?;
-    for batch in rows {
-        out.rows(&ipc::conform(&batch, schema, &format!("operator \"{operator}\""))?)?;
-    }
-    let foot = json(serde_json::to_vec(&out.foot));
-    out.frame(Kind::Foot, 0, foot, Vec::new())
-}
-
-struct Writer<'a> {
-    file: &'a dyn DiskFile,
-    path: &'a Path,
-    salt: u32,
-    encoder: RowEncoder,
-    foot: FileFoot,
-}
-
-impl Writer<'_> {
-    fn rows(&mut self, batch: &RecordBatch) -> Result<()> {
-        let (n, payload) = (batch.num_rows(), self.encoder.encode(batch)?);
-        let bytes: u64 = payload.iter().map(|b| b.len() as u64).sum();
-        let count = u32::try_from(n);
-        if n > 1 && (bytes > FRAME_BYTES || count.is_err()) {
-            self.rows(&batch.slice(0, n / 2))?;
-            return self.rows(&batch.slice(n / 2, n - n / 2));
-        }
-        self.frame(Kind::Rows, count.unwrap_or(u32::MAX), Vec::new(), payload)?;
-        self.foot = FileFoot { frames: self.foot.frames + 1, rows: self.foot.rows + n as u64 };
-        Ok(())
-    }
-
-    fn frame(&mut self, kind: Kind, rows: u32, meta: Vec<u8>, payload: Vec<Buffer>) -> Result<()> {
-        let head = Head { kind, first: self.foot.rows, rows, salt: self.salt, synced: 0, time: 0 };
-        let frame = Sealed::new(head, meta, payload)
-            .map_err(|e| Error::user(format!("a row of state is too large for {}: {e}", self.path.display())))?;
-        frame.write(self.file).named("write", self.path)
     }
 }
 

@@ -16,17 +16,22 @@ struct Visit {
     spent: f64,
 }
 
-fn main() -> Result<()> {
-    let interval = Duration::from_millis(100);
-    let context = tidemill::context("shop").interval(interval).build();
+/// A visitor, the page, and what was paid there.
+pub(crate) type Click = (String, (String, f64));
+
+/// Clicks, batch by batch.
+pub(crate) fn input() -> [Vec<Click>; 4] {
     let click = |who: &str, page: &str, paid: f64| (who.to_string(), (page.to_string(), paid));
-    let clicks = context.queue_stream([
+    [
         vec![click("ada", "tea", 0.0), click("lin", "pots", 0.0)],
         vec![click("ada", "cups", 0.0), click("kim", "tea", 0.0)],
         vec![click("ada", "checkout", 12.5)],
         vec![click("lin", "tea", 0.0)],
-    ])?;
+    ]
+}
 
+/// What is told of each visit at its end, and how many visitors are in the shop.
+pub(crate) fn visits(clicks: &DStream<Click>, interval: Duration) -> (DStream<String>, DStream<i64>) {
     let visits = clicks.with_name("visits").map_with_state(|_time, who, click, visit: &mut State<Visit>| {
         let mut so_far = visit.get().cloned().unwrap_or_default();
         let Some((page, paid)) = click else {
@@ -43,12 +48,18 @@ fn main() -> Result<()> {
         None
     });
     let visits = visits.timeout(interval * 5);
+    (visits.mapped(), visits.snapshots().count())
+}
 
-    visits.mapped().foreach_batch(|_, told| {
+fn main() -> Result<()> {
+    let interval = Duration::from_millis(100);
+    let context = tidemill::context("shop").interval(interval).build();
+    let (told, here) = visits(&context.queue_stream(input())?, interval);
+    told.foreach_batch(|_, told| {
         told.iter().for_each(|line| println!("{line}"));
         Ok(())
     });
-    visits.snapshots().count().foreach_batch(|batch, here| {
+    here.foreach_batch(|batch, here| {
         println!("batch {}: {here:?} in the shop", batch.id);
         Ok(())
     });

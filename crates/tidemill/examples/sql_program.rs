@@ -8,7 +8,8 @@
 
 use tidemill::prelude::*;
 
-const PROGRAM: &str = "
+/// The program.
+pub(crate) const PROGRAM: &str = "
 CREATE STREAM numbers WITH (connector = 'generator', rows = '10000', keys = '7');
 CREATE VIEW by_key AS SELECT key, count(*) AS n FROM numbers GROUP BY key ORDER BY key;
 ";

@@ -9,24 +9,30 @@
 
 use tidemill::prelude::*;
 
-fn main() -> Result<()> {
-    let context = tidemill::context("visits").trigger(Trigger::Drain).build();
-    let visits = context.queue_stream([
+/// Who came, batch by batch.
+pub(crate) fn input() -> [Vec<String>; 3] {
+    [
         vec!["ada".to_string(), "lin".into(), "ada".into()],
         vec!["lin".to_string()],
         vec!["ada".to_string(), "kim".into()],
-    ])?;
+    ]
+}
 
-    visits
-        .map(|who| (Str::from(who), 1_i64))
+/// How often each has come so far.
+pub(crate) fn visits(came: &DStream<String>) -> DStream<(Str, i64)> {
+    came.map(|who| (Str::from(who), 1_i64))
         .with_name("visits_by_visitor")
         .update_state_by_key(|new: &[i64], count: Option<i64>| Some(count.unwrap_or(0) + new.iter().sum::<i64>()))
         .snapshot()
-        .foreach_batch(|batch, mut counts| {
-            counts.sort();
-            println!("after batch {}: {counts:?}", batch.id);
-            Ok(())
-        });
+}
+
+fn main() -> Result<()> {
+    let context = tidemill::context("visits").trigger(Trigger::Drain).build();
+    visits(&context.queue_stream(input())?).foreach_batch(|batch, mut counts| {
+        counts.sort();
+        println!("after batch {}: {counts:?}", batch.id);
+        Ok(())
+    });
 
     context.start()?;
     context.await_termination()

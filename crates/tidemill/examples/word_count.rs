@@ -11,6 +11,11 @@
 
 use tidemill::prelude::*;
 
+/// How often each word stands in the lines.
+pub(crate) fn count(lines: &DStream<String>) -> DStream<(Str, i64)> {
+    lines.flat_map::<Str, _>(|line, out| out.extend(line.split_whitespace())).count_by_value()
+}
+
 fn main() -> Result<()> {
     tidemill::logging::init(0);
     let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:9999".to_string());
@@ -18,11 +23,7 @@ fn main() -> Result<()> {
     let port = port.parse().map_err(|e| Error::user("the port is a number").because(e))?;
 
     let context = tidemill::context("word_count").data_dir("tidemill-data/word_count").build();
-    context
-        .socket_text_stream(host, port)?
-        .flat_map::<Str, _>(|line, out| out.extend(line.split_whitespace()))
-        .count_by_value()
-        .print();
+    count(&context.socket_text_stream(host, port)?).print();
     Assembly::new(context).show(Show::Nothing).run()?;
     Ok(())
 }

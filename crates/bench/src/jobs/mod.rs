@@ -8,6 +8,7 @@
 mod batch;
 mod keys;
 mod latency;
+mod spill;
 mod states;
 mod trends;
 mod windows;
@@ -16,6 +17,7 @@ mod words;
 pub(crate) use batch::batch;
 pub(crate) use keys::keys;
 pub(crate) use latency::w4;
+pub(crate) use spill::spill;
 pub(crate) use states::{killed_program, w3};
 pub(crate) use trends::w2;
 pub(crate) use windows::windows;

@@ -10,6 +10,8 @@
 //! inside, comparing is not.
 
 mod generate;
+#[cfg(test)]
+mod restart;
 
 use crate::Result;
 use arrow_array::RecordBatch;

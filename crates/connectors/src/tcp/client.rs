@@ -77,6 +77,9 @@ impl TcpClient {
                 return Err(Error::user(format!("{owner}: option `address`: `{address}` is not host:port")));
             }
         }
+        if addresses.is_empty() {
+            return Err(Error::user(format!("{owner}: option `address` names no address: write host:port")));
+        }
         let receivers = options.parse("receivers", addresses.len())?;
         if receivers < addresses.len() || receivers == 0 || receivers > 1024 {
             return Err(Error::user(format!(

@@ -5,13 +5,13 @@
 //! does; states and dead letters before the ledger says *committed*; and
 //! nothing is visible outside before that.
 
+use super::states::{KeptState, StateEntry};
 use crate::{
     config::{Config, Versions},
     emit::TopicPlace,
     ingest::{DeadLetters, Replays, dead_schema},
-    state::{StateRegistry, look::of_files},
+    state::StateRegistry,
 };
-use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
@@ -21,44 +21,7 @@ use tidemill_store::{
     disk::Disk,
     ledger::{Committed, Ledger},
     log::{Log, Retention, Sync, Topic, TopicConfig},
-    state::StateFiles,
 };
-
-/// Deltas may hold this many times the rows of the state before a snapshot is taken.
-const SNAPSHOT_FACTOR: usize = 3;
-/// And at least this many rows.
-const SNAPSHOT_ROWS: usize = 1_000_000;
-/// Deltas of a small state before a snapshot is taken all the same: each is a
-/// file, and a start opens all of them.
-const SNAPSHOT_DELTAS: usize = 64;
-/// Of a larger state, one delta more for so many rows: a snapshot then costs each
-/// batch no more than so many rows.
-const ROWS_A_DELTA: usize = 2_000;
-
-/// Rows of one state, to be kept as a batch's version.
-#[derive(Debug)]
-pub(crate) struct KeptState {
-    name: String,
-    delta: Vec<RecordBatch>,
-    /// All rows, when a snapshot is due.
-    whole: Option<Vec<RecordBatch>>,
-}
-
-/// The files of a state, and what came since its last snapshot.
-#[derive(Debug)]
-pub(crate) struct StateEntry {
-    files: StateFiles,
-    /// Rows of deltas since the last snapshot.
-    since: usize,
-    /// Number of those deltas.
-    deltas: usize,
-}
-
-impl StateEntry {
-    pub(crate) fn new(files: StateFiles) -> Self {
-        Self { files, since: 0, deltas: 0 }
-    }
-}
 
 /// The durable side of a program; one owner a directory.
 #[derive(Debug)]
@@ -92,6 +55,9 @@ impl Keep {
         let root = path.join("programs").join(&config.name);
         let ledger = Ledger::open(Arc::clone(&disk), &root.join("ledger"))?;
         let bound = Some(config.dead_retention);
+        if dir.is_some() {
+            config.memory.set_dir(&root.join("spill.tmp"))?;
+        }
         let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always, bound)?;
         let replays = Arc::new(Replays::open(&log, &dead, &disk, &config.name, &root)?);
         Ok(Self {
@@ -254,11 +220,7 @@ impl Keep {
         let mut states = self.states.lock();
         for operator in registry.all() {
             let entry = states.get_mut(operator.name()).ok_or_else(|| Error::internal("a state without files"))?;
-            entry.files.truncate_after(version)?;
-            let versions = if version.0 == 0 { Vec::new() } else { of_files(entry.files.load(version)?) };
-            entry.since = versions.iter().filter(|v| !v.whole).flat_map(|v| &v.rows).map(RecordBatch::num_rows).sum();
-            entry.deltas = versions.iter().filter(|v| !v.whole).count();
-            operator.restore(&versions)?;
+            entry.restore(version, &*operator)?;
         }
         Ok(())
     }
@@ -298,20 +260,8 @@ impl Keep {
         let mut states = self.states.lock();
         let mut kept = Vec::new();
         for operator in registry.all() {
-            let delta = operator.delta(batch)?;
-            let rows: usize = delta.iter().map(RecordBatch::num_rows).sum();
             let entry = states.get_mut(operator.name()).ok_or_else(|| Error::internal("a state without files"))?;
-            entry.since += rows;
-            entry.deltas += usize::from(!delta.is_empty());
-            let due = entry.since > (operator.rows() * SNAPSHOT_FACTOR).max(SNAPSHOT_ROWS)
-                || entry.deltas >= SNAPSHOT_DELTAS + operator.rows() / ROWS_A_DELTA;
-            let whole = if due {
-                (entry.since, entry.deltas) = (0, 0);
-                Some(operator.snapshot()?)
-            } else {
-                None
-            };
-            kept.push(KeptState { name: operator.name().to_string(), delta, whole });
+            kept.push(entry.gather(batch, &*operator)?);
         }
         Ok(kept)
     }
@@ -337,12 +287,7 @@ impl Keep {
             let mut states = self.states.lock();
             for state in kept {
                 let entry = states.get_mut(&state.name).ok_or_else(|| Error::internal("a state without files"))?;
-                if !state.delta.is_empty() {
-                    entry.files.save_delta(batch.id, &state.delta)?;
-                }
-                if let Some(rows) = &state.whole {
-                    entry.files.save_snapshot(batch.id, rows.iter().cloned())?;
-                }
+                entry.save(batch.id, state)?;
             }
             drop(states);
             {
@@ -367,10 +312,9 @@ impl Keep {
             // After the commit point: versions that nobody may go back to are needed no more.
             let oldest = self.forget()?;
             let mut states = self.states.lock();
-            for state in kept.iter().filter(|state| state.whole.is_some()) {
+            for state in kept {
                 if let Some(entry) = states.get_mut(&state.name) {
-                    let within = entry.files.oldest_within(self.versions.bytes)?;
-                    entry.files.prune(oldest.max(within).min(batch.id))?;
+                    entry.tidy(batch.id, state, oldest, self.versions.bytes)?;
                 }
             }
             Ok(())
@@ -475,5 +419,29 @@ mod tests {
             got.iter_mut().chain(&mut want).for_each(|batch| batch.sort());
             assert_eq!(got, want);
         }
+    }
+
+    #[test]
+    fn a_state_without_memory_is_the_same_and_leaves_nothing_beside_its_files() {
+        let update = |new: &[i64], total: Option<i64>| {
+            Some(total.unwrap_or(0) + new.iter().sum::<i64>()).filter(|total| total % 7 != 0)
+        };
+        let program = |s: crate::DStream<(String, i64)>| {
+            s.update_state_by_key(update).ttl(tidemill_core::Duration::from_secs(3)).snapshot()
+        };
+        let input: Vec<Vec<(String, i64)>> = (0..90_i64)
+            .map(|batch| (0..batch % 5).map(|i| (format!("k{}", (batch + i) % 23), batch)).collect())
+            .collect();
+        let whole = run(input.clone(), program, 1).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let mut got = Vec::new();
+        for (partitions, batches) in [(2, 0..40), (1, 40..41), (3, 41..90)] {
+            let built = StreamingContext::builder("test").partitions(partitions).data_dir(dir.path()).state_memory(1);
+            got.extend(run_built(built, &input, program, batches).unwrap());
+            assert!(!dir.path().join("programs/test/spill.tmp").exists());
+        }
+        let mut want = whole;
+        got.iter_mut().chain(&mut want).for_each(|batch| batch.sort());
+        assert_eq!(got, want);
     }
 }

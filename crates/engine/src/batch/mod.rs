@@ -1,7 +1,7 @@
 //! A batch's life: tick, ranges, run, commit.
 //!
 //! [`run`] tells it top to bottom. [`next`] says what a batch reads, [`clock`]
-//! when it is due, [`rate`] how much it may be, [`keep`] what is durable,
+//! when it is due, [`rate`] how much it may be, [`keep`] what is durable and [`states`] of states,
 //! [`retain`] what the log gives up; [`pipeline`] puts the parts of a program
 //! together and owns the loop.
 
@@ -14,11 +14,13 @@ mod pipeline;
 mod rate;
 mod retain;
 mod run;
+mod states;
 #[cfg(test)]
 mod tests;
 
 pub use clock::Trigger;
-pub(crate) use keep::{Keep, StateEntry};
+pub(crate) use keep::Keep;
 pub(crate) use pipeline::{OutputPlan, Pipeline, lower};
 pub use rate::{Pid, RateControl};
 pub(crate) use run::of_plan;
+pub(crate) use states::StateEntry;

@@ -524,7 +524,7 @@ pub(crate) fn lower(config: &Config, states: &StateRegistry, outputs: Vec<Output
         Trigger::Every(interval) => Some(interval),
         Trigger::Asap | Trigger::Once | Trigger::Drain => None,
     };
-    let mut lowering = Lowering::new(config.partitions, states, &nodes).with_interval(interval);
+    let mut lowering = Lowering::new(config.partitions, states, &nodes).with_interval(interval).within(&config.memory);
     outputs
         .into_iter()
         .map(|output| {

@@ -185,6 +185,30 @@ mod tests {
     }
 
     #[test]
+    fn what_is_gone_before_it_was_read_stops_the_start_with_the_exact_gap() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::at(Timestamp(1_000_000_000))));
+        let running = program(dir.path(), &clock, PROGRAM);
+        topic(&running).append(0, &tests::lines((0..10).map(|i| i.to_string())), None).unwrap();
+        running.step().unwrap();
+        topic(&running).append(0, &tests::lines((10..25).map(|i| i.to_string())), None).unwrap();
+        drop(running);
+        {
+            // Somebody takes away what holds the log back.
+            let disk = Arc::new(tidemill_store::RealDisk);
+            let log = tidemill_store::Log::open(disk, &dir.path().join("log"), Arc::clone(&clock) as _).unwrap();
+            let topic = log.topic("lines").unwrap();
+            topic.unpin("p/lines").unwrap();
+            topic.set_retention(Retention { max_age: Some(Duration::from_secs(1)), max_bytes: None }).unwrap();
+            topic.apply_retention(clock.now().plus(Duration::from_secs(60))).unwrap();
+            assert_eq!(topic.start(0), Offset(25));
+        }
+        let context = StreamingContext::builder("p").trigger(Trigger::Drain).data_dir(dir.path());
+        let mut program = SqlProgram::over(context.registry(tests::registry()).build());
+        let error = program.start(PROGRAM).unwrap_err().chain();
+        assert!(error.contains("lines") && error.contains("[10, 25)"), "{error}");
+    }
+
+    #[test]
     fn a_fault_is_shown_and_the_program_goes_on() {
         let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::at(Timestamp(1_000_000_000))));
         let running = program(dir.path(), &clock, PROGRAM);

@@ -45,7 +45,7 @@ pub(crate) struct Ran {
     pub(crate) emitted: Vec<(usize, Emitted)>,
     pub(crate) report: BatchReport,
     /// Rows of the states to be kept as this batch's version.
-    pub(crate) kept: Vec<super::keep::KeptState>,
+    pub(crate) kept: Vec<super::states::KeptState>,
 }
 
 impl Pipeline {
@@ -132,6 +132,7 @@ impl Pipeline {
             input.source.committed(batch);
         }
         report.records_in = run.records_in.load(Relaxed);
+        (report.state_bytes, report.state_spilled) = (self.config.memory.used(), self.config.memory.spilled());
         self.board.publish_batch(report);
         Ok(())
     }

@@ -190,7 +190,8 @@ fn a_restart_skips_missed_ticks_but_those_that_a_window_needs() {
 fn without_windows_by_batch_time_no_missed_tick_is_run() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at(at(500)));
-    for (now, first) in [(500, 1_000), (3_600_200, 3_601_000)] {
+    // Half a second, and a day: 86,400 ticks.
+    for (now, first) in [(500, 1_000), (86_400_200, 86_401_000)] {
         clock.set(at(now));
         let context = StreamingContext::builder("p")
             .interval(Duration::from_secs(1))

@@ -243,7 +243,7 @@ where
 
     fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
         let name = (cx.name.clone(), self.kind);
-        let state = || Arc::new(KeyedState::new(name, cx.partitions, self.span, self.first.clone()));
+        let state = || Arc::new(KeyedState::new(name, cx.partitions, self.span, self.first.clone(), cx.memory.clone()));
         let state = Arc::clone(self.state.get_or_init(state));
         cx.states.register(Arc::clone(&state) as _);
         // Planned again, it is the same state.

@@ -6,7 +6,7 @@
 //! unless `cache` was asked for.
 
 use super::{Lineage, NodeExec, SharedKernel, node::Kernel};
-use crate::state::StateRegistry;
+use crate::state::{StateRegistry, memory::StateMemory};
 use arrow_schema::SchemaRef;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use std::{
@@ -25,6 +25,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) name: String,
     /// Interval between two batches, when the trigger has one.
     pub(crate) interval: Option<Duration>,
+    /// What keyed states may take together.
+    pub(crate) memory: Option<Arc<StateMemory>>,
     readers: HashMap<usize, usize>,
     shared: HashMap<usize, Arc<dyn ExecutionPlan>>,
 }
@@ -42,12 +44,18 @@ impl<'a> Lowering<'a> {
                 }
             });
         }
-        Self { partitions, states, name: String::new(), interval: None, readers, shared: HashMap::new() }
+        Self { partitions, states, name: String::new(), interval: None, memory: None, readers, shared: HashMap::new() }
     }
 
     /// With the interval between two batches, which windows by batch time are checked against.
     pub(crate) fn with_interval(mut self, interval: Option<Duration>) -> Self {
         self.interval = interval;
+        self
+    }
+
+    /// With a bound on what keyed states take.
+    pub(crate) fn within(mut self, memory: &Arc<StateMemory>) -> Self {
+        self.memory = Some(Arc::clone(memory));
         self
     }
 

@@ -130,8 +130,9 @@ pub(super) fn session(config: SessionConfig, runtime: Option<Arc<RuntimeEnv>>) -
         builder = builder.with_runtime_env(runtime);
     }
     let state = builder.build();
+    let functions = super::functions::all(&state);
     let session = SessionContext::new_with_state(state);
-    for function in super::functions::all() {
+    for function in functions {
         session.register_udf(function);
     }
     session

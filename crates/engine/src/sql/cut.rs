@@ -176,6 +176,10 @@ impl Planner {
             high: 0,
             timing: Timing::default(),
             aggregates: Vec::new(),
+            first: None,
+            beyond: None,
+            numbering: node.numbering(),
+            ranking: None,
         };
         let (last, merge) = (labelled(fed(&layout.kept), schema), labelled(merge, &layout.kept));
         Ok(Made { numbers: None, last, merge, layout })
@@ -298,6 +302,10 @@ impl Planner {
             high: places.saturating_sub(1),
             timing: below_window.timing,
             aggregates: partial.aggr_expr()[..own].to_vec(),
+            first: None,
+            beyond: None,
+            numbering: None,
+            ranking: None,
         };
         let made = Made { numbers: below_window.numbers, last: Arc::new(last), merge: Arc::new(merge), layout };
         Ok((Arc::new(partial), made))

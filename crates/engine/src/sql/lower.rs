@@ -15,6 +15,7 @@
 
 use super::{
     cut::{Mark, physical},
+    first::First,
     leaves::{leaves, put_in, sources, whole_nodes},
     panes::KEY,
     parts::{Planning, replace},
@@ -22,8 +23,9 @@ use super::{
     rows::{Changed, Head, Relabel, SHOWN},
     shape::{Changes, Cut, arrange, changes, check_depth},
     state::{AggregateKernel, Layout, WindowState},
-    tables::kernel_of,
+    tables::{fed, kernel_of},
     times::{Emit, Timing, ViewOptions},
+    tops::Ranking,
     window::PANE,
 };
 use crate::{
@@ -37,7 +39,7 @@ use datafusion::{
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     logical_expr::LogicalPlan,
-    physical_plan::{ExecutionPlan, ExecutionPlanProperties},
+    physical_plan::{ExecutionPlan, ExecutionPlanProperties, aggregates::AggregateExec, projection::ProjectionExec},
 };
 use std::sync::{Arc, OnceLock};
 use tidemill_core::{Error, Result, WindowKind};
@@ -66,6 +68,8 @@ pub(super) enum Shape {
     Windowed,
     /// Results of windows, some of them again.
     Changing,
+    /// Results of the groups that changed.
+    Changed,
 }
 
 impl Shape {
@@ -74,7 +78,7 @@ impl Shape {
         match self {
             Self::Stateless | Self::Windowed => Changes::New,
             Self::Whole => Changes::Whole,
-            Self::Changing => Changes::Again,
+            Self::Changing | Self::Changed => Changes::Again,
         }
     }
 }
@@ -117,7 +121,9 @@ pub(super) async fn plan_as(
     let (body, inputs, kind) = match made {
         None => {
             if let Some(given) = options.given() {
-                return plan_err!("option `{given}` is about windows, and the view has none");
+                return plan_err!(
+                    "option `{given}` is about windows and groups of a stream, and the view has none of its own"
+                );
             }
             let inputs = leaves(std::slice::from_ref(&physical))?;
             let kind = match changes(&optimized)? {
@@ -127,11 +133,10 @@ pub(super) async fn plan_as(
             };
             (Body::Rows(physical), inputs, kind)
         }
-        Some(made) => {
-            if let (None, Some(given)) = (made.layout.window, options.given()) {
-                return plan_err!(
-                    "option `{given}` is about windows, and the view has none: a GROUP BY without a window gives its whole result in each batch"
-                );
+        Some(mut made) => {
+            if made.layout.window.is_none() {
+                check_without_window(&made.layout, options)?;
+                made.layout.timing.emit = options.emit;
             }
             if let (Some(WindowKind::Count(_)), Some(given)) = (made.layout.window, options.given()) {
                 return plan_err!(
@@ -155,8 +160,19 @@ pub(super) async fn plan_as(
                     "an aggregate over a stream together with another stream: make each part a view of its own"
                 );
             }
+            made.layout.first = First::of(&above, &made.layout);
+            made.layout.beyond = beyond(&above, &made.last)?;
+            if let Some((numbering, limit)) = made.layout.numbering
+                && let Some((ranking, numbered)) = Ranking::of(&above, &made.last, numbering, limit)?
+            {
+                (made.layout.ranking, made.layout.beyond) = (Some(ranking), Some(numbered));
+            }
+            if made.layout.window.is_none() && options.emit == Emit::Update {
+                check_by_group(&above, &made.layout)?;
+            }
             let streams = inputs.is_empty().then(|| sources(&partial)).transpose()?;
             let kind = match (made.layout.window, &made.layout.timing) {
+                (None, Timing { emit: Emit::Update, .. }) => Shape::Changed,
                 (None, _) => Shape::Whole,
                 (Some(_), Timing { emit: Emit::Append, lateness, .. }) if lateness.is_zero() => Shape::Windowed,
                 (Some(_), _) => Shape::Changing,
@@ -183,6 +199,62 @@ pub(super) async fn plan_as(
         times,
         parts: cx.parts.lock().clone(),
     })
+}
+
+/// The plan without the last step of its aggregate, whose rows it reads instead.
+fn beyond(above: &Arc<dyn ExecutionPlan>, last: &Arc<dyn ExecutionPlan>) -> DfResult<Option<Arc<dyn ExecutionPlan>>> {
+    let mut found = 0;
+    let beyond = Arc::clone(above).transform_down(|node| {
+        if !Arc::ptr_eq(&node, last) {
+            return Ok(Transformed::no(node));
+        }
+        found += 1;
+        Ok(Transformed::new(fed(&node.schema()), true, TreeNodeRecursion::Jump))
+    })?;
+    Ok((found == 1 && last.is::<AggregateExec>()).then_some(beyond.data))
+}
+
+/// Refuses options of a view without a window that would have no effect.
+fn check_without_window(layout: &Layout, options: &ViewOptions) -> DfResult<()> {
+    match options.given() {
+        None => Ok(()),
+        Some("emit") if options.emit == Emit::Complete => plan_err!(
+            "option `emit` = 'complete': a GROUP BY without a window gives its whole result in each batch that changes it \
+             anyway; leave the option out, or take 'update' for the groups that a batch changed"
+        ),
+        Some("emit") if layout.aggregates.is_empty() && layout.numbering.is_none() => plan_err!(
+            "option `emit` = 'update' is about windows and about groups with an aggregate (count, sum, …), and the view has neither"
+        ),
+        Some("emit") => Ok(()),
+        Some(given) => plan_err!("option `{given}` is about windows, and the view has none"),
+    }
+}
+
+/// Refuses what compares groups, or lets go of some, above an aggregate of which only changed groups are given.
+fn check_by_group(above: &Arc<dyn ExecutionPlan>, layout: &Layout) -> DfResult<()> {
+    if layout.numbering.is_some() {
+        return match &layout.ranking {
+            Some(ranking) if ranking.stays => Ok(()),
+            _ => plan_err!(
+                "option `emit` = 'update' over the first rows of each key needs row_number() and nothing above it but \
+                 WHERE over the number: nothing takes back a row that is left out from then on; leave the option out to \
+                 have the whole result"
+            ),
+        };
+    }
+    let mut plan = above;
+    while !plan.is::<AggregateExec>() {
+        let is_by_row = plan.is::<ProjectionExec>() || kernel_of::<Relabel>(plan).is_some();
+        let ([input], true) = (&plan.children()[..], is_by_row) else {
+            return plan_err!(
+                "option `emit` = 'update' gives the groups that a batch changed, and nothing takes back one that HAVING, \
+                 ORDER BY … LIMIT, OVER or a join would leave out from then on: leave that to who reads the rows, or leave \
+                 the option out to have the whole result"
+            );
+        };
+        plan = input;
+    }
+    Ok(())
 }
 
 impl Planning<'_> {
@@ -260,7 +332,10 @@ impl Operator for Select {
             Shape::Stateless => "new rows in each batch, which stay (append)",
             Shape::Whole => "the whole result so far in each batch that changes it (complete)",
             Shape::Windowed => "the rows of each window once, when it closes (append)",
-            Shape::Changing => "the rows of windows as they change, the same window again (update)",
+            Shape::Changed => {
+                "the rows of the groups that the batch changed, as they stand, the same group again (update)"
+            }
+            Shape::Changing => "the rows of windows or groups as they change, the same one again (update)",
         }
     }
 
@@ -309,7 +384,7 @@ impl Operator for Select {
                 };
                 let leaves = leaves(std::slice::from_ref(partial)).map_err(of)?;
                 let inputs = vec![put_in(partial, &leaves, &inputs).map_err(of)?, Arc::clone(above)];
-                Ok(cx.node("state", kernel, inputs, self.schema(), 1))
+                Ok(cx.node(&layout.told().map_err(of)?, kernel, inputs, self.schema(), 1))
             }
         }
     }

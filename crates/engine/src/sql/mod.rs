@@ -38,7 +38,7 @@
 //! aside. [`state`] keeps aggregates, [`keyed`] windows of each key, [`mod@join`] the sides
 //! of a join, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
 //! [`reload`] are what is read ([`provider`] for the planner, [`stored`] files, [`leaves`] nodes), [`rows`] last
-//! steps, [`slide`] merges the panes of hopping windows, [`functions`] has the
+//! steps, [`held`] and [`tops`] hold plain groups and first rows ready ([`table`]); [`running`] and [`slide`] hold hopping windows ready ([`groups`], [`sums`]; [`first`] finds top n), [`functions`] has the
 //! functions for social text, [`query`] answers questions beside the program,
 //! [`past`] those about state.
 
@@ -46,7 +46,10 @@ mod catalog;
 mod checks;
 mod cut;
 mod distinct;
+mod first;
 mod functions;
+mod groups;
+mod held;
 mod join;
 mod keyed;
 mod late;
@@ -63,17 +66,21 @@ mod provider;
 mod query;
 mod reload;
 mod rows;
+mod running;
 mod shape;
 mod side;
 mod slide;
 mod state;
 mod stored;
+mod sums;
+mod table;
 mod tables;
 #[cfg(test)]
 mod tests;
 mod times;
 mod top;
 mod topics;
+mod tops;
 mod window;
 
 pub(crate) use catalog::Sql;

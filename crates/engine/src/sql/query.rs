@@ -29,6 +29,7 @@ use datafusion::{
     prelude::{DataFrame, SQLOptions},
     sql::{parser::Statement as DfStatement, sqlparser::ast::Statement as AstStatement},
 };
+use futures::StreamExt;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
@@ -310,7 +311,20 @@ async fn run(query: String, tables: Tables, states: Option<StateTables>) -> Resu
     super::shape::check_depth(&plan).map_err(fail)?;
     let frame = DataFrame::new(state, plan);
     let schema = Arc::clone(frame.schema().inner());
-    let mut rows = frame.collect().await.map_err(fail)?;
+    let mut answer = frame.execute_stream().await.map_err(fail)?;
+    let (mut rows, mut bytes) = (Vec::new(), 0);
+    while let Some(part) = answer.next().await {
+        let part = part.map_err(fail)?;
+        bytes += part.get_array_memory_size();
+        // The plan's memory does not hold its answer.
+        if bytes > MEMORY {
+            let most = MEMORY >> 20;
+            return Err(Error::user(format!(
+                "the answer has over {most} MiB: ask for less of it, with LIMIT or WHERE"
+            )));
+        }
+        rows.push(part);
+    }
     if rows.is_empty() {
         // The columns are an answer, too.
         rows.push(RecordBatch::new_empty(schema));

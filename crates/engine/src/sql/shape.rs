@@ -241,7 +241,7 @@ fn arrange_node(node: LogicalPlan, cut: &mut Option<Cut>) -> DfResult<Transforme
     }
     if gives.contains(&Changes::Again) && (streams > 1 || !is_by_row(&node)) {
         return plan_err!(
-            "{} over a view that gives windows more than once (`emit`, `allowed_lateness`) would count it again and again: leave \
+            "{} over a view that gives windows or groups more than once (`emit`, `allowed_lateness`) would count it again and again: leave \
              those options out of that view, or read it as it is",
             title(&node)
         );

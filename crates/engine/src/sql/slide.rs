@@ -38,7 +38,12 @@ use tidemill_core::{Interval, Timestamp, WindowKind};
 /// Panes of a window from which on it is worth it.
 const MANY: i64 = 4;
 /// Groups that are gone may be so many, and as many as are there, before all are numbered anew.
-const GONE: usize = 16 * 1024;
+pub(super) const GONE: usize = 16 * 1024;
+
+/// Whether a layout's windows hop, and have many panes.
+pub(super) fn is_many(layout: &Layout) -> bool {
+    matches!(layout.window, Some(WindowKind::Time(spec)) if spec.size() / spec.pane() >= MANY)
+}
 
 /// Some groups with their partial states.
 #[derive(Clone)]
@@ -76,9 +81,7 @@ impl fmt::Debug for Slide {
 impl Slide {
     /// For rows of this layout, when it is worth it and the aggregates can.
     pub(super) fn of(layout: &Layout, aggregates: &[Arc<AggregateFunctionExpr>]) -> DfResult<Option<Self>> {
-        let Some(WindowKind::Time(spec)) = layout.window else { return Ok(None) };
-        let few = spec.size() / spec.pane() < MANY;
-        if few || aggregates.is_empty() || !aggregates.iter().all(|a| a.groups_accumulator_supported()) {
+        if !is_many(layout) || aggregates.is_empty() || !aggregates.iter().all(|a| a.groups_accumulator_supported()) {
             return Ok(None);
         }
         let widths = aggregates.iter().map(|a| Ok(a.state_fields()?.len())).collect::<DfResult<Vec<_>>>()?;
@@ -260,25 +263,29 @@ impl Slide {
 
     fn rows(&self, layout: &Layout, window: Interval, chunk: &Chunk) -> DfResult<RecordBatch> {
         let places = UInt64Array::from_iter_values(chunk.groups.iter().map(|group| *group as u64));
-        let constant = |at: Timestamp, kind: &DataType| -> ArrayRef {
-            Arc::new(TimestampMicrosecondArray::from_value(at.0, places.len()).with_data_type(kind.clone()))
-        };
-        let columns = layout
-            .roles
-            .iter()
-            .zip(layout.full.fields())
-            .map(|(role, field)| {
-                Ok(match role {
-                    Role::Start => constant(window.start, field.data_type()),
-                    Role::End => constant(window.end, field.data_type()),
-                    Role::Kept(at) if *at >= self.first_state => Arc::clone(&chunk.states[at - self.first_state]),
-                    Role::Kept(at) => {
-                        let key = self.keys.iter().position(|key| key == at).unwrap_or_default();
-                        arrow_select::take::take(&self.values[key], &places, None)?
-                    }
-                })
-            })
-            .collect::<DfResult<Vec<_>>>()?;
-        Ok(RecordBatch::try_new(Arc::clone(&layout.full), columns)?)
+        let values = self.values.iter().map(|values| Ok(arrow_select::take::take(values, &places, None)?));
+        full_rows(layout, window, &self.keys, &values.collect::<DfResult<Vec<_>>>()?, &chunk.states)
     }
+}
+
+/// Rows as `Final` reads them, of the columns of the groups, which have the places `keys`, and the states behind them.
+pub(super) fn full_rows(
+    layout: &Layout,
+    window: Interval,
+    keys: &[usize],
+    values: &[ArrayRef],
+    states: &[ArrayRef],
+) -> DfResult<RecordBatch> {
+    let first_state = layout.kept.fields().len() - states.len();
+    let count = states.first().map_or(0, |states| states.len());
+    let constant = |at: Timestamp, kind: &DataType| -> ArrayRef {
+        Arc::new(TimestampMicrosecondArray::from_value(at.0, count).with_data_type(kind.clone()))
+    };
+    let columns = layout.roles.iter().zip(layout.full.fields()).map(|(role, field)| match role {
+        Role::Start => constant(window.start, field.data_type()),
+        Role::End => constant(window.end, field.data_type()),
+        Role::Kept(at) if *at >= first_state => Arc::clone(&states[at - first_state]),
+        Role::Kept(at) => Arc::clone(&values[keys.iter().position(|key| key == at).unwrap_or_default()]),
+    });
+    Ok(RecordBatch::try_new(Arc::clone(&layout.full), columns.collect())?)
 }

@@ -9,9 +9,10 @@
 //! The state of a group is one row or several: rows are appended as they come,
 //! and merged by the plan `merge` when a pane holds twice what it held after its last
 //! merge; `Final` adds up what is left. So a batch costs what the batch brings.
-//! Without a window there is one pane, and `above` runs over all of it in each
-//! batch that brought something; a batch that brought nothing gives the rows of
-//! the batch before again.
+//! Without a window there is one pane. What a batch needs of all this is held
+//! ready where it can be ([`ahead`]); where it can't, `above` runs over the whole
+//! pane in each batch that brought something. A batch that brought nothing gives the
+//! rows of the batch before again.
 //!
 //! Invariant: the watermark is read only when all input partitions have ended,
 //! so a window closes by what the whole batch has seen, once. Panes that no open
@@ -25,18 +26,21 @@
 //! closed before is given again when a late row corrected it. Sessions and count
 //! windows, which each key has of its own, are kept in [`super::keyed`].
 
+mod ahead;
+
+use self::ahead::Ahead;
 use super::{
+    first::First,
     keyed::KeyedWindows,
-    slide::Slide,
     times::{Emit, Timing},
+    tops::{Numbering, Ranking},
 };
 use crate::{
     plan::{BatchRun, Kernel, NodeInputs, Rows, rows_from},
     state::{StateOperator, Version},
 };
 use arrow_array::{
-    ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray,
-    types::TimestampMicrosecondType,
+    ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray, types::TimestampMicrosecondType,
 };
 use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
 use datafusion::{
@@ -56,8 +60,10 @@ use tokio::task::JoinSet;
 
 /// A pane is not merged below this many rows.
 const MERGE_ROWS: usize = 16 * 1024;
-/// Batches appended to a pane before it is merged however few rows they have.
+/// Small blocks appended to a pane before it is merged however few rows they have.
 const MERGE_BATCHES: usize = 64;
+/// Blocks of fewer rows are small.
+const SMALL: usize = 4096;
 
 /// What a column of the rows above is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +101,14 @@ pub(super) struct Layout {
     pub(super) timing: Timing,
     /// The aggregates, for windows that are merged pane by pane.
     pub(super) aggregates: Vec<Arc<AggregateFunctionExpr>>,
+    /// What the plan above wants of the groups, when it wants only the first few.
+    pub(super) first: Option<First>,
+    /// The plan above without its `Final`, where that is all that is cut away; reads a [`FedLeaf`].
+    pub(super) beyond: Option<Arc<dyn ExecutionPlan>>,
+    /// How first rows of keys are numbered, and how far.
+    pub(super) numbering: Option<(Numbering, u64)>,
+    /// The same as the plan above has it, where `beyond` reads them numbered.
+    pub(super) ranking: Option<Ranking>,
 }
 
 /// The rows that a nested plan reads, as an extension of its task.
@@ -152,22 +166,38 @@ fn feed_aside(plan: &Arc<dyn ExecutionPlan>, rows: Vec<RecordBatch>) -> Result<V
 struct Pane {
     rows: Vec<RecordBatch>,
     count: usize,
-    /// Rows after the last merge.
+    /// Rows, and values in lists of them.
+    weight: usize,
+    /// The weight after the last merge.
     merged: usize,
-    /// Batches appended since.
+    /// Small blocks appended since.
     appended: usize,
 }
 
 impl Pane {
     fn push(&mut self, rows: RecordBatch) {
+        let weight = weight(&rows);
+        if self.count == 0 {
+            // Of one aggregate: there is nothing to merge yet.
+            self.merged = weight;
+        }
         self.count += rows.num_rows();
-        self.appended += 1;
+        self.weight += weight;
+        self.appended += usize::from(rows.num_rows() < SMALL);
         self.rows.push(rows);
     }
 
     fn wants_merge(&self) -> bool {
-        self.count > self.merged * 2 + MERGE_ROWS || self.appended > MERGE_BATCHES
+        self.weight > self.merged * 2 + MERGE_ROWS || self.appended > MERGE_BATCHES
     }
+}
+
+/// Rows, and values in their lists.
+fn weight(rows: &RecordBatch) -> usize {
+    let lists = rows.columns().iter().filter_map(|column| column.as_list_opt::<i32>());
+    let values = lists.map(|list| list.value_offsets().last().zip(list.value_offsets().first()));
+    let values = values.flatten().map(|(last, first)| usize::try_from(last - first).unwrap_or_default());
+    rows.num_rows() + values.sum::<usize>()
 }
 
 #[derive(Debug, Default)]
@@ -176,8 +206,8 @@ struct Inner {
     delta: Option<(BatchId, Vec<RecordBatch>)>,
     /// What the last batch gave, when there is no window.
     shown: Option<Vec<RecordBatch>>,
-    /// Panes merged ahead, of a hopping window with many.
-    slide: Option<Slide>,
+    /// What is held ready of groups, or of a hopping window with many panes.
+    ahead: Ahead,
 }
 
 /// What an aggregate keeps, by the kind of its windows.
@@ -309,45 +339,6 @@ impl AggregateState {
             .collect()
     }
 
-    /// As [`Self::window_rows`], with the panes merged ahead where that is worth it.
-    fn slid(&self, window: Interval) -> DfResult<Vec<RecordBatch>> {
-        // Each window once, in order: what is merged ahead is never needed again.
-        if self.layout.timing.emit != Emit::Append || !self.layout.timing.lateness.is_zero() {
-            return self.window_rows(window);
-        }
-        let inner = &mut *self.inner.lock();
-        let alive = || inner.panes.values().map(|pane| pane.count).max().unwrap_or_default();
-        if inner.slide.as_ref().is_none_or(|slide| slide.is_stale(alive())) {
-            inner.slide = Slide::of(&self.layout, &self.layout.aggregates)?;
-        }
-        let Inner { slide, panes, .. } = inner;
-        match slide {
-            Some(slide) => {
-                slide.window(&self.layout, window, panes.iter().map(|(at, pane)| (*at, pane.rows.as_slice())))
-            }
-            None => panes
-                .range(window.start.0..window.end.0)
-                .flat_map(|(_, pane)| &pane.rows)
-                .map(|rows| self.full(rows, window))
-                .collect(),
-        }
-    }
-
-    /// Tells what is merged ahead of rows that came for a pane in it.
-    fn amend(&self, inner: &mut Inner, came: &[RecordBatch], touched: &BTreeSet<i64>) -> DfResult<()> {
-        let Some(slide) = &mut inner.slide else { return Ok(()) };
-        for pane in touched.iter().filter(|pane| slide.has(**pane)).copied().collect::<Vec<_>>() {
-            let mut rows = Vec::new();
-            for block in came {
-                let panes = self.pane_of_rows(block).map_err(crate::plan::external)?;
-                let of_pane: BooleanArray = panes.values().iter().map(|at| Some(*at == pane)).collect();
-                rows.push(arrow_select::filter::filter_record_batch(block, &of_pane)?);
-            }
-            slide.amend(pane, &rows)?;
-        }
-        Ok(())
-    }
-
     fn full(&self, rows: &RecordBatch, window: Interval) -> DfResult<RecordBatch> {
         let constant = |at: Timestamp, kind: &DataType| -> ArrayRef {
             Arc::new(TimestampMicrosecondArray::from_value(at.0, rows.num_rows()).with_data_type(kind.clone()))
@@ -401,11 +392,22 @@ impl StateOperator for AggregateState {
     }
 
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
-        Ok(self.inner.lock().panes.values().flat_map(|pane| pane.rows.iter().cloned()).collect())
+        let inner = self.inner.lock();
+        match &inner.ahead {
+            Ahead::Tops(tops) => return tops.kept().map_err(crate::batch::of_plan),
+            Ahead::Held(held) if held.is_all() => return held.kept(&self.layout.kept).map_err(crate::batch::of_plan),
+            _ => {}
+        }
+        Ok(inner.panes.values().flat_map(|pane| pane.rows.iter().cloned()).collect())
     }
 
     fn rows(&self) -> usize {
-        self.inner.lock().panes.values().map(|pane| pane.count).sum()
+        let inner = self.inner.lock();
+        match &inner.ahead {
+            Ahead::Tops(tops) => tops.len(),
+            Ahead::Held(held) if held.is_all() => held.len(),
+            _ => inner.panes.values().map(|pane| pane.count).sum(),
+        }
     }
 
     fn keys(&self) -> usize {
@@ -519,13 +521,37 @@ impl AggregateState {
                 touched.extend(self.pane_of_rows(rows).map_err(crate::plan::external)?.values().iter().copied());
             }
         }
+        let mut changed = Vec::new();
         let wanting = {
             let mut inner = self.inner.lock();
+            if self.layout.window.is_none() {
+                self.ready(&mut inner)?;
+            }
+            let came = match &mut inner.ahead {
+                Ahead::Held(held) => {
+                    changed = held.add(&came)?;
+                    if held.is_all() {
+                        inner.delta = Some((run.batch.id, came));
+                        Vec::new()
+                    } else {
+                        came
+                    }
+                }
+                Ahead::Tops(tops) => {
+                    let (keys, kept) = tops.add(&came)?;
+                    changed = keys;
+                    inner.delta = Some((run.batch.id, kept));
+                    Vec::new()
+                }
+                _ => came,
+            };
             for rows in &came {
                 self.append(&mut inner, rows).map_err(crate::plan::external)?;
             }
             self.amend(&mut inner, &came, &touched)?;
-            inner.delta = Some((run.batch.id, came));
+            if !inner.ahead.is_all() {
+                inner.delta = Some((run.batch.id, came));
+            }
             let wanting: Vec<(i64, Vec<RecordBatch>)> = inner
                 .panes
                 .iter()
@@ -537,20 +563,13 @@ impl AggregateState {
         for (at, rows) in wanting {
             let rows: Vec<RecordBatch> = feed(merge, task, rows).await?;
             let count = rows.iter().map(RecordBatch::num_rows).sum();
-            self.inner.lock().panes.insert(at, Pane { rows, count, merged: count, appended: 0 });
+            let weight = rows.iter().map(weight).sum();
+            self.inner.lock().panes.insert(at, Pane { rows, count, weight, merged: weight, appended: 0 });
         }
         let Some(spec) = self.spec() else {
-            let (rows, shown) = {
-                let inner = self.inner.lock();
-                (inner.panes.get(&0).map(|pane| pane.rows.clone()).unwrap_or_default(), inner.shown.clone())
-            };
-            if let (true, Some(shown)) = (nothing, shown) {
-                run.stays(&self.name);
-                return Ok(if repeats { shown } else { Vec::new() });
-            }
-            let shown = feed(above, task, rows).await?;
-            self.inner.lock().shown = Some(shown.clone());
-            return Ok(shown);
+            let is_held = matches!(self.inner.lock().ahead, Ahead::Held(_) | Ahead::Tops(_));
+            let nothing = nothing || (is_held && changed.is_empty());
+            return self.without_window(nothing, &changed, run, above, task, repeats).await;
         };
         let timing = &self.layout.timing;
         let (before, mut now) = timing.watermarks(&self.name, run);

@@ -4,11 +4,14 @@ mod aggregates;
 mod beside;
 mod decoding;
 mod event_time;
+mod fuzz;
 mod goldens;
 mod late;
 mod mistakes;
 mod modes;
+mod slides;
 mod tables;
+mod updates;
 
 use super::catalog;
 use crate::testing::SqlProgram;

@@ -12,8 +12,10 @@
 //! kept rows, and gives the whole result. `rank` and `dense_rank` work as well.
 //!
 //! Called by [`super::shape`]; planned by [`super::lower`], with the state of
-//! aggregates ([`super::state`]), whose merge here cuts to the first `n` again.
+//! aggregates ([`super::state`]), whose merge here cuts to the first `n` again, and which
+//! holds the rows ready ([`super::tops`]) where nothing stands between them and the function.
 
+use super::tops::Numbering;
 use datafusion::{
     common::{Column, DFSchemaRef, Result as DfResult, ScalarValue, plan_err},
     logical_expr::{
@@ -73,6 +75,16 @@ impl UserDefinedLogicalNodeCore for TopNode {
 }
 
 impl TopNode {
+    /// How the function numbers rows, and up to which number they are kept.
+    pub(super) fn numbering(&self) -> Option<(Numbering, u64)> {
+        let mut function = &self.function;
+        while let Expr::Alias(alias) = function {
+            function = &alias.expr;
+        }
+        let Expr::WindowFunction(call) = function else { return None };
+        Numbering::of(call.fun.name()).map(|numbering| (numbering, self.limit))
+    }
+
     /// The plan that cuts `rows`, which have the node's columns, to those that are to be kept.
     pub(super) fn cut(&self, rows: LogicalPlan) -> DfResult<LogicalPlan> {
         let columns: Vec<Expr> = rows.schema().columns().into_iter().map(Expr::Column).collect();

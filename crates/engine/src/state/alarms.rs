@@ -30,11 +30,12 @@ pub(crate) type Micros = i64;
 
 /// Hashes of keys by time, for each kind of alarm.
 #[derive(Debug, Default)]
-pub(crate) struct Alarms([BTreeMap<Micros, Vec<u64>>; 3]);
+pub(crate) struct Alarms([BTreeMap<Micros, Vec<u64>>; 3], usize);
 
 impl Alarms {
     pub(crate) fn add(&mut self, alarm: Alarm, at: Micros, hash: u64) {
         self.0[alarm as usize].entry(at).or_default().push(hash);
+        self.1 += 1;
     }
 
     /// Takes out what is due: by batch time in order of time, then by the watermark
@@ -50,8 +51,21 @@ impl Alarms {
                 due.extend(hashes.into_iter().map(|hash| (at, alarm, hash)));
             }
         }
+        self.1 -= due.len();
         due.sort_unstable_by_key(|(at, alarm, hash)| (*alarm == Alarm::Event, *at, *alarm, *hash));
         due
+    }
+
+    /// The hashes that [`Alarms::due`] would give.
+    pub(crate) fn hashes_due(&self, batch: Micros, event: Micros) -> impl Iterator<Item = u64> + '_ {
+        [(Alarm::Idle, batch), (Alarm::Batch, batch), (Alarm::Event, event)]
+            .into_iter()
+            .flat_map(|(alarm, until)| self.0[alarm as usize].range(..=until).flat_map(|(_, hashes)| hashes).copied())
+    }
+
+    /// About the bytes that the entries take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.1 * 2 * size_of::<u64>()
     }
 
     /// Whether [`Alarms::due`] would give anything.
@@ -85,11 +99,16 @@ mod tests {
         }
         assert_eq!((alarms.first_batch(), alarms.first_event()), (Some(3), Some(1)));
         assert!(!alarms.is_due(2, 0) && alarms.is_due(2, 1) && alarms.is_due(3, 0));
+        let mut hashes: Vec<u64> = alarms.hashes_due(5, 7).collect();
+        hashes.sort_unstable();
+        assert_eq!(hashes, [0, 1, 2, 3]);
         assert_eq!(
             alarms.due(5, 7),
             [(3, Alarm::Batch, 2), (5, Alarm::Idle, 0), (5, Alarm::Idle, 1), (1, Alarm::Event, 3)]
         );
         assert_eq!(alarms.due(8, 7), []);
+        assert!(alarms.bytes() > 0);
         assert_eq!(alarms.due(9, 7), [(9, Alarm::Idle, 4)]);
+        assert_eq!(alarms.bytes(), 0);
     }
 }

@@ -20,6 +20,11 @@ use tidemill_core::{BatchId, Error, Timestamp};
 
 pub(super) const NONE: u32 = u32::MAX;
 
+/// Of a slot's mark: the key was touched since the bin was last looked through.
+pub(super) const WARM: u8 = 1;
+/// The key has an older copy on disk.
+pub(super) const COPY: u8 = 2;
+
 /// Tables of a part: of a million keys in two parts, each then takes a quarter of a megabyte.
 pub(super) const BINS: usize = 64;
 
@@ -36,6 +41,20 @@ pub(super) struct Slot<K, S, L> {
     pub(super) life: L,
     /// Number of the group in the running batch, or [`NONE`].
     pub(super) group: u32,
+    /// [`WARM`], [`COPY`].
+    pub(super) mark: u8,
+}
+
+impl<K: Key, S: Record, L: Life<K, S>> Slot<K, S, L> {
+    /// Whether the key has anything that counts.
+    pub(super) fn is_kept(&self) -> bool {
+        self.state.is_some() || !self.life.is_bare()
+    }
+
+    /// Appends the row that is stored of the key.
+    pub(super) fn append(&self, rows: &mut <L::Row as Record>::Builder) {
+        L::Row::append(rows, self.life.row(self.key.borrow(), self.state.as_ref().map(Record::borrow)));
+    }
 }
 
 /// The batch that visits.
@@ -148,11 +167,15 @@ pub(super) fn counts_to_starts(counts: &mut [u32]) {
 pub(super) struct Bin<K, S, L> {
     pub(super) table: HashTable<Slot<K, S, L>>,
     pub(super) alarms: Alarms,
+    /// Buckets before this one were given by the sweep that goes on.
+    pub(super) swept: usize,
+    /// Keys that were removed and have a copy on disk, until that is removed, too.
+    pub(super) gone: Vec<K>,
 }
 
 impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
     pub(super) fn new() -> Self {
-        Self { table: HashTable::new(), alarms: Alarms::default() }
+        Self { table: HashTable::new(), alarms: Alarms::default(), swept: 0, gone: Vec::new() }
     }
 
     /// Looks the bucket of each row's key up; new keys get one. A loop of its
@@ -168,12 +191,12 @@ impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
             let bucket = match self.table.find_bucket_index(hash, |slot| K::same(slot.key.borrow(), key)) {
                 Some(bucket) => bucket,
                 None if self.table.len() < self.table.capacity() => {
-                    let slot = Slot { key: K::own(key), state: None, life: L::default(), group: NONE };
+                    let slot = Slot { key: K::own(key), state: None, life: L::default(), group: NONE, mark: 0 };
                     self.table.insert_unique(hash, slot, |slot| hash_key::<K>(slot.key.borrow())).bucket_index()
                 }
                 None => {
                     // Growing moves all buckets: begin again.
-                    self.table.reserve(self.table.len().max(16), |slot| hash_key::<K>(slot.key.borrow()));
+                    self.grow();
                     buckets.clear();
                     left = rows.clone();
                     continue;
@@ -181,6 +204,12 @@ impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
             };
             buckets.push(bucket);
         }
+    }
+
+    /// Makes room. All buckets move, so a sweep of them begins again.
+    pub(super) fn grow(&mut self) {
+        self.swept = 0;
+        self.table.reserve(self.table.len().max(16), |slot| hash_key::<K>(slot.key.borrow()));
     }
 
     /// Numbers the groups of the rows whose buckets were found.
@@ -193,6 +222,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
             let slot = self.table.get_bucket_mut(*bucket).ok_or_else(no_bucket)?;
             if slot.group == NONE {
                 slot.group = u32::try_from(keys.len()).map_err(|_| too_many_rows())?;
+                slot.mark |= WARM;
                 keys.push(*bucket);
                 ends.push(0);
             }
@@ -258,13 +288,16 @@ impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
         let slot = self.table.get_bucket_mut(bucket).ok_or_else(no_bucket)?;
         slot.group = NONE;
         if changed {
-            L::Row::append(delta, slot.life.row(slot.key.borrow(), slot.state.as_ref().map(Record::borrow)));
+            slot.append(delta);
         }
         if slot.state.is_none()
             && slot.life.is_bare()
             && let Ok(entry) = self.table.get_bucket_entry(bucket)
         {
-            entry.remove();
+            let (slot, _) = entry.remove();
+            if slot.mark & COPY != 0 {
+                self.gone.push(slot.key);
+            }
         }
         Ok(())
     }

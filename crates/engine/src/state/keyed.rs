@@ -20,10 +20,12 @@
 //! loops are short, so that the waits of many records overlap.
 
 use super::{
-    StateOperator, Version,
+    Feed, StateOperator, Swept, Version,
     alarms::{Alarm, Micros},
     bin::{BINS, Bin, NONE, Slot, Touched, bin_of, counts_to_starts, no_bucket, too_many_rows},
+    cold::Cold,
     life::Life,
+    memory::{Share, StateMemory},
 };
 use crate::{
     plan::external,
@@ -34,16 +36,17 @@ use arrow_schema::{Schema, SchemaRef};
 use datafusion::common::Result as DfResult;
 use hashbrown::hash_table::Entry;
 use parking_lot::Mutex;
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Range, sync::Arc};
 use tidemill_core::{BatchId, Result, Timestamp};
+use tidemill_store::state::{Piece, StateKind};
 
 pub(crate) use super::bin::{Cell, Moment, Values, Visit};
 
 /// One shard.
 pub(crate) struct Part<K, S, L> {
-    bins: Vec<Bin<K, S, L>>,
+    pub(super) bins: Vec<Bin<K, S, L>>,
     /// Microseconds from a key's last news to its end.
-    span: Option<Micros>,
+    pub(super) span: Option<Micros>,
     /// Whether no version of this state was ever kept.
     fresh: bool,
     /// Whether the part was given its first states and they are in no version yet.
@@ -52,13 +55,26 @@ pub(crate) struct Part<K, S, L> {
     unsaved: bool,
     /// The watermark of the last batch.
     watermark: Timestamp,
+    /// Bins before this one were given whole by the sweep that goes on.
+    sweep: usize,
+    /// Of the bin that it is at, whether its table was given, and the last row on disk that was.
+    sweep_cold: Option<Vec<u8>>,
+    /// What the part takes of the program's memory; one that is only looked at has no bound.
+    pub(super) share: Option<Share>,
+    /// Rows on disk, once there were any.
+    pub(super) cold: Option<Cold>,
+    /// The bin that was last looked through for keys that may go to disk.
+    pub(super) hand: usize,
+    /// Bytes of a key and its state beside its slot, as of the keys that were looked at, the last in this bin.
+    pub(super) heap: usize,
+    pub(super) weighed: usize,
     /// Rows that the last batch changed, until they are taken. A batch that
     /// nobody asked for (there is no data directory) is replaced by the next.
     delta: Option<(BatchId, Vec<RecordBatch>)>,
 }
 
 impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
-    fn new(span: Option<Micros>) -> Self {
+    fn new(span: Option<Micros>, memory: Option<&Arc<StateMemory>>) -> Self {
         Self {
             bins: (0..BINS).map(|_| Bin::new()).collect(),
             span,
@@ -66,12 +82,20 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
             begun: false,
             unsaved: false,
             watermark: Timestamp::MIN,
+            sweep: 0,
+            sweep_cold: None,
+            share: memory.map(Share::of),
+            cold: None,
+            hand: 0,
+            heap: 0,
+            weighed: 0,
             delta: None,
         }
     }
 
     fn len(&self) -> usize {
-        self.bins.iter().map(|bin| bin.table.len()).sum()
+        let on_disk = self.cold.as_ref().map_or(0, |cold| cold.alone);
+        self.bins.iter().map(|bin| bin.table.len()).sum::<usize>() + on_disk
     }
 
     /// Whether no version of this state was ever kept: its first rows may be given.
@@ -121,12 +145,19 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
     ) -> DfResult<RecordBatch> {
         let (rows, hashes, ends) = by_bin::<K, V>(rows)?;
         let column = read_batch::<(K, V)>(&rows).map_err(external)?;
+        if self.cold.is_some() {
+            // What the batch may touch, in one go.
+            self.fetch(rows.column(0), &column.0, &hashes, &ends).map_err(external)?;
+            if L::TIMED {
+                self.fetch_due(moment).map_err(external)?;
+            }
+        }
         let mut delta = L::Row::builder(hashes.len().min(self.len().max(1024)));
         let (mut touched, mut start) = (Touched::default(), 0);
         let (now, span) = (moment.time.0, self.span);
         self.watermark = moment.watermark;
         if self.unsaved {
-            self.touch_all(now);
+            self.touch_all(now).map_err(external)?;
         }
         for (bin, end) in self.bins.iter_mut().zip(ends) {
             let range = start as usize..end as usize;
@@ -174,11 +205,12 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
             kept.retain(|rows| rows.num_rows() > 0);
         }
         self.delta = Some((moment.batch, kept));
+        self.trim().map_err(external)?;
         Ok(delta)
     }
 
     /// Gives keys an end that have none yet.
-    fn touch_all(&mut self, now: Micros) {
+    fn touch_all(&mut self, now: Micros) -> Result<()> {
         let span = self.span;
         for bin in &mut self.bins {
             for slot in bin.table.iter_mut().filter(|slot| slot.state.is_some() && !slot.life.is_touched()) {
@@ -187,6 +219,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
                 }
             }
         }
+        if L::TIMED { self.touch_cold(now) } else { Ok(()) }
     }
 
     /// All rows as they are stored, in batches of `limit`.
@@ -196,8 +229,8 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         let mut builder = L::Row::builder(limit.min(self.len()));
         let mut pending = 0;
         let slots = self.bins.iter().flat_map(|bin| bin.table.iter());
-        for slot in slots.filter(|slot| slot.state.is_some() || !slot.life.is_bare()) {
-            L::Row::append(&mut builder, slot.life.row(slot.key.borrow(), slot.state.as_ref().map(Record::borrow)));
+        for slot in slots.filter(|slot| slot.is_kept()) {
+            slot.append(&mut builder);
             pending += 1;
             if pending == limit {
                 out.push(finish_batch::<L::Row>(&mut builder, &schema)?);
@@ -207,15 +240,69 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         if pending > 0 {
             out.push(finish_batch::<L::Row>(&mut builder, &schema)?);
         }
-        Ok(out)
+        let mut after: Option<Vec<u8>> = None;
+        loop {
+            let (rows, last) = self.cold_page(after.as_deref(), &[], limit, false)?;
+            out.extend(rows);
+            let Some(last) = last else { return Ok(out) };
+            after = Some(last);
+        }
     }
 
-    /// Adds the alarms of all keys.
-    fn index(&mut self) {
+    fn begin_sweep(&mut self) {
+        (self.sweep, self.sweep_cold) = (0, None);
+        self.bins.iter_mut().for_each(|bin| bin.swept = 0);
+    }
+
+    /// The next rows of the sweep, about `limit`. A key that moves on in its bin meanwhile has changed and is in
+    /// a delta; where a table grows, its sweep begins again.
+    fn sweep(&mut self, limit: usize) -> Result<Vec<RecordBatch>> {
+        let mut builder = L::Row::builder(limit.min(self.len()));
+        let mut found = 0;
+        let mut from_disk = Vec::new();
+        while let Some(bin) = self.bins.get_mut(self.sweep) {
+            // Once it was given, what moves into the table or out of it is still on disk.
+            let given = self.sweep_cold.is_some();
+            while !given && bin.swept < bin.table.num_buckets() && found < limit {
+                let slot = bin.table.get_bucket(bin.swept);
+                bin.swept += 1;
+                if let Some(slot) = slot.filter(|slot| slot.is_kept()) {
+                    slot.append(&mut builder);
+                    found += 1;
+                }
+            }
+            if !given && bin.swept < bin.table.num_buckets() {
+                break;
+            }
+            let within = [u8::try_from(self.sweep).unwrap_or(u8::MAX)];
+            let mut after = self.sweep_cold.take().unwrap_or_else(|| within.to_vec());
+            while found < limit {
+                let (rows, last) = self.cold_page(Some(&after), &within, limit - found, true)?;
+                found += rows.iter().map(RecordBatch::num_rows).sum::<usize>();
+                from_disk.extend(rows);
+                let Some(last) = last else {
+                    after.clear();
+                    break;
+                };
+                after = last;
+            }
+            if !after.is_empty() && self.cold.is_some() {
+                self.sweep_cold = Some(after);
+                break;
+            }
+            self.sweep += 1;
+        }
+        from_disk.push(finish_batch::<L::Row>(&mut builder, &stored::<K, S, L>())?);
+        from_disk.retain(|rows| rows.num_rows() > 0);
+        Ok(from_disk)
+    }
+
+    /// Adds the alarms of all keys of these bins.
+    fn index(&mut self, bins: Range<usize>) {
         if !L::TIMED {
             return;
         }
-        for Bin { table, alarms } in &mut self.bins {
+        for Bin { table, alarms, .. } in &mut self.bins[bins] {
             for slot in table.iter_mut() {
                 let due = slot.life.alarms(self.span);
                 if due.is_empty() && slot.state.is_none() {
@@ -226,6 +313,16 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
                 due.into_iter().for_each(|(alarm, at)| alarms.add(alarm, at, hash));
             }
         }
+    }
+
+    /// Forgets what the tables of these bins hold.
+    fn empty(&mut self, bins: Range<usize>) {
+        self.bins[bins].iter_mut().for_each(|bin| *bin = Bin::new());
+    }
+
+    /// Whether the part, while it is filled, has more than it may keep.
+    fn is_too_large(&mut self) -> bool {
+        self.share.is_some() && self.weigh().is_ok() && self.note().is_some()
     }
 
     /// Takes a row: without a state, and nothing else to keep, the key goes. [`Part::index`] ends a run of these.
@@ -243,14 +340,14 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         match entry {
             Entry::Occupied(mut slot) => (slot.get_mut().state, slot.get_mut().life) = (state, life),
             Entry::Vacant(place) => {
-                place.insert(Slot { key: K::own(key), state, life, group: NONE });
+                place.insert(Slot { key: K::own(key), state, life, group: NONE, mark: 0 });
             }
         }
     }
 }
 
 /// Columns of the rows on disk.
-fn stored<K: Key, S: Record, L: Life<K, S>>() -> SchemaRef {
+pub(super) fn stored<K: Key, S: Record, L: Life<K, S>>() -> SchemaRef {
     let plain = schema_of::<L::Row>();
     if L::COLUMNS.is_empty() {
         return plain;
@@ -308,6 +405,7 @@ pub(crate) struct KeyedState<K, S, L = ()> {
     /// What the state begins with.
     first: Vec<(K, S)>,
     parts: Vec<Mutex<Part<K, S, L>>>,
+    memory: Option<Arc<StateMemory>>,
 }
 
 impl<K, S, L> fmt::Debug for KeyedState<K, S, L> {
@@ -317,15 +415,17 @@ impl<K, S, L> fmt::Debug for KeyedState<K, S, L> {
 }
 
 impl<K: Key, S: Record, L: Life<K, S>> KeyedState<K, S, L> {
-    /// A state whose keys end `span` microseconds after their last news, and that begins with `first`.
+    /// A state whose keys end `span` microseconds after their last news, and that begins with `first`. Beyond its
+    /// share of `memory`, keys go to disk.
     pub(crate) fn new(
         (name, kind): (String, &'static str),
         partitions: usize,
         span: Option<Micros>,
         first: Vec<(K, S)>,
+        memory: Option<Arc<StateMemory>>,
     ) -> Self {
-        let parts = (0..partitions).map(|_| Mutex::new(Part::new(span))).collect();
-        let state = Self { name, kind, span, first, parts };
+        let parts = (0..partitions).map(|_| Mutex::new(Part::new(span, memory.as_ref()))).collect();
+        let state = Self { name, kind, span, first, parts, memory };
         state.begin();
         state
     }
@@ -340,7 +440,7 @@ impl<K: Key, S: Record, L: Life<K, S>> KeyedState<K, S, L> {
         let count = self.parts.len();
         let mut parts: Vec<_> = self.parts.iter().map(Mutex::lock).collect();
         for part in &mut parts {
-            **part = Part::new(self.span);
+            **part = Part::new(self.span, self.memory.as_ref());
         }
         for (key, state) in &self.first {
             let part = &mut parts[partition_of(hash_key::<K>(key.borrow()), count)];
@@ -364,35 +464,104 @@ impl<K: Key, S: Record, L: Life<K, S>> StateOperator for KeyedState<K, S, L> {
     }
 
     fn restore(&self, versions: &[Version]) -> Result<()> {
-        if versions.is_empty() {
-            self.begin();
-            return Ok(());
-        }
+        self.restore_from(&mut |each| {
+            for version in versions {
+                let kind = if version.whole { StateKind::Snapshot } else { StateKind::Delta };
+                each(Piece::Version(BatchId(0), kind))?;
+                version.rows.iter().try_for_each(|rows| each(Piece::Rows(rows.clone())))?;
+            }
+            Ok(())
+        })
+    }
+
+    fn restore_from(&self, feed: &mut Feed<'_>) -> Result<()> {
         let count = self.parts.len();
         let mut parts: Vec<_> = self.parts.iter().map(Mutex::lock).collect();
-        let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
         for part in &mut parts {
-            **part = Part::new(self.span);
+            **part = Part::new(self.span, self.memory.as_ref());
             part.fresh = false;
         }
-        for rows in versions[from..].iter().flat_map(|version| &version.rows) {
-            let column = read_batch::<L::Row>(rows)?;
-            for row in 0..rows.num_rows() {
-                let (key, state, life) = L::read(L::Row::get(&column, row));
-                parts[partition_of(hash_key::<K>(key), count)].take(key, state, life);
+        let mut nothing = true;
+        // As many bins at once as have room in memory: all of them, or the files are read again for the others.
+        let mut bins = 0..BINS;
+        loop {
+            feed(&mut |piece| {
+                match piece {
+                    Piece::Version(_, StateKind::Delta) => nothing = false,
+                    Piece::Version(_, StateKind::Snapshot) => {
+                        parts.iter_mut().for_each(|part| part.empty(bins.clone()));
+                        nothing = false;
+                    }
+                    Piece::Reset => {
+                        parts.iter_mut().for_each(|part| part.empty(bins.clone()));
+                        nothing = true;
+                    }
+                    Piece::Rows(rows) => {
+                        let column = read_batch::<L::Row>(&rows)?;
+                        for row in 0..rows.num_rows() {
+                            let (key, state, life) = L::read(L::Row::get(&column, row));
+                            let hash = hash_key::<K>(key);
+                            if bins.contains(&bin_of(hash)) {
+                                parts[partition_of(hash, count)].take(key, state, life);
+                            }
+                        }
+                        while bins.len() > 1 && parts.iter_mut().any(|part| part.is_too_large()) {
+                            let middle = bins.start.midpoint(bins.end);
+                            parts.iter_mut().for_each(|part| part.empty(middle..bins.end));
+                            bins.end = middle;
+                        }
+                    }
+                }
+                Ok(())
+            })?;
+            if nothing {
+                drop(parts);
+                self.begin();
+                return Ok(());
             }
+            parts.iter_mut().for_each(|part| part.index(bins.clone()));
+            if bins.end == BINS {
+                break;
+            }
+            for part in &mut parts {
+                bins.clone().try_for_each(|bin| part.evict(bin, true))?;
+                part.note();
+            }
+            bins = bins.end..BINS.min(bins.end + bins.len());
         }
-        parts.iter_mut().for_each(|part| part.index());
-        Ok(())
+        parts.iter_mut().try_for_each(|part| part.trim())
+    }
+
+    fn sweeps(&self) -> bool {
+        true
+    }
+
+    fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
+        let mut parts: Vec<_> = self.parts.iter().map(Mutex::lock).collect();
+        let (mut out, mut left, mut whole) = (Vec::new(), rows, true);
+        for part in &mut parts {
+            if begin {
+                part.begin_sweep();
+            }
+            let found = part.sweep(left)?;
+            left -= found.iter().map(RecordBatch::num_rows).sum::<usize>().min(left);
+            out.extend(found);
+            whole &= part.sweep == BINS;
+        }
+        Ok(Swept { rows: out, whole })
     }
 
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
-        Ok(self
-            .parts
-            .iter()
-            .filter_map(|part| part.lock().delta.take_if(|(of, _)| *of == batch))
-            .flat_map(|(_, rows)| rows)
-            .collect())
+        let mut rows = Vec::new();
+        for part in &self.parts {
+            let mut part = part.lock();
+            rows.extend(part.delta.take_if(|(of, _)| *of == batch).into_iter().flat_map(|(_, rows)| rows));
+            // Of parts that ran side by side, one that was done first did not see that others would grow.
+            if self.memory.as_ref().is_some_and(|memory| memory.is_over()) {
+                part.trim()?;
+            }
+        }
+        Ok(rows)
     }
 
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
@@ -408,7 +577,7 @@ impl<K: Key, S: Record, L: Life<K, S>> StateOperator for KeyedState<K, S, L> {
     }
 
     fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
-        Some(Arc::new(Self::new((self.name.clone(), self.kind), 1, self.span, Vec::new())))
+        Some(Arc::new(Self::new((self.name.clone(), self.kind), 1, self.span, Vec::new(), None)))
     }
 
     fn wakes(&self, last: Timestamp) -> Option<Timestamp> {

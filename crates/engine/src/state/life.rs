@@ -80,6 +80,16 @@ pub(crate) trait Life<K: Key, S: Record>: Default + Send + Sync + 'static {
     fn is_bare(&self) -> bool {
         true
     }
+
+    /// What a key on disk has to remember beside its row: the alarm that is set for it.
+    fn hint(&self) -> Micros {
+        NEVER
+    }
+
+    /// Takes what [`Life::hint`] gave.
+    fn take_hint(&mut self, hint: Micros) {
+        let _nothing_to_remember = hint;
+    }
 }
 
 impl<K: Key, S: Record> Life<K, S> for () {
@@ -196,6 +206,12 @@ impl<K: Key, S: Record> Life<K, S> for Aged {
     fn alarms(&mut self, span: Option<Micros>) -> Vec<(Alarm, Micros)> {
         self.alarm(span).into_iter().collect()
     }
+    fn hint(&self) -> Micros {
+        self.set
+    }
+    fn take_hint(&mut self, hint: Micros) {
+        self.set = hint;
+    }
 }
 
 /// When a key was last touched, and its timers in order of time.
@@ -281,5 +297,11 @@ impl<K: Key, S: Record> Life<K, S> for Timers {
     }
     fn is_bare(&self) -> bool {
         self.batch.is_empty() && self.event.is_empty()
+    }
+    fn hint(&self) -> Micros {
+        self.aged.set
+    }
+    fn take_hint(&mut self, hint: Micros) {
+        self.aged.set = hint;
     }
 }

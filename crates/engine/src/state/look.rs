@@ -44,14 +44,16 @@ pub(crate) fn versions(
         tried += 1;
         let dir = states.join(entry.dir());
         let Some(mut files) = StateFiles::look(Arc::clone(disk), &dir, &entry.name)? else { return Ok(None) };
-        if files.oldest() > version {
-            return Err(Error::user(format!(
-                "the state of `{}` at batch {version} is kept no more: the oldest version is {}",
-                entry.name,
-                files.oldest()
-            )));
-        }
-        match files.load(version) {
+        let found = files.oldest().and_then(|oldest| {
+            if oldest > version {
+                return Err(Error::user(format!(
+                    "the state of `{}` at batch {version} is kept no more: the oldest version is {oldest}",
+                    entry.name
+                )));
+            }
+            files.load(version)
+        });
+        match found {
             Ok(found) => return Ok(Some((Arc::clone(files.columns()), of_files(found)))),
             // The owner may have pruned files between the look and the load.
             Err(error) if tried == TRIES => return Err(error),
@@ -100,7 +102,7 @@ pub(crate) fn rows_at(
 fn folded(versions: &[Version], entry: &OperatorEntry) -> Result<Vec<RecordBatch>> {
     let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
     let batches: Vec<&RecordBatch> = versions[from..].iter().flat_map(|version| &version.rows).collect();
-    if !entry.kind.contains("state") {
+    if !(entry.kind.contains("state") || entry.kind == "with_timers") {
         return Ok(batches.into_iter().cloned().collect());
     }
     let keys = entry.keys.unwrap_or(1);

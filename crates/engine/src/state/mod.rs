@@ -1,17 +1,23 @@
 //! Keyed state: hot in memory, one version a batch.
 //!
 //! A stateful operator registers itself here when its plan is made. The batch
-//! loop takes its delta at each commit, asks for a snapshot when the deltas
-//! outgrow the state, and gives the rows back after a restart or a failed batch.
+//! loop takes its delta at each commit, and gives the rows back after a restart
+//! or a failed batch. So that the deltas don't outgrow the state, it asks for
+//! some of the other rows beside each delta ([`StateOperator::sweep`]), or where
+//! later rows don't replace earlier ones, for a snapshot.
 //!
 //! Invariant: the rows in memory equal the last committed version plus the
 //! batch that is running; a failed batch is undone by restoring.
 
 pub(crate) mod alarms;
 mod bin;
+mod cold;
+#[cfg(test)]
+mod cold_tests;
 pub(crate) mod keyed;
 pub(crate) mod life;
 pub(crate) mod look;
+pub(crate) mod memory;
 #[cfg(test)]
 mod model_tests;
 pub(crate) mod panes;
@@ -21,6 +27,7 @@ use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{fmt, sync::Arc};
 use tidemill_core::{BatchId, Result, Timestamp};
+use tidemill_store::state::{Piece, StateKind};
 
 /// Rows of a version as they come back from disk.
 #[derive(Debug, Clone)]
@@ -28,6 +35,33 @@ pub(crate) struct Version {
     /// Whether these are all rows, or those that the batch changed.
     pub(crate) whole: bool,
     pub(crate) rows: Vec<RecordBatch>,
+}
+
+/// Rows of a sweep, as they are now.
+#[derive(Debug, Default)]
+pub(crate) struct Swept {
+    pub(crate) rows: Vec<RecordBatch>,
+    /// Whether with these, all rows have been given that did not change meanwhile.
+    pub(crate) whole: bool,
+}
+
+/// Hands versions out as they are read, the oldest first.
+pub(crate) type Feed<'a> = dyn FnMut(&mut dyn FnMut(Piece) -> Result<()>) -> Result<()> + 'a;
+
+/// All that a feed gives, in memory.
+fn collected(feed: &mut Feed<'_>) -> Result<Vec<Version>> {
+    let mut versions = Vec::new();
+    feed(&mut |piece| {
+        match piece {
+            Piece::Reset => versions.clear(),
+            Piece::Version(_, kind) => {
+                versions.push(Version { whole: kind == StateKind::Snapshot, rows: Vec::new() });
+            }
+            Piece::Rows(rows) => versions.iter_mut().last().into_iter().for_each(|v| v.rows.push(rows.clone())),
+        }
+        Ok(())
+    })?;
+    Ok(versions)
 }
 
 /// What the batch loop needs of a stateful operator.
@@ -46,6 +80,32 @@ pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
     /// # Errors
     /// When the rows are not of this operator's types.
     fn restore(&self, versions: &[Version]) -> Result<()>;
+
+    /// As [`StateOperator::restore`], from versions as they are read: an operator
+    /// that can need not have them in memory together.
+    ///
+    /// # Errors
+    /// As [`StateOperator::restore`], or when they can't be read.
+    fn restore_from(&self, feed: &mut Feed<'_>) -> Result<()> {
+        self.restore(&collected(feed)?)
+    }
+
+    /// Whether a later row of a key replaces an earlier one, so that rows may be
+    /// kept again as they are: then [`StateOperator::sweep`] is asked, and
+    /// [`StateOperator::snapshot`] by people only.
+    fn sweeps(&self) -> bool {
+        false
+    }
+
+    /// About `rows` of the rows as they are now, which go on where the call before
+    /// ended; `begin` begins anew. Called between batches.
+    ///
+    /// # Errors
+    /// When the rows can't be read.
+    fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
+        let _none_are_asked_for = (rows, begin);
+        Ok(Swept { rows: Vec::new(), whole: false })
+    }
 
     /// Takes the rows that `batch` changed.
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>>;

@@ -41,7 +41,7 @@ use crate::{
     stream::{Chain, DStream},
 };
 use std::{collections::BTreeMap, fmt, sync::Arc};
-use tidemill_core::{Board, Clock, Duration, Error, Event, Result, Sink, StopHandle, Timestamp};
+use tidemill_core::{Board, Clock, Duration, Error, Event, Registry, Result, Sink, StopHandle, Timestamp};
 use tidemill_store::disk::SimDisk;
 use tokio::{runtime::Runtime, sync::broadcast::Receiver, task::JoinHandle};
 
@@ -119,6 +119,7 @@ impl Shown {
 pub struct Trial<F> {
     declare: F,
     partitions: usize,
+    registry: Registry,
     runtime: Runtime,
 }
 
@@ -150,13 +151,20 @@ impl<F: Fn(&Setup<'_>) -> Result<()>> Trial<F> {
     /// When threads can't be started.
     pub fn new(declare: F) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("threads");
-        Self { declare, partitions: 2, runtime }
+        Self { declare, partitions: 2, registry: Registry::default(), runtime }
     }
 
     /// With another number of partitions than two.
     #[must_use]
     pub fn partitions(mut self, partitions: usize) -> Self {
         self.partitions = partitions;
+        self
+    }
+
+    /// With connectors, formats and sinks that SQL may name.
+    #[must_use]
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = registry;
         self
     }
 
@@ -319,6 +327,7 @@ impl<F: Fn(&Setup<'_>) -> Result<()>> Trial<F> {
         let context = StreamingContext::builder("trial")
             .interval(INTERVAL)
             .partitions(life.partitions)
+            .registry(self.registry.clone())
             .clock(Arc::clone(clock) as Arc<dyn Clock>)
             .disk(Arc::new(SteppedDisk { disk: life.disk.clone(), steps: Arc::clone(&life.steps) }))
             .data_dir("/trial")

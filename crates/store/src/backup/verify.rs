@@ -403,15 +403,26 @@ fn chain(dir: &Path, upto: u64, verified: &mut Verified) -> Result<()> {
             _ => {}
         }
     }
+    let head = |path: &Path| -> Option<serde_json::Value> {
+        let (frame, _) = crate::frame::first_frame(&RealDisk, path).ok()??;
+        serde_json::from_slice(frame.meta()).ok()
+    };
+    // Deltas since some version may hold everything, as the newest says.
+    let since = deltas.last_key_value().and_then(|(_, path)| head(path)?["since"].as_u64());
+    let begin = since.filter(|since| base.is_none_or(|base| *since > base));
+    if let (Some(begin), Some((_, newest))) =
+        (begin.filter(|begin| !deltas.contains_key(begin)), deltas.last_key_value())
+    {
+        verified.found(newest, None, true, format!("it builds on version {begin}, which is not there"));
+    }
     let mut at = base;
     for (version, path) in deltas {
-        if base.is_some_and(|base| version <= base) {
+        if base.is_some_and(|base| version <= base) || begin.is_some_and(|begin| version < begin) {
             continue;
         }
-        let Ok(Some((frame, _))) = crate::frame::first_frame(&RealDisk, &path) else { continue };
-        let head: serde_json::Value = serde_json::from_slice(frame.meta()).unwrap_or_default();
+        let Some(head) = head(&path) else { continue };
         let previous = head["previous"].as_u64();
-        if previous != at {
+        if previous != at && begin != Some(version) {
             let missing = previous.map_or_else(|| "its beginning".to_owned(), |v| format!("version {v}"));
             verified.found(&path, None, true, format!("it builds on {missing}, which is not there"));
         }

@@ -4,6 +4,7 @@ use super::*;
 use crate::{
     SimDisk,
     disk::{Fault, canary},
+    tests::tries::{first_seed, tries},
 };
 use tidemill_core::{Blame, Duration, Offset, PartitionId, WatermarkSpec};
 
@@ -170,7 +171,7 @@ fn a_crash_at_every_operation_keeps_what_was_committed() {
     let whole = SimDisk::new();
     life(&whole, &mut 0).unwrap();
     for op in 0..whole.ops() {
-        for seed in 0..8 {
+        for seed in (0..tries(8)).map(|s| first_seed() + s) {
             let what = format!("crash at {op} of {}, seed {seed}", whole.ops());
             let disk = SimDisk::new();
             disk.fail_at(op, Fault::Crash);

@@ -6,6 +6,7 @@ mod damage;
 mod format;
 mod model;
 mod retention;
+mod schedule;
 
 use super::*;
 use crate::SimDisk;

@@ -4,11 +4,11 @@
 //! disk, so it may stand beside the owner; a file that the owner prunes
 //! meanwhile is an error, never a part of a state.
 
-use super::{StateFiles, StateKind, parse_name};
+use super::{FileHead, Links, StateFiles, StateKind, file::damaged, parse_name};
 use crate::{
     disk::{Disk, Mode},
     fault::Named,
-    frame::{Kind, first_frame},
+    frame::{Frame, Kind, first_frame},
     ipc,
 };
 use arrow_schema::SchemaRef;
@@ -17,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tidemill_core::{BatchId, Error, Result};
+use tidemill_core::{BatchId, Result};
 
 impl StateFiles {
     /// The files of operator `name` in `dir`, to be read beside their owner,
@@ -40,6 +40,7 @@ impl StateFiles {
             files,
             verified: BTreeSet::new(),
             bytes: BTreeMap::new(),
+            heads: BTreeMap::new(),
         };
         found.schema = found.columns_of(version, kind)?;
         Ok(Some(found))
@@ -47,13 +48,27 @@ impl StateFiles {
 
     /// The columns that one file says it has.
     fn columns_of(&self, version: u64, kind: StateKind) -> Result<SchemaRef> {
+        ipc::schema_from(&self.head_of(version, kind)?.payload())
+    }
+
+    fn head_of(&self, version: u64, kind: StateKind) -> Result<Frame> {
         let path = self.path(version, kind);
         let frame = first_frame(&*self.disk, &path).named("read", &path)?;
         let head = frame.map(|(frame, _)| frame).filter(|frame| frame.head().kind == Kind::Head);
-        let head = head.ok_or_else(|| {
-            Error::external(format!("{} is damaged at byte 0 (its head can't be read)", path.display())).fatal()
-        })?;
-        ipc::schema_from(&head.payload())
+        head.ok_or_else(|| damaged(&path, 0, "its head can't be read"))
+    }
+
+    /// What the head of a delta says of others.
+    pub(super) fn links(&mut self, version: u64) -> Result<Links> {
+        if let Some(links) = self.heads.get(&version) {
+            return Ok(*links);
+        }
+        let frame = self.head_of(version, StateKind::Delta)?;
+        let head: FileHead = serde_json::from_slice(frame.meta())
+            .map_err(|e| damaged(&self.path(version, StateKind::Delta), 0, &e.to_string()))?;
+        let links = Links { previous: head.previous, since: head.since };
+        self.heads.insert(version, links);
+        Ok(links)
     }
 
     /// The columns of the rows.
@@ -62,31 +77,51 @@ impl StateFiles {
     }
 
     /// The oldest version that the files lead to; 0 when they lead to every one.
-    pub fn oldest(&self) -> BatchId {
-        match self.files.first() {
-            Some((version, StateKind::Snapshot)) => BatchId(*version),
-            Some((_, StateKind::Delta)) | None => BatchId(0),
+    ///
+    /// # Errors
+    /// When heads of deltas that say so can't be read.
+    pub fn oldest(&mut self) -> Result<BatchId> {
+        match self.files.first().copied() {
+            None => Ok(BatchId(0)),
+            Some((version, StateKind::Snapshot)) => Ok(BatchId(version)),
+            Some((version, StateKind::Delta)) if self.links(version)?.previous.is_none() => Ok(BatchId(0)),
+            Some(first) => Ok(self.oldest_from(first)?.or_else(|| self.newest()).unwrap_or_default()),
         }
     }
 
-    /// The oldest version such that the files from its snapshot on have at most
-    /// `most` bytes; the newest snapshot's when even those have more.
+    /// The oldest version that the files from this one on lead to, the files before it left aside.
+    fn oldest_from(&mut self, first: (u64, StateKind)) -> Result<Option<BatchId>> {
+        let snapshot = self.files.range(first..).find(|(_, kind)| *kind == StateKind::Snapshot).map(|(v, _)| *v);
+        // Rounds begin one after the other, so what heads say grows from file to file.
+        let deltas = self.versions(StateKind::Delta, u64::MAX);
+        let (mut low, mut high) = (0, deltas.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            let since = self.links(deltas[middle])?.since;
+            if since.is_some_and(|since| (since, StateKind::Delta) >= first) { high = middle } else { low = middle + 1 }
+        }
+        Ok(snapshot.into_iter().chain(deltas.get(low).copied()).min().map(BatchId))
+    }
+
+    /// The oldest version such that the files that it and later ones need have at
+    /// most `most` bytes; when the newest alone needs more, the newest.
     ///
     /// # Errors
     /// When the disk refuses.
     pub fn oldest_within(&mut self, most: u64) -> Result<BatchId> {
-        let mut sum = 0_u64;
-        let mut oldest = None;
+        let (mut sum, mut first) = (0_u64, None);
         for (version, kind) in self.files.clone().into_iter().rev() {
             sum = sum.saturating_add(self.bytes_of(version, kind)?);
-            if sum > most && oldest.is_some() {
-                return Ok(BatchId(oldest.unwrap_or(0)));
+            if sum > most {
+                let oldest = match first {
+                    Some(first) => self.oldest_from(first)?,
+                    None => None,
+                };
+                return Ok(oldest.or_else(|| self.newest()).unwrap_or_default());
             }
-            if kind == StateKind::Snapshot {
-                oldest = Some(version);
-            }
+            first = Some((version, kind));
         }
-        Ok(self.oldest())
+        self.oldest()
     }
 
     fn bytes_of(&mut self, version: u64, kind: StateKind) -> Result<u64> {

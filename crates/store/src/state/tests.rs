@@ -4,10 +4,13 @@ use super::*;
 use crate::{
     SimDisk,
     disk::{Fault, canary},
+    tests::tries::{first_seed, tries},
 };
 use arrow_array::{Int64Array, StringArray, cast::AsArray, types::Int64Type};
 use arrow_schema::{DataType, Field, Schema};
 use proptest::prelude::*;
+
+mod rolled;
 
 const DIR: &str = "/data/state/count";
 
@@ -101,7 +104,7 @@ fn a_crash_at_every_operation_keeps_every_saved_version() {
     let undisturbed = SimDisk::new();
     life(&undisturbed, &mut 0, &mut 0).unwrap();
     for op in 0..undisturbed.ops() {
-        for seed in [op, op + 1] {
+        for seed in (0..tries(2)).map(|s| first_seed() + op + s) {
             let disk = SimDisk::new();
             disk.fail_at(op, Fault::Crash);
             let (mut told, mut pruned) = (0, 0);
@@ -243,7 +246,7 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: u32::try_from(tries(64)).unwrap(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn loads_what_a_map_holds(steps in prop::collection::vec(step(), 1..40)) {

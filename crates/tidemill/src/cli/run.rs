@@ -47,6 +47,11 @@ pub(crate) struct Run {
     #[arg(long)]
     headless: bool,
 
+    /// Memory that keyed states may take together, such as 512MiB; keys at rest beyond it go to disk
+    /// [default: half of the machine's].
+    #[arg(long, value_name = "SIZE", value_parser = values::size)]
+    state_memory: Option<u64>,
+
     /// Let a changed program migrate, rebuild or drop state, as `tidemill plan` shows it.
     #[arg(long, alias = "apply", help_heading = "A changed program")]
     accept_changes: bool,
@@ -63,9 +68,10 @@ pub(crate) struct Run {
 impl Run {
     pub(crate) fn run(self) -> Result<()> {
         let versions = Versions { batches: self.keep_versions, age: self.keep_versions_for, ..Versions::default() };
-        let accept = self.accept_changes;
+        let (accept, memory) = (self.accept_changes, self.state_memory);
         let context = self.program.context(|builder| {
             let builder = builder.keep_versions(versions);
+            let builder = if let Some(bytes) = memory { builder.state_memory(bytes) } else { builder };
             if accept { builder.accept_changes() } else { builder }
         })?;
         if let Some(changes) = context.changes()?.filter(|changes| !changes.are_free() && !accept) {

@@ -79,6 +79,11 @@ fn text(program: &Value, inputs: &Value, batches: &Value) -> String {
         ));
     }
     let batches = batches.as_array().map_or(&[][..], Vec::as_slice);
+    if let Some(last) = batches.last().filter(|last| number(last, "state_bytes") > 0) {
+        let spilled = number(last, "state_spilled");
+        let on_disk = if spilled > 0 { format!(", {spilled} keys on disk only") } else { String::new() };
+        lines.push(format!("  keyed states: {} MiB in memory{on_disk}", number(last, "state_bytes").div_ceil(1 << 20)));
+    }
     for batch in &batches[batches.len().saturating_sub(5)..] {
         let delay = number(batch, "scheduling_delay_us") + number(batch, "processing_us");
         lines.push(format!(
@@ -126,7 +131,9 @@ mod tests {
     #[test]
     fn the_last_batches_are_told_in_order() {
         let batches: Vec<Value> =
-            (1..=9).map(|i| json!({"batch": i, "records_in": 10 * i, "processing_us": 1234})).collect();
+            (1..=9)
+                .map(|i| json!({"batch": i, "records_in": 10 * i, "processing_us": 1234, "state_bytes": 3_000_000, "state_spilled": i}))
+                .collect();
         let text = text(
             &json!({"name": "demo", "phase": "running", "records_in": 450, "batches": 9, "refused": 3,
                 "letters": {"bad_value": 1, "malformed": 2}}),
@@ -137,6 +144,7 @@ mod tests {
   450 records in 9 batches, 3 refused, 0 late
   dead letters: 1 bad_value, 2 malformed; `tidemill dead list` shows them
   posts tcp 127.0.0.1:1: connected, 450 records
+  keyed states: 3 MiB in memory, 9 keys on disk only
   batch 5: 50 records, 0 rows out, delay 1.2 ms
 ";
         assert!(text.starts_with(want), "{text}");

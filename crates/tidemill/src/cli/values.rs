@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use tidemill::{
     Duration, Timestamp,
     connectors::format::time::instant,
-    core::{Clock, parse_duration},
+    core::{Clock, parse_bytes, parse_duration},
     engine::SystemClock,
 };
 
@@ -38,6 +38,11 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// `512MiB`, `2GB`.
+pub(crate) fn size(text: &str) -> Result<u64, String> {
+    parse_bytes(text).filter(|bytes| *bytes > 0).ok_or_else(|| "write a size such as 512MiB or 2GB".to_string())
+}
+
 /// `127.0.0.1:4040`, `localhost:4040`, `:4040`, or `4040`.
 pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
     let wrong = || "write an address as host:port, such as 127.0.0.1:4040 (port 0: any free one)".to_string();
@@ -52,6 +57,12 @@ pub(crate) fn address(text: &str) -> Result<SocketAddr, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_size_is_more_than_nothing() {
+        assert_eq!(size("512MiB"), Ok(512 << 20));
+        assert!(size("0").is_err() && size("much").is_err());
+    }
 
     #[test]
     fn a_duration_says_its_unit() {

@@ -82,11 +82,11 @@ fn a_line_that_is_no_text_is_a_dead_letter() {
 }
 
 /// A port that nobody listens on.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
-fn connect(port: u16) -> TcpStream {
+pub(crate) fn connect(port: u16) -> TcpStream {
     let until = Instant::now() + PATIENCE;
     loop {
         match TcpStream::connect(("127.0.0.1", port)) {

@@ -81,6 +81,20 @@ impl Terminal {
         }
     }
 
+    /// Waits until the process has used a second of the processor from now on.
+    pub(crate) fn works(&self) {
+        let used = || -> u64 {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+            // Hundredths of seconds, at the twelfth place behind the name.
+            stat.rsplit(')').next().unwrap().split_whitespace().nth(11).unwrap().parse().unwrap()
+        };
+        let (begun, until) = (used(), Instant::now() + PATIENCE);
+        while used() < begun + 100 {
+            assert!(Instant::now() < until, "it does nothing: {:?}", self.shown);
+            std::thread::yield_now();
+        }
+    }
+
     /// Sends a signal.
     pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let id = rustix::process::Pid::from_child(&self.child);

@@ -33,7 +33,14 @@ pub(crate) struct Ended {
 
 /// Starts `tidemill` in `dir` with `input` on its standard input.
 pub(crate) fn start(dir: &Path, arguments: &[&str], input: &str) -> Running {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_tidemill"))
+    start_by(dir, &[], arguments, input)
+}
+
+/// As [`start`], by way of another program, which becomes it: `["env", "--ignore-signal=XFSZ"]`.
+pub(crate) fn start_by(dir: &Path, by: &[&str], arguments: &[&str], input: &str) -> Running {
+    let words: Vec<&str> = by.iter().copied().chain([env!("CARGO_BIN_EXE_tidemill")]).collect();
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
         .args(arguments)
         .current_dir(dir)
         .env_remove("TIDEMILL_DATA")

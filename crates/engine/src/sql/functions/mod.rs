@@ -3,12 +3,14 @@
 //! Registered by [`super::catalog::session`]. Each works on whole columns; a null
 //! gives a null.
 
+mod bounded;
 mod json;
 mod text;
 
-use datafusion::logical_expr::ScalarUDF;
+use datafusion::{execution::SessionState, logical_expr::ScalarUDF};
 
-/// All of them.
-pub(super) fn all() -> impl Iterator<Item = ScalarUDF> {
-    text::all().chain(json::all())
+/// All of them, and those of the session that are given a bound.
+pub(super) fn all(session: &SessionState) -> impl Iterator<Item = ScalarUDF> + use<> {
+    let bounded = bounded::all(|name| session.scalar_functions().get(name).cloned());
+    text::all().chain(json::all()).chain(bounded)
 }

@@ -59,3 +59,32 @@ fn late_rows_are_dead_letters() {
     program.step().unwrap();
     assert_eq!(topic.end(0).0, 10_003, "each is kept once");
 }
+
+#[test]
+fn an_event_dated_ten_years_ahead_makes_no_other_late() {
+    let far = 10 * 365 * 86_400;
+    let sums = |with_far: bool| {
+        let mut first: Vec<Row> = vec![(1, "a", Some(1))];
+        if with_far {
+            first.push((far, "far", Some(1_000)));
+        }
+        let entries: [&[Row]; 4] =
+            [&first, &[(4, "a", Some(2)), (12, "a", Some(4))], &[(9, "a", Some(8))], &[(30, "a", Some(16))]];
+        let program = program(
+            2,
+            entries.iter().map(|entry| vec![rows(entry)]).collect(),
+            "CREATE VIEW v AS SELECT window_end, sum(n) AS s
+             FROM TUMBLE(TABLE posts, DESCRIPTOR(t), INTERVAL '10' SECOND) GROUP BY window_end",
+        );
+        let mut given = Vec::new();
+        for _ in 0..4 {
+            program.step().unwrap();
+            given.push(program.view("v").map(|rows| sorted(&[rows])).unwrap_or_default());
+        }
+        (given, program.context().board().program().late)
+    };
+    let (without, late) = sums(false);
+    assert_eq!(late, 0);
+    assert!(without.concat().join("").contains("|11|"), "{without:?}");
+    assert_eq!(sums(true), (without, 1), "only itself is refused");
+}

@@ -158,6 +158,39 @@ fn errors_name_the_place_and_the_way_out() {
 }
 
 #[test]
+fn calls_that_make_much_from_little_are_refused_before_they_do() {
+    for (call, expected) in [
+        ("range(1, 9000000000)", "`range` would make 9000000000 values at once, and 16777216 are the most"),
+        ("generate_series(9000000000, n, -1)", "`generate_series` would make 9000000000 values at once"),
+        ("array_repeat(n, 9000000000)", "`array_repeat` would make 9000000000 values"),
+        ("repeat('tide', 2000000000)", "`repeat` would make 8000000000 bytes"),
+        ("repeat(tag, 2000000000)", "`repeat` would make 2000000000 bytes"),
+        ("lpad(tag, 2000000000, 'x')", "`lpad` would make 2000000000 characters"),
+    ] {
+        let mut sql = SqlProgram::new(1);
+        sql.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])]]);
+        // One of constants is refused when it is planned.
+        let ended =
+            sql.start(&format!("{POSTS}CREATE VIEW v AS SELECT {call} AS much FROM posts")).and_then(|()| sql.step());
+        let error = ended.unwrap_err().chain();
+        assert!(error.contains(expected), "{call} gave {error}");
+    }
+    let mut sql = SqlProgram::new(1);
+    sql.queue("posts", vec![vec![rows(&[(1, "ab", Some(3))])]]);
+    sql.start(&format!(
+        "{POSTS}CREATE VIEW v AS SELECT range(n) AS a, generate_series(1, n) AS b, generate_series(n, 1, -2) AS c,
+         array_repeat(tag, 2) AS d, repeat(tag, n) AS e, lpad(tag, 4, '-') AS f, rpad(tag, 1) AS g FROM posts"
+    ))
+    .unwrap();
+    sql.step().unwrap();
+    assert_eq!(
+        sorted(&[sql.view("v").unwrap()]),
+        ["|[0, 1, 2]|[1, 2, 3]|[3, 1]|[ab, ab]|ababab|--ab|a|"],
+        "they are what they were"
+    );
+}
+
+#[test]
 fn statements_that_are_too_deep_or_too_long_are_refused() {
     let deep = format!("CREATE VIEW v AS SELECT {}1{} AS a", "(".repeat(10_000), ")".repeat(10_000));
     let long = format!("CREATE VIEW v AS SELECT 1{} AS a", " + 1".repeat(100_000));

@@ -5,7 +5,10 @@
 //! and in order, at least up to the last ack, and the token that belongs to it.
 
 use super::*;
-use crate::disk::{Fault, canary};
+use crate::{
+    disk::{Fault, canary},
+    tests::tries::{first_seed, landed, tries},
+};
 use std::{collections::BTreeMap, sync::atomic::AtomicU64};
 use tidemill_core::{Clock, Duration};
 
@@ -80,11 +83,6 @@ fn process(
     Ok(())
 }
 
-/// Crashes tried at each operation; `TIDEMILL_TEST_SEEDS=100` for a long run.
-fn seeds() -> u64 {
-    std::env::var("TIDEMILL_TEST_SEEDS").ok().and_then(|n| n.parse().ok()).unwrap_or(2)
-}
-
 fn check(disk: &SimDisk, told: Told, what: &str) {
     let log = quiet(disk).unwrap_or_else(|e| panic!("{what}: {}", e.chain()));
     let Some(topic) = log.topic("t") else {
@@ -112,7 +110,7 @@ fn a_crash_at_every_operation_loses_nothing_that_was_acked() {
     let ops = whole.ops();
     assert!(ops > 80, "{ops}");
     for op in 0..ops {
-        for seed in (0..seeds()).map(|s| op * 31 + s) {
+        for seed in (0..tries(2)).map(|s| first_seed() + op * 31 + s) {
             let what = format!("crash at operation {op} of {ops}, seed {seed}");
             let disk = SimDisk::new();
             disk.fail_at(op, Fault::Crash);
@@ -127,6 +125,7 @@ fn a_crash_at_every_operation_loses_nothing_that_was_acked() {
             check(&after.crash(seed + 1), told, &format!("{what}, and again"));
         }
     }
+    landed(format_args!("{} times power lost, {ops} operations, twice each", 2 * ops * tries(2)));
 }
 
 #[test]

@@ -1,7 +1,10 @@
 //! Files are cut and bits are flipped.
 
 use super::*;
-use crate::disk::{Disk, Fault};
+use crate::{
+    disk::{Disk, Fault},
+    tests::tries::{first_seed, tries},
+};
 
 const SEGMENT: &str = "/data/log/t/0/00000000000000000000.seg";
 
@@ -139,12 +142,18 @@ fn damage_in_a_sealed_segment_names_its_offsets_and_spares_the_rest() {
     let segments: Vec<_> = topic.partitions()[0].segments.read().iter().map(Arc::clone).collect();
     assert!(segments.len() > 5);
     drop((topic, log));
-    let victim = &segments[2];
-    let bytes = disk.contents(&victim.path).unwrap();
-    for at in (0..bytes.len()).step_by(17) {
+    // All but the newest, at random places.
+    for seed in (0..tries(300)).map(|s| first_seed() + s) {
+        let draw = |n: u64| {
+            let z = (seed * 8 + n + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            usize::try_from((z ^ (z >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 33).unwrap()
+        };
+        let victim = &segments[draw(0) % (segments.len() - 1)];
+        let bytes = disk.contents(&victim.path).unwrap();
+        let at = draw(1) % bytes.len();
         let disk = disk.fork();
         let mut flipped = bytes.clone();
-        flipped[at] ^= 4;
+        flipped[at] ^= 1 << (draw(2) % 8);
         disk.set_contents(&victim.path, flipped);
         let log = quiet(&disk).unwrap();
         let topic = log.topic("t").unwrap();

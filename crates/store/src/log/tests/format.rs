@@ -93,9 +93,15 @@ fn write() -> SimDisk {
     ledger.rewind(BatchId(1), BatchId(3)).unwrap();
     ledger.plan(&batch(4)).unwrap();
 
-    let mut state = StateFiles::open(shared, Path::new("/d/state/count"), "count", schema()).unwrap();
+    let mut state = StateFiles::open(Arc::clone(&shared), Path::new("/d/state/count"), "count", schema()).unwrap();
     state.save_delta(BatchId(1), &[rows(0, 3, 9), rows(3, 2, 9)]).unwrap();
     state.save_snapshot(BatchId(2), [rows(0, 7, 9)].into_iter()).unwrap();
+    // One that keeps rows again in turn: the first version is gone.
+    let mut rolled = StateFiles::open(shared, Path::new("/d/state/sums"), "sums", schema()).unwrap();
+    rolled.save_rolled(BatchId(1), &[rows(0, 3, 9)], None).unwrap();
+    rolled.save_rolled(BatchId(2), &[rows(3, 2, 9), rows(0, 2, 9)], None).unwrap();
+    rolled.save_rolled(BatchId(3), &[rows(5, 1, 9), rows(2, 3, 9)], Some(BatchId(2))).unwrap();
+    rolled.prune(BatchId(3)).unwrap();
     disk
 }
 
@@ -145,6 +151,17 @@ fn every_version_is_read_back() {
         assert_eq!(state.load(BatchId(2)).unwrap()[0].2, [rows(0, 7, 9)]);
         assert_eq!(state.load(BatchId(1)).unwrap()[0].2, [rows(0, 3, 9), rows(3, 2, 9)]);
     }
+}
+
+#[test]
+fn a_state_whose_rows_were_kept_in_turn_is_read_back() {
+    let mut state = StateFiles::open(copied(NOW), Path::new("/d/state/sums"), "sums", schema()).unwrap();
+    assert_eq!((state.oldest().unwrap(), state.since(BatchId(3)).unwrap()), (BatchId(3), Some(BatchId(2))));
+    let versions = state.load(BatchId(3)).unwrap();
+    let found: Vec<_> = versions.iter().map(|(version, _, rows)| (version.0, rows.clone())).collect();
+    let want = [(2, vec![rows(3, 2, 9), rows(0, 2, 9)]), (3, vec![rows(5, 1, 9), rows(2, 3, 9)])];
+    assert_eq!(found, want);
+    assert!(state.load(BatchId(2)).unwrap_err().to_string().contains("builds on version 1"));
 }
 
 #[test]

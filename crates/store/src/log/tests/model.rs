@@ -47,7 +47,7 @@ struct Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: u32::try_from(crate::tests::tries::tries(96)).unwrap(), failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn the_log_is_a_vector(steps in prop::collection::vec(step(), 1..50)) {

@@ -1,0 +1,197 @@
+//! When the rows of a state are kept a second time, so that old files may go.
+//!
+//! ```text
+//! later rows replace earlier ones        others (an aggregate's rows add up)
+//! batch 7   delta + rows in turn         batch 7   delta; all rows are set aside, as they are
+//! batch 8   delta + rows in turn         batch 8   delta; a piece of them is written
+//! batch 9   delta + the last of them     batch 9   delta; the last piece: 7.snap
+//!           files before 7 may go                  files before 7.snap may go
+//! ```
+//!
+//! Invariants: no batch writes all rows of a state. What is left is a bounded
+//! number of files and of rows that a start reads ([`pace`]), whatever the state
+//! has been through. Called by [`super::Keep`] around the commit point.
+
+use crate::state::{StateOperator, Swept};
+use arrow_array::RecordBatch;
+use tidemill_core::{BatchId, Result};
+use tidemill_store::state::{StateFiles, Unfinished};
+
+/// Deltas may hold this many times the rows of the state before all are kept again.
+const REPEAT_FACTOR: usize = 3;
+/// And at least this many rows.
+const REPEAT_ROWS: usize = 1_000_000;
+/// Deltas of a small state before all rows are kept again all the same: each is a
+/// file, and a start opens those of two rounds.
+const ROUND_FILES: usize = 48;
+/// Deltas of any state before that.
+const ROUND_FILES_MOST: usize = 512;
+/// In between, so many rows are kept again with each delta.
+const ROWS_A_DELTA: usize = 2_000;
+/// Bytes of a snapshot that are written after one commit, at least.
+const PIECE_BYTES: u64 = 8 << 20;
+/// Or this share of it, so that a round of deltas ends.
+const PIECES: u64 = 32;
+
+/// Rows of one state, to be kept as a batch's version.
+#[derive(Debug)]
+pub(crate) struct KeptState {
+    pub(super) name: String,
+    delta: Vec<RecordBatch>,
+    /// The deltas from here on hold all rows, this one included.
+    since: Option<BatchId>,
+    /// All rows, when a snapshot is due.
+    whole: Option<Vec<RecordBatch>>,
+    /// Whether older files may go after this.
+    ends_round: bool,
+}
+
+/// The files of a state, and what came since all of it was kept.
+#[derive(Debug)]
+pub(crate) struct StateEntry {
+    files: StateFiles,
+    /// Rows of deltas in this round: since a snapshot was due, or a sweep began.
+    rows: usize,
+    /// Number of those deltas.
+    deltas: usize,
+    /// The first version of the sweep that goes on.
+    sweep: Option<BatchId>,
+    /// The first version of the last sweep that ended.
+    since: Option<BatchId>,
+    /// A snapshot that is being written.
+    snapshot: Option<(Unfinished, u64)>,
+}
+
+/// Deltas of a round of a state of so many rows.
+fn round(rows: usize) -> usize {
+    (rows / ROWS_A_DELTA).clamp(ROUND_FILES, ROUND_FILES_MOST)
+}
+
+/// Rows to be kept again beside a delta of `delta` rows, when the deltas of the
+/// round hold `before`: a round ends after so many deltas, or so many rows.
+fn pace(rows: usize, delta: usize, before: usize) -> usize {
+    let by_files = rows.div_ceil(round(rows));
+    let by_rows = if before > rows.max(REPEAT_ROWS) { delta.div_ceil(REPEAT_FACTOR - 1) } else { 0 };
+    by_files.max(by_rows).max(1)
+}
+
+impl StateEntry {
+    pub(crate) fn new(files: StateFiles) -> Self {
+        Self { files, rows: 0, deltas: 0, sweep: None, since: None, snapshot: None }
+    }
+
+    /// Sets the state back to a version; later ones are removed.
+    pub(super) fn restore(&mut self, version: BatchId, operator: &dyn StateOperator) -> Result<()> {
+        self.files.truncate_after(version)?;
+        (self.rows, self.deltas, self.sweep) = (0, 0, None);
+        self.snapshot = None;
+        if version.0 == 0 {
+            self.since = None;
+            return operator.restore(&[]);
+        }
+        self.since = self.files.since(version)?;
+        let Self { files, rows, deltas, .. } = self;
+        operator.restore_from(&mut |each| {
+            let mut whole = false;
+            // A large state reads them more than once.
+            (*rows, *deltas) = (0, 0);
+            files.load_each(version, &mut |piece| {
+                use tidemill_store::state::{Piece, StateKind};
+                match &piece {
+                    Piece::Version(_, kind) => {
+                        whole = *kind == StateKind::Snapshot;
+                        *deltas += usize::from(!whole);
+                    }
+                    Piece::Rows(batch) if !whole => *rows += batch.num_rows(),
+                    Piece::Rows(_) | Piece::Reset => {}
+                }
+                each(piece)
+            })
+        })
+    }
+
+    /// Takes what a batch changed, and what is to be kept beside it.
+    pub(super) fn gather(&mut self, batch: BatchId, operator: &dyn StateOperator) -> Result<KeptState> {
+        let mut delta = operator.delta(batch)?;
+        let count: usize = delta.iter().map(RecordBatch::num_rows).sum();
+        let mut kept = KeptState {
+            name: operator.name().to_string(),
+            delta: Vec::new(),
+            since: self.since,
+            whole: None,
+            ends_round: false,
+        };
+        if delta.is_empty() {
+            return Ok(kept);
+        }
+        (self.rows, self.deltas) = (self.rows + count, self.deltas + 1);
+        let all = operator.rows();
+        if operator.sweeps() {
+            let begin = self.sweep.is_none();
+            if begin {
+                (self.sweep, self.rows, self.deltas) = (Some(batch), count, 1);
+            }
+            let Swept { rows, whole } = operator.sweep(pace(all, count, self.rows), begin)?;
+            delta.extend(rows);
+            if whole {
+                self.since = self.sweep.take();
+                (kept.since, kept.ends_round) = (self.since, true);
+            }
+        } else if self.snapshot.is_none()
+            && (self.rows > (all * REPEAT_FACTOR).max(REPEAT_ROWS) || self.deltas >= round(all))
+        {
+            (self.rows, self.deltas) = (0, 0);
+            kept.whole = Some(operator.snapshot()?);
+        }
+        kept.delta = delta;
+        Ok(kept)
+    }
+
+    /// Makes the version durable. May be repeated.
+    pub(super) fn save(&mut self, version: BatchId, kept: &KeptState) -> Result<()> {
+        if kept.delta.is_empty() { Ok(()) } else { self.files.save_rolled(version, &kept.delta, kept.since) }
+    }
+
+    /// After the commit point: writes a piece of the snapshot that is under way,
+    /// and removes the files of versions that nobody may go back to.
+    pub(super) fn tidy(&mut self, version: BatchId, kept: &KeptState, oldest: BatchId, bytes: u64) -> Result<()> {
+        let mut ended = kept.ends_round;
+        if let Some(rows) = &kept.whole {
+            let size: usize = rows.iter().map(RecordBatch::get_array_memory_size).sum();
+            let piece = (size as u64 / PIECES).max(PIECE_BYTES);
+            self.snapshot = Some((self.files.begin_snapshot(version, rows)?, piece));
+        }
+        if let Some((snapshot, piece)) = self.snapshot.take() {
+            self.snapshot = self.files.go_on(snapshot, piece)?.map(|snapshot| (snapshot, piece));
+            ended |= self.snapshot.is_none();
+        }
+        if ended {
+            let within = self.files.oldest_within(bytes)?;
+            self.files.prune(oldest.max(within).min(version))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whatever the batches change, a sweep ends within the files and the rows that it may take.
+    #[test]
+    fn a_round_is_bounded_in_files_and_rows() {
+        for (state, delta) in
+            [(1, 1), (7, 2), (1_000, 1_000), (100_000, 3), (1_000_000, 400_000), (10_000_000, 1_000), (50_000_000, 1)]
+        {
+            let (mut swept, mut files, mut rows) = (0, 0, 0);
+            while swept < state {
+                (files, rows) = (files + 1, rows + delta);
+                swept += pace(state, delta, rows);
+            }
+            assert!(files <= ROUND_FILES_MOST, "{files} files of {state} rows, {delta} a batch");
+            let most = state.max(REPEAT_ROWS) + (REPEAT_FACTOR - 1) * state + 2 * delta;
+            assert!(rows <= most, "{rows} rows in deltas of {state}");
+            assert!(pace(state, 1, 0) <= (state / ROUND_FILES_MOST).max(ROWS_A_DELTA) + 1, "a small batch of {state}");
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What an aggregate holds ready, so that a batch costs what it changes.
+//!
+//! | Aggregate | Held ready |
+//! |---|---|
+//! | of hopping windows | sums that panes are added to and taken from ([`Running`]), or panes merged ahead ([`Slide`]) |
+//! | without a window | the states and results of groups ([`Held`]) |
+//! | first rows of keys | the rows in order ([`Tops`]) |
+//!
+//! Invariant: all of it follows from the rows of the state, and is made of them when it is
+//! not there. What is kept here and nowhere else is said by [`Ahead::is_all`]. Called by [`super`].
+
+use super::{AggregateState, Inner, Layout, feed};
+use crate::{
+    plan::BatchRun,
+    sql::{held::Held, running::Running, slide::Slide, times::Emit, tops::Tops},
+};
+use arrow_array::{BooleanArray, RecordBatch};
+use datafusion::{common::Result as DfResult, execution::TaskContext, physical_plan::ExecutionPlan};
+use std::{collections::BTreeSet, sync::Arc};
+use tidemill_core::Interval;
+
+/// What is held ready for the batches to come.
+#[derive(Debug, Default)]
+pub(super) enum Ahead {
+    /// It is yet to be seen what can be.
+    #[default]
+    Unknown,
+    /// Sums that panes are added to and taken from.
+    Running(Running),
+    /// Panes merged ahead.
+    Merged(Slide),
+    /// Groups without a window, with their results.
+    Held(Box<Held>),
+    /// First rows of keys. They are all that is kept: the pane is empty.
+    Tops(Box<Tops>),
+    Nothing,
+}
+
+impl Ahead {
+    /// Whether it has all rows of the state: the panes have none.
+    pub(super) fn is_all(&self) -> bool {
+        match self {
+            Self::Tops(_) => true,
+            Self::Held(held) => held.is_all(),
+            Self::Unknown | Self::Running(_) | Self::Merged(_) | Self::Nothing => false,
+        }
+    }
+}
+
+impl Layout {
+    /// The state as a plan shows it.
+    pub(in crate::sql) fn told(&self) -> DfResult<String> {
+        let mut told = "state".to_string();
+        if self.timing.emit == Emit::Append && Running::of(self)?.is_some() {
+            told.push_str(", a pane added and one taken away a slide");
+            if let Some(first) = self.first {
+                told.push_str(&format!(", the first {} groups", first.limit));
+            }
+        }
+        Ok(told)
+    }
+}
+
+impl AggregateState {
+    /// As [`Self::window_rows`], from what is held ready where that is worth it.
+    pub(super) fn slid(&self, window: Interval) -> DfResult<Vec<RecordBatch>> {
+        let layout = &self.layout;
+        // Each window once, in order: what went by is not needed again.
+        if layout.timing.emit != Emit::Append {
+            return self.window_rows(window);
+        }
+        let in_order = layout.timing.lateness.is_zero();
+        let mut inner = self.inner.lock();
+        let Inner { ahead, panes, .. } = &mut *inner;
+        let rows = || panes.iter().map(|(at, pane)| (*at, pane.rows.as_slice()));
+        let alive = || panes.values().map(|pane| pane.count).max().unwrap_or_default();
+        if matches!(ahead, Ahead::Unknown) {
+            *ahead = Running::of(layout)?.map_or(Ahead::Nothing, Ahead::Running);
+            if let (Ahead::Nothing, true) = (&*ahead, in_order) {
+                *ahead = merged(layout)?;
+            }
+        }
+        if let Ahead::Running(running) = ahead
+            && running.reaches(window)
+        {
+            if let Some(rows) = running.window(layout, window, rows())? {
+                return Ok(rows);
+            }
+            *ahead = if in_order { merged(layout)? } else { Ahead::Nothing };
+        }
+        if let Ahead::Merged(slide) = ahead {
+            if slide.is_stale(alive())
+                && let Some(anew) = Slide::of(layout, &layout.aggregates)?
+            {
+                *slide = anew;
+            }
+            return slide.window(layout, window, rows());
+        }
+        drop(inner);
+        self.window_rows(window)
+    }
+
+    /// Tells what is held ready of rows that came for a pane in it.
+    pub(super) fn amend(&self, inner: &mut Inner, came: &[RecordBatch], touched: &BTreeSet<i64>) -> DfResult<()> {
+        let has = |pane: &i64| match &inner.ahead {
+            Ahead::Running(running) => running.has(*pane),
+            Ahead::Merged(slide) => slide.has(*pane),
+            Ahead::Unknown | Ahead::Nothing | Ahead::Held(_) | Ahead::Tops(_) => false,
+        };
+        for pane in touched.iter().copied().filter(has).collect::<Vec<_>>() {
+            let mut rows = Vec::new();
+            for block in came {
+                let panes = self.pane_of_rows(block).map_err(crate::plan::external)?;
+                let of_pane: BooleanArray = panes.values().iter().map(|at| Some(*at == pane)).collect();
+                rows.push(arrow_select::filter::filter_record_batch(block, &of_pane)?);
+            }
+            match &mut inner.ahead {
+                Ahead::Running(running) => {
+                    if !running.add(pane, &rows)? {
+                        // Made anew of the panes, which have these rows.
+                        inner.ahead =
+                            if self.layout.timing.lateness.is_zero() { merged(&self.layout)? } else { Ahead::Nothing };
+                        return Ok(());
+                    }
+                }
+                Ahead::Merged(slide) => slide.amend(pane, &rows)?,
+                Ahead::Unknown | Ahead::Nothing | Ahead::Held(_) | Ahead::Tops(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes ready what is held of groups without a window, or of first rows.
+    pub(super) fn ready(&self, inner: &mut Inner) -> DfResult<()> {
+        if !matches!(inner.ahead, Ahead::Unknown) {
+            return Ok(());
+        }
+        let rows: Vec<RecordBatch> = inner.panes.values().flat_map(|pane| pane.rows.iter().cloned()).collect();
+        inner.ahead = match (&self.layout.ranking, Held::of(&self.layout)?) {
+            (Some(ranking), _) => {
+                let mut tops = Tops::new(&self.layout, ranking)?;
+                tops.add(&rows)?;
+                inner.panes.clear();
+                Ahead::Tops(Box::new(tops))
+            }
+            (None, Some(mut held)) => {
+                held.add(&rows)?;
+                if held.is_all() {
+                    inner.panes.clear();
+                }
+                Ahead::Held(Box::new(held))
+            }
+            (None, None) => Ahead::Nothing,
+        };
+        Ok(())
+    }
+
+    /// What a batch gives without a window: the whole result, or that of the groups that it changed.
+    pub(super) async fn without_window(
+        &self,
+        nothing: bool,
+        changed: &[u32],
+        run: &BatchRun,
+        above: &Arc<dyn ExecutionPlan>,
+        task: &Arc<TaskContext>,
+        repeats: bool,
+    ) -> DfResult<Vec<RecordBatch>> {
+        let updates = self.layout.timing.emit == Emit::Update;
+        if updates && nothing {
+            return Ok(Vec::new());
+        }
+        let (plan, rows) = {
+            let inner = self.inner.lock();
+            if let (true, Some(shown)) = (nothing, &inner.shown) {
+                run.stays(&self.name);
+                return Ok(if repeats { shown.clone() } else { Vec::new() });
+            }
+            match (&inner.ahead, &self.layout.beyond) {
+                (Ahead::Held(held), Some(beyond)) if updates => (beyond, vec![held.results(changed)?]),
+                (Ahead::Held(held), Some(beyond)) => (beyond, held.all()?),
+                (Ahead::Tops(tops), Some(beyond)) if updates => (beyond, tops.of(changed)?),
+                (Ahead::Tops(tops), Some(beyond)) => (beyond, tops.all()?),
+                _ => (above, inner.panes.get(&0).map(|pane| pane.rows.clone()).unwrap_or_default()),
+            }
+        };
+        let given = feed(plan, task, rows).await?;
+        let mut inner = self.inner.lock();
+        if updates && matches!(inner.ahead, Ahead::Held(_) | Ahead::Tops(_)) {
+            return Ok(given);
+        }
+        // Without groups a batch of no rows has a row all the same.
+        let is_same = updates && inner.shown.as_ref() == Some(&given);
+        inner.shown = Some(given.clone());
+        Ok(if is_same { Vec::new() } else { given })
+    }
+}
+
+/// Panes merged ahead, when it is worth it.
+fn merged(layout: &Layout) -> DfResult<Ahead> {
+    Ok(Slide::of(layout, &layout.aggregates)?.map_or(Ahead::Nothing, Ahead::Merged))
+}

@@ -1,0 +1,180 @@
+//! Deltas that repeat rows in turn, and snapshots that are written in pieces.
+
+use super::*;
+use crate::state::Unfinished;
+
+/// Writes versions as the engine does: beside each delta some other rows, and
+/// what the deltas since hold everything.
+#[derive(Default)]
+struct Roller {
+    /// Keys that the round has still to give.
+    left: Vec<String>,
+    sweep: Option<u64>,
+    since: Option<u64>,
+}
+
+impl Roller {
+    fn save(&mut self, state: &mut StateFiles, version: u64, delta: &Map, now: &Map, pace: usize) -> Result<bool> {
+        if self.sweep.is_none() {
+            (self.sweep, self.left) = (Some(version), now.keys().rev().cloned().collect());
+        }
+        let swept = self.left.split_off(self.left.len().saturating_sub(pace));
+        let swept: Map = swept.into_iter().filter_map(|key| now.get(&key).map(|n| (key, *n))).collect();
+        let ended = self.left.is_empty();
+        if ended {
+            self.since = self.sweep.take();
+        }
+        state.save_rolled(BatchId(version), &[rows(delta), rows(&swept)], self.since.map(BatchId))?;
+        Ok(ended)
+    }
+}
+
+fn life(disk: &SimDisk, told: &mut u64, pruned: &mut u64) -> Result<()> {
+    let mut state = open(disk)?;
+    state.truncate_after(BatchId(*told))?;
+    let since = state.since(BatchId(*told))?.map(|since| since.0);
+    let mut roller = Roller { since, ..Roller::default() };
+    for v in *told + 1..=20 {
+        let ended = roller.save(&mut state, v, &delta(v), &whole(v), 5)?;
+        *told = v;
+        if ended && v > 3 {
+            *pruned = v - 2;
+            state.prune(BatchId(v - 2))?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_crash_at_every_operation_keeps_every_saved_version() {
+    let undisturbed = SimDisk::new();
+    let (mut told, mut pruned) = (0, 0);
+    life(&undisturbed, &mut told, &mut pruned).unwrap();
+    check(&undisturbed, told, pruned, "undisturbed");
+    let mut state = open(&undisturbed).unwrap();
+    let files = state.files().count();
+    assert!(pruned > 9 && files < 16, "{files} files after pruning to {pruned}");
+    let oldest = state.oldest().unwrap();
+    assert!(oldest.0 <= pruned && oldest.0 > 1, "{oldest}");
+    for v in oldest.0..=told {
+        assert_eq!(fold(&state.load(BatchId(v)).unwrap()), whole(v));
+    }
+    assert!(state.load(BatchId(oldest.0 - 1)).is_err());
+    for op in 0..undisturbed.ops() {
+        let disk = SimDisk::new();
+        disk.fail_at(op, Fault::Crash);
+        let (mut told, mut pruned) = (0, 0);
+        assert!(life(&disk, &mut told, &mut pruned).is_err() || disk.is_dead());
+        let after = disk.crash(op);
+        let what = format!("crash at {op}");
+        check(&after.fork(), told, pruned, &what);
+        life(&after, &mut told, &mut pruned).unwrap();
+        check(&after, told, pruned, &what);
+    }
+}
+
+#[test]
+fn each_sync_of_a_round_is_needed() {
+    let life = |disk: &SimDisk| {
+        let (mut told, mut pruned) = (0, 0);
+        let _stopped = life(disk, &mut told, &mut pruned);
+        (told, pruned)
+    };
+    let check = |disk: &SimDisk, (told, pruned)| check(disk, told, pruned, "a sync was left out");
+    let syncs = canary::each_sync_is_needed(
+        life,
+        check,
+        &[(
+            "names that only go: what comes back is before the round, and the next version's sync takes it again",
+            |sync| !sync.names.is_empty() && sync.names.iter().all(|name| name.starts_with('-')),
+        )],
+    );
+    assert!(syncs > 40, "{syncs}");
+}
+
+#[test]
+fn a_file_that_a_round_needs_is_missed() {
+    let disk = SimDisk::new();
+    life(&disk, &mut 0, &mut 0).unwrap();
+    let versions: Vec<u64> = open(&disk).unwrap().files().map(|(v, _)| v.0).collect();
+    let since = open(&disk).unwrap().since(BatchId(20)).unwrap().unwrap().0;
+    for version in versions {
+        let after = disk.fork();
+        after.remove(&Path::new(DIR).join(format!("{version:020}.delta"))).unwrap();
+        let mut state = open(&after).unwrap();
+        let loaded = state.load(BatchId(20));
+        if version < since {
+            assert_eq!(fold(&loaded.unwrap()), whole(20));
+        } else if version == 20 {
+            assert_eq!(fold(&loaded.unwrap()), whole(19), "nothing says that there was another");
+        } else {
+            let error = loaded.unwrap_err().to_string();
+            assert!(error.contains(&format!("version {version}")), "{error}");
+        }
+    }
+}
+
+#[test]
+fn versions_within_so_many_bytes_can_be_loaded_when_the_others_are_gone() {
+    let disk = SimDisk::new();
+    let mut state = open(&disk).unwrap();
+    let mut roller = Roller::default();
+    for v in 1..=40 {
+        roller.save(&mut state, v, &delta(v), &whole(v), 9).unwrap();
+    }
+    let mut before = None;
+    for bytes in [u64::MAX, 30_000, 20_000, 15_000, 10_000, 1] {
+        let oldest = state.oldest_within(bytes).unwrap();
+        assert!(before.is_none_or(|before| oldest >= before), "less bytes, fewer versions");
+        state.prune(oldest).unwrap();
+        for v in oldest.0.max(1)..=40 {
+            assert_eq!(fold(&state.load(BatchId(v)).unwrap()), whole(v), "version {v} within {bytes}");
+        }
+        before = Some(oldest);
+    }
+    assert!(state.files().count() < 25, "{:?}", state.counts());
+}
+
+/// A snapshot in pieces, with deltas saved and crashes in between.
+fn pieces(disk: &SimDisk, told: &mut u64) -> Result<()> {
+    let mut state = open(disk)?;
+    state.truncate_after(BatchId(*told))?;
+    let mut unfinished: Option<Unfinished> = None;
+    for v in *told + 1..=12 {
+        state.save_delta(BatchId(v), &[rows(&delta(v))])?;
+        *told = v;
+        if unfinished.is_none() {
+            let all: Vec<RecordBatch> = whole(v).into_iter().map(|row| rows(&Map::from([row]))).collect();
+            unfinished = Some(state.begin_snapshot(BatchId(v), &all)?);
+        }
+        if let Some(snapshot) = unfinished.take() {
+            unfinished = state.go_on(snapshot, 900)?;
+            if unfinished.is_none() {
+                state.prune(BatchId(v))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn a_snapshot_in_pieces_is_whole_or_not_there() {
+    let undisturbed = SimDisk::new();
+    pieces(&undisturbed, &mut 0).unwrap();
+    let kinds: Vec<_> = open(&undisturbed).unwrap().files().collect();
+    let snapshot = kinds.first().copied().unwrap();
+    assert!(snapshot.1 == StateKind::Snapshot && snapshot.0.0 > 1, "{kinds:?}");
+    check(&undisturbed, 12, snapshot.0.0, "undisturbed");
+    for op in 0..undisturbed.ops() {
+        for fault in [Fault::Crash, Fault::Eio] {
+            let disk = SimDisk::new();
+            disk.fail_at(op, fault);
+            let mut told = 0;
+            let _ended = pieces(&disk, &mut told);
+            let after = disk.crash(op);
+            check(&after.fork(), told, told, &format!("{fault:?} at {op}"));
+            pieces(&after, &mut told).unwrap();
+            check(&after, told, told, &format!("{fault:?} at {op}, again"));
+        }
+    }
+}
