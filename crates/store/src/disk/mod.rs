@@ -11,6 +11,7 @@
 
 #[cfg(test)]
 pub(crate) mod canary;
+mod dice;
 mod frozen;
 mod real;
 mod sim;

@@ -10,7 +10,7 @@
 //! Invariant: what was synced, under a name that was synced, survives. Called
 //! by tests, here and in the rooms above.
 
-use super::{Disk, DiskFile, Mode, parent};
+use super::{Disk, DiskFile, Mode, dice::Dice, parent};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -192,23 +192,6 @@ impl SimDisk {
         let inner = self.0.lock();
         let (files, dirs) = (inner.files.clone(), inner.dirs.clone());
         SimDisk(Arc::new(Mutex::new(Inner { files, dirs, ..Inner::default() })))
-    }
-}
-
-/// A small generator (splitmix64), so that this crate needs no other.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).expect("a remainder below a usize")
     }
 }
 
