@@ -156,6 +156,10 @@ impl Source for Generator {
         stream::iter(starts.map(chunk)).boxed()
     }
 
+    fn is_endless(&self) -> bool {
+        self.rows.is_none()
+    }
+
     async fn is_exhausted(&self, position: &Position) -> Result<bool> {
         Ok(self.rows.is_some() && self.lag(position).await? == 0)
     }

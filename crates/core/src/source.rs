@@ -114,6 +114,12 @@ pub trait Source: Send + Sync + fmt::Debug {
         Ok(false)
     }
 
+    /// Whether it has something new whenever it is asked. A stop reads what other
+    /// sources have first; of this one it leaves the rest to the next start.
+    fn is_endless(&self) -> bool {
+        false
+    }
+
     /// Records (or the source's own unit) between `position` and the newest; for the lag metric.
     async fn lag(&self, position: &Position) -> Result<u64> {
         let _ = position;

@@ -5,14 +5,15 @@
 //! batch 17:  ranges from the ledger ─► state of batch 16 ─► plans of now ─► rows, state after    nothing is written
 //! ```
 //!
-//! Invariant: neither ledger nor state nor output changes. [`StreamingContext::changes`]
-//! only reads, also beside a running program; [`StreamingContext::replay_batch`]
-//! takes the data directory meanwhile, as the log has one owner.
+//! Invariant: neither ledger nor state nor output changes, and the program may be
+//! running: [`StreamingContext::changes`] only reads, [`StreamingContext::replay_batch`]
+//! works on the data directory as it was after one commit, frozen in memory.
 
 use crate::{
     StreamingContext,
     batch::{Keep, Pipeline, of_plan},
     change::{self, Changes, fill_columns, migrated_rows, migration, refuse_lost_commits},
+    config::Config,
     ingest::Intakes,
     plan::{BatchRun, SourceExec},
     state::{
@@ -27,7 +28,7 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{Batch, BatchId, DeadLetter, Error, Result, Timestamp};
-use tidemill_store::{Past, ledger::ProgramEntry};
+use tidemill_store::{FrozenDisk, Past, ledger::ProgramEntry};
 
 /// A batch that was run again, to be looked at.
 #[derive(Debug, Clone)]
@@ -62,14 +63,6 @@ pub struct StateChange {
 }
 
 impl StreamingContext {
-    fn past(&self) -> Result<Option<Past>> {
-        let Some(data) = &self.config.data_dir else { return Ok(None) };
-        let root = data.join("programs").join(&self.config.name);
-        let Some(mut past) = Past::read(&*self.config.disk, &root.join("ledger"))? else { return Ok(None) };
-        fill_columns(&self.config.disk, &root, &mut past)?;
-        Ok(Some(past))
-    }
-
     /// What a start of the program as it is declared would do with the state
     /// that is kept; `None` when none is. Nothing is written, and the program
     /// may be running.
@@ -80,7 +73,7 @@ impl StreamingContext {
         let outputs = self.declare.outputs()?;
         let states = StateRegistry::default();
         let plans = crate::batch::lower(&self.config, &states, outputs.clone())?;
-        let (Some(past), Some(data)) = (self.past()?, &self.config.data_dir) else { return Ok(None) };
+        let (Some(past), Some(data)) = (past_of(&self.config)?, &self.config.data_dir) else { return Ok(None) };
         let root = data.join("programs").join(&self.config.name);
         refuse_lost_commits(&self.config.disk, &root, &self.config.name, &past)?;
         let now = change::describe(&states, &plans, &outputs, self.sql.text())?;
@@ -90,27 +83,31 @@ impl StreamingContext {
 
     /// Runs a batch that the program has committed once more, by the program
     /// as it is declared here, over the same records and the state before it.
-    /// Writes nothing and shows nothing. The context can't be started afterwards.
+    /// Writes nothing and shows nothing; the program may be running. The context
+    /// can't be started afterwards.
     ///
     /// # Errors
-    /// When the batch or the state before it is not kept any more, the records
-    /// are gone, or a program runs on the data directory.
+    /// When the batch or the state before it is not kept any more, or the records
+    /// are gone.
     pub fn replay_batch(&self, batch: BatchId) -> Result<Replayed> {
+        let mut config = self.config.clone();
+        if let Some(data) = config.data_dir.as_ref().filter(|data| config.disk.is_shared() && data.is_dir()) {
+            config.disk = Arc::new(FrozenDisk::at_a_commit(data)?);
+        }
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .enable_all()
             .build()
             .map_err(|e| Error::external("can't start threads").because(e))?;
-        let replayed = runtime.block_on(Pipeline::replay(self, batch));
+        let replayed = runtime.block_on(Pipeline::replay(self, &config, batch));
         runtime.shutdown_background();
         replayed
     }
 }
 
 impl Pipeline {
-    async fn replay(context: &StreamingContext, id: BatchId) -> Result<Replayed> {
-        let past = context
-            .past()?
+    async fn replay(context: &StreamingContext, config: &Config, id: BatchId) -> Result<Replayed> {
+        let past = past_of(config)?
             .ok_or_else(|| Error::user(format!("program `{}` has committed no batch there", context.name())))?;
         let Some(batch) = past.recent().find(|kept| kept.id == id).cloned() else {
             let kept = match (past.recent().next(), past.recent().next_back()) {
@@ -123,7 +120,7 @@ impl Pipeline {
         if before.0 == 0 && id.0 > 1 && past.recent().next().is_some_and(|first| first.id == id) {
             return Err(Error::user(format!("what was before batch {id} is not kept any more: take a later one")));
         }
-        let this = Self::aside(context, &past)?;
+        let this = Self::aside(context, config, &past)?;
         // A commit of a version that kept none of the past has no watermarks: event time begins anew.
         let commit = past.commit(before).cloned().unwrap_or_default();
         let last = past.recent().find(|kept| kept.id == before).map(|kept| (before, kept.time));
@@ -165,8 +162,7 @@ impl Pipeline {
     }
 
     /// The program with its inputs open, and nothing started or taken over.
-    fn aside(context: &StreamingContext, past: &Past) -> Result<Self> {
-        let config = &context.config;
+    fn aside(context: &StreamingContext, config: &Config, past: &Past) -> Result<Self> {
         let mut taken = context.declare.take()?;
         let states = StateRegistry::default();
         let outputs = crate::batch::lower(config, &states, taken.outputs)?;
@@ -230,6 +226,15 @@ impl Pipeline {
         }
         Ok(all)
     }
+}
+
+/// What the ledger of a program keeps.
+fn past_of(config: &Config) -> Result<Option<Past>> {
+    let Some(data) = &config.data_dir else { return Ok(None) };
+    let root = data.join("programs").join(&config.name);
+    let Some(mut past) = Past::read(&*config.disk, &root.join("ledger"))? else { return Ok(None) };
+    fill_columns(&config.disk, &root, &mut past)?;
+    Ok(Some(past))
 }
 
 /// Gives an operator the state that it had after `version`, under its columns of now.

@@ -2,13 +2,17 @@
 //!
 //! Invariant: every message names the path. Called all over this crate.
 
+use crate::disk::Crashed;
 use std::{io, path::Path};
 use tidemill_core::Error;
 
 /// An error of the disk: worth a retry, since disks fill up and are emptied again.
-pub(crate) fn io_error(what: &str, path: &Path, error: io::Error) -> Error {
+/// That a simulated machine has stopped is final: no disk comes back to the process.
+pub fn io_error(what: &str, path: &Path, error: io::Error) -> Error {
     let hint = if is_full(&error) { " (no space left: free some)" } else { "" };
-    Error::external(format!("can't {what} {}{hint}", path.display())).because(error)
+    let is_final = error.get_ref().is_some_and(|inner| inner.is::<Crashed>());
+    let error = Error::external(format!("can't {what} {}{hint}", path.display())).because(error);
+    if is_final { error.fatal() } else { error }
 }
 
 /// Whether the disk, the quota or the file's limit is exhausted.

@@ -48,6 +48,7 @@ mod tests;
 
 pub use dir::{DataDir, Gate, Passing};
 pub use disk::{Disk, FrozenDisk, RealDisk, SimDisk, atomic_write};
+pub use fault::io_error;
 pub use ledger::{Ledger, Past};
 pub use log::{Log, Topic, TopicConfig};
 pub use overflow::{Overflow, OverflowPart, machine_memory};

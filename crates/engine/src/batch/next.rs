@@ -10,15 +10,20 @@ use super::{
     clock::{self, Tick},
     pipeline::Pipeline,
 };
-use crate::ingest::REPLAYED;
+use crate::{ingest::REPLAYED, plan::StreamInput};
 use futures::{FutureExt, future::select_all};
 use std::collections::BTreeMap;
-use tidemill_core::{Batch, BatchId, Budget, Duration, Offset, PartitionId, Phase, Position, Result, Stop, Timestamp};
+use tidemill_core::{
+    Batch, BatchId, Budget, Duration, Offset, OffsetRange, PartitionId, Phase, Position, Result, Stop, Timestamp,
+};
 
 /// A program without anything to do says that it is well this often.
 const LOOK: Duration = Duration::from_secs(1);
 /// Pause between looks at sources that can't say when they have something new.
 const IDLE: Duration = Duration::from_millis(5);
+
+/// What a batch reads, by stream.
+type Ranges = BTreeMap<String, Vec<OffsetRange>>;
 
 impl Pipeline {
     /// The next batch, when it is due; `None` when the program ends.
@@ -131,7 +136,8 @@ impl Pipeline {
         if until.is_some_and(|until| now >= until) {
             return Ok(None);
         }
-        let ranges = self.ranges().await?;
+        // A source that never ends would be read for as long as a stop may last.
+        let ranges = self.ranges_where(|input| !input.source.is_endless()).await?;
         if ranges.values().all(Vec::is_empty) && !self.letters_wait() {
             return Ok(None);
         }
@@ -139,7 +145,12 @@ impl Pipeline {
         Ok(Some((Batch { id, time: tick.time, ranges }, tick)))
     }
 
-    pub(super) async fn ranges(&self) -> Result<BTreeMap<String, Vec<tidemill_core::OffsetRange>>> {
+    pub(super) async fn ranges(&self) -> Result<Ranges> {
+        self.ranges_where(|_| true).await
+    }
+
+    /// What the inputs have since the last batch; of those that `reads` says no to, nothing.
+    async fn ranges_where(&self, reads: impl Fn(&StreamInput) -> bool + Sync) -> Result<Ranges> {
         let rate = match self.config.rate {
             RateControl::Fixed(rate) => Some(rate),
             RateControl::Pid { .. } => self.progress.lock().rate,
@@ -163,7 +174,10 @@ impl Pipeline {
         let mut ranges = BTreeMap::new();
         for input in &self.inputs {
             let position = self.position(&input.name);
-            let mut planned = self.persist(|| input.source.plan(&position, budget)).await?;
+            let mut planned = match reads(input) {
+                true => self.persist(|| input.source.plan(&position, budget)).await?,
+                false => Vec::new(),
+            };
             planned.extend(input.replays(self.replayed(&input.name)));
             ranges.insert(input.name.clone(), planned);
         }

@@ -3,9 +3,20 @@
 use super::Trigger;
 use crate::{StreamingContext, testing::SqlProgram};
 use arrow_array::{Int64Array, RecordBatch, TimestampMicrosecondArray, cast::AsArray, types::Int64Type};
+use arrow_schema::{DataType, Field, Schema};
+use futures::{StreamExt, stream};
 use parking_lot::Mutex;
-use std::{path::Path, sync::Arc};
-use tidemill_core::{BatchId, Board, Clock, Duration, Event, ManualClock, Phase, Timestamp};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+use tidemill_core::{
+    BatchId, Board, Budget, Chunk, ChunkStream, Clock, Duration, Error, Event, ManualClock, Offset, OffsetRange,
+    PartitionId, Phase, Position, Result, Shape, Source, Timestamp,
+};
 use tokio::sync::broadcast::Receiver;
 
 const PROGRAM: &str = "\
@@ -327,4 +338,60 @@ fn a_batch_that_was_planned_and_not_committed_runs_again_with_its_own_time() {
     assert_eq!(*seen.lock(), [first, (2, 3_601_000, vec![3])]);
     assert!(context.board().reports().iter().all(|report| report.scheduling_delay_us == 0));
     context.stop(false).unwrap();
+}
+
+/// Always has another row, and fails when it is asked far too often.
+#[derive(Debug)]
+struct Endless(AtomicU64);
+
+#[async_trait::async_trait]
+impl Source for Endless {
+    fn describe(&self) -> String {
+        "a source without an end".to_string()
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Columns(Arc::new(Schema::new(vec![Field::new("value", DataType::Int64, false)])))
+    }
+
+    async fn plan(&self, position: &Position, _budget: Budget) -> Result<Vec<OffsetRange>> {
+        if self.0.fetch_add(1, Ordering::Relaxed) > 100_000 {
+            return Err(Error::user("it is asked again and again"));
+        }
+        let partition = PartitionId::from(0);
+        let start = position.get(&partition).copied().unwrap_or_default();
+        Ok(vec![OffsetRange { partition, start, end: Offset(start.0 + 1) }])
+    }
+
+    fn read(&self, range: &OffsetRange) -> ChunkStream {
+        let Shape::Columns(schema) = self.shape() else { return stream::empty().boxed() };
+        let value = Int64Array::from(vec![range.start.0.cast_signed()]);
+        let rows = RecordBatch::try_new(schema, vec![Arc::new(value)]).unwrap();
+        stream::iter([Ok(Chunk::Columns { rows, base: range.start, times: Vec::new() })]).boxed()
+    }
+
+    fn is_endless(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn a_stop_does_not_wait_for_the_end_of_what_has_none() {
+    let dir = tempfile::tempdir().unwrap();
+    // The clock stands still: a stop that reads on would not end by itself.
+    let clock = Arc::new(ManualClock::at(Timestamp(1_000_000)));
+    let builder = StreamingContext::builder("p").trigger(Trigger::Asap).data_dir(dir.path());
+    let context = builder.clock(Arc::clone(&clock) as Arc<dyn Clock>).build();
+    let source = Arc::new(Endless(AtomicU64::new(0)));
+    let numbers = context.source_stream::<i64>("numbers", Arc::clone(&source) as Arc<dyn Source>, None).unwrap();
+    numbers.foreach_batch(|_, _| Ok(()));
+    let board = context.board();
+    let last = || board.reports().last().map_or(0, |report| report.batch.0);
+    context.start().unwrap();
+    while last() < 3 {
+        std::thread::yield_now();
+    }
+    context.stop(true).unwrap();
+    let last = last();
+    assert!(source.0.load(Ordering::Relaxed) <= last + 2, "it was asked for no more than the batches that ran");
 }

@@ -107,7 +107,7 @@ impl Request {
 
 /// The requests in a mailbox, oldest first; none when it is not there.
 pub(super) fn requests(disk: &dyn Disk, mailbox: &Path) -> Result<Vec<(String, Result<Request>)>> {
-    let failed = |path: &Path, e| Error::external(format!("can't read {}", path.display())).because(e);
+    let failed = |path: &Path, e| tidemill_store::io_error("read", path, e);
     let names = match disk.list(mailbox) {
         Ok(names) => names,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),

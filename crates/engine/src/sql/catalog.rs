@@ -45,7 +45,7 @@ use std::{
     fmt,
     sync::Arc,
 };
-use tidemill_core::{Error, Options, Result, Sink, nearest};
+use tidemill_core::{Blame, Error, Options, Result, Sink, nearest};
 
 /// Stack of the thread that reads and plans: parsers and planners recurse.
 const STACK: usize = 64 << 20;
@@ -225,22 +225,35 @@ impl Catalog {
         }
     }
 
+    /// Declares all that can be; of what can't, all errors are told but those that follow from another.
     async fn declare(&mut self, context: &StreamingContext, program: &str) -> Result<()> {
-        for statement in parse::program(program, &mut self.mixed)? {
-            let at = statement.at;
-            let what = statement.kind.title();
-            let words = statement.words.clone();
-            self.statement(context, statement).await.map_err(|e| {
-                let (at, text) = mistakes::placed(e.chain(), &words, at);
-                let text = format!("{at}: {what}: {text}");
-                match e.blame() {
-                    tidemill_core::Blame::User => Error::user(text),
-                    tidemill_core::Blame::External => Error::external(text),
-                    tidemill_core::Blame::Internal => Error::internal(text),
+        let mut errors = Vec::new();
+        let mut broken = BTreeSet::new();
+        for statement in parse::statements(program, &mut self.mixed)? {
+            let statement = match statement {
+                Ok(statement) => statement,
+                Err(parse::Broken { error, name }) => {
+                    errors.push(error);
+                    broken.extend(name);
+                    continue;
                 }
-            })?;
+            };
+            let (at, what, name) = (statement.at, statement.kind.title(), statement.kind.name());
+            let words = statement.words.clone();
+            if words.iter().any(|word| broken.contains(&word.text)) {
+                broken.extend(name);
+            } else if let Err(e) = self.statement(context, statement).await {
+                let (at, text) = mistakes::placed(e.chain(), &words, at);
+                errors.push(of_blame(e.blame(), format!("{at}: {what}: {text}")));
+                broken.extend(name);
+            }
         }
-        Ok(())
+        let Some(first) = errors.first() else { return Ok(()) };
+        if errors.len() == 1 {
+            return Err(errors.remove(0));
+        }
+        let all: Vec<String> = errors.iter().map(Error::chain).collect();
+        Err(of_blame(first.blame(), all.join("\n")))
     }
 
     async fn statement(&mut self, context: &StreamingContext, statement: Statement) -> Result<()> {
@@ -434,8 +447,9 @@ impl Catalog {
         let definition = self.definition(&state, &query)?;
         // Put into another query, all of it counts.
         let text = format!("{query}\n{definition}");
+        let parts = of_parts(&query, &definition);
         let logical = self.logical(&state, query).await?;
-        let mut planned = self.plan(context, &state, logical.clone(), &name, true, options).await?;
+        let mut planned = self.plan(context, &state, logical.clone(), (&name, &parts), true, options).await?;
         if planned.kind == Shape::Stateless {
             self.definitions.insert(name.clone(), text);
         }
@@ -444,7 +458,7 @@ impl Catalog {
             Some(late) => {
                 let logical = LateNode::plan_of(&logical, &name, options).map_err(of_df)?;
                 let none = ViewOptions::default();
-                let planned = self.plan(context, &state, logical.clone(), late, true, &none).await?;
+                let planned = self.plan(context, &state, logical.clone(), (late, &parts), true, &none).await?;
                 Some((late.clone(), planned, logical))
             }
             None => None,
@@ -456,18 +470,18 @@ impl Catalog {
         }
     }
 
-    /// Plans a statement.
+    /// Plans a statement under its name; its text is what defines its parts.
     async fn plan(
         &self,
         context: &StreamingContext,
         state: &SessionState,
         logical: LogicalPlan,
-        name: &str,
+        (name, text): (&str, &str),
         view: bool,
         options: &ViewOptions,
     ) -> Result<Planned> {
         let (declare, partitions) = (&context.declare, self.partitions);
-        let planning = Planning { state, declare, partitions, name, parts: Mutex::default() };
+        let planning = Planning { state, declare, partitions, name, text, parts: Mutex::default() };
         lower::plan(&planning, logical, view, options).await.map_err(of_df)
     }
 
@@ -526,8 +540,9 @@ impl Catalog {
         let name = format!("insert-{target}");
         let state = self.state(context, meta)?;
         let definition = self.definition(&state, &query)?;
+        let parts = of_parts(&query, &definition);
         let logical = self.logical(&state, query).await?;
-        let planned = self.plan(context, &state, logical, &name, false, &ViewOptions::default()).await?;
+        let planned = self.plan(context, &state, logical, (&name, &parts), false, &ViewOptions::default()).await?;
         let Planned { mut select, inputs, parts, .. } = planned;
         claim_parts(context, &parts)?;
         select.definition = Some(definition);
@@ -545,7 +560,34 @@ impl Catalog {
     }
 }
 
+/// What defines the parts of a query: all of it but the order and number of the rows that it gives.
+fn of_parts(query: &Query, definition: &str) -> String {
+    let mut unordered = query.clone();
+    unordered.order_by = None;
+    unordered.limit_clause = None;
+    format!("{unordered}\n{definition}")
+}
+
+fn of_blame(blame: Blame, text: String) -> Error {
+    match blame {
+        Blame::User => Error::user(text),
+        Blame::External => Error::external(text),
+        Blame::Internal => Error::internal(text),
+    }
+}
+
 impl Kind {
+    /// What the statement declares, by name.
+    fn name(&self) -> Option<String> {
+        match self {
+            Self::Stream { name, .. }
+            | Self::Table { name, .. }
+            | Self::Sink { name, .. }
+            | Self::View { name, .. } => Some(name.clone()),
+            Self::Insert { .. } | Self::Query(_) => None,
+        }
+    }
+
     fn title(&self) -> String {
         match self {
             Self::Stream { name, .. } => format!("CREATE STREAM {name}"),

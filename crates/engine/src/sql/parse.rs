@@ -76,68 +76,95 @@ pub(super) struct Mark {
     pub(super) bound: i64,
 }
 
+/// A statement that can't be read: the error, and the name that it would have declared.
+#[derive(Debug)]
+pub(super) struct Broken {
+    pub(super) error: Error,
+    pub(super) name: Option<String>,
+}
+
 /// Reads a program. `mixed` are the known column names with upper-case letters:
 /// written exactly so, they need no quotes.
 ///
 /// # Errors
-/// With line and column.
+/// The first one, with line and column.
 pub(super) fn program(text: &str, mixed: &mut BTreeSet<String>) -> Result<Vec<Statement>> {
-    let dialect = GenericDialect {};
-    let tokens = Tokenizer::new(&dialect, text).tokenize_with_location().map_err(|e| {
+    statements(text, mixed)?.into_iter().map(|statement| statement.map_err(|broken| broken.error)).collect()
+}
+
+/// As [`program`], and goes on behind a statement that can't be read.
+///
+/// # Errors
+/// When the text has no words.
+pub(super) fn statements(
+    text: &str,
+    mixed: &mut BTreeSet<String>,
+) -> Result<Vec<std::result::Result<Statement, Broken>>> {
+    let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().map_err(|e| {
         let at = Place { line: e.location.line, column: e.location.column };
         Error::user(format!("{at}: {}", e.message))
     })?;
     let mut statements = Vec::new();
     for tokens in tokens.split(|t| t.token == Token::SemiColon) {
-        let mut tokens: Vec<TokenWithSpan> =
+        let tokens: Vec<TokenWithSpan> =
             tokens.iter().filter(|t| !matches!(t.token, Token::Whitespace(_))).cloned().collect();
         let Some(first) = tokens.first() else { continue };
         let at = place(first);
-        bounded(&tokens)?;
-        let mut meta: BTreeSet<String> = tokens
-            .iter()
-            .filter_map(|t| match &t.token {
-                Token::Word(word) if crate::plan::META.contains(&word.value.as_str()) => Some(word.value.clone()),
-                _ => None,
-            })
-            .collect();
-        // A window needs to know where a row that comes too late lay in its stream.
-        let windows = |t: &[TokenWithSpan]| match &t[0].token {
-            Token::Word(word) if t[1].token == Token::LParen => super::window::is_function(&word.value),
-            _ => false,
-        };
-        if tokens.windows(2).any(windows) {
-            meta.extend(crate::plan::META[..2].iter().map(|name| (*name).to_string()));
-        }
-        let words = tokens
-            .iter()
-            .filter_map(|t| match &t.token {
-                Token::Word(word) => {
-                    Some(Word { text: word.value.clone(), at: place(t), is_quoted: word.quote_style.is_some() })
-                }
-                Token::SingleQuotedString(text) => Some(Word { text: text.clone(), at: place(t), is_quoted: false }),
-                _ => None,
-            })
-            .collect();
-        drop_table_keyword(&mut tokens);
-        quote_mixed(&mut tokens, mixed);
-        let end = tokens.last().map_or(at, place);
-        let mut parser = Parser::new(&dialect).with_recursion_limit(256).with_tokens_with_locations(tokens);
-        let kind = statement(&mut parser, at)?;
-        let rest = parser.peek_token();
-        if rest.token != Token::EOF {
-            return Err(Error::user(format!(
-                "{}: expected the end of the statement, found `{}`; statements are divided by `;`",
-                place_or(&rest, end),
-                rest.token
-            )));
-        }
-        if let Kind::Stream { columns: Some(columns), .. } | Kind::Table { columns: Some(columns), .. } = &kind {
-            mixed.extend(columns.fields().iter().map(|f| f.name().clone()).filter(|n| is_mixed(n)));
-        }
-        statements.push(Statement { at, kind, meta, words });
+        let name = tokens.get(2).and_then(|t| match &t.token {
+            Token::Word(word) => Some(word.value.clone()),
+            _ => None,
+        });
+        statements.push(one(tokens, at, mixed).map_err(|error| Broken { error, name }));
     }
     Ok(statements)
+}
+
+/// The statement of these words, of which there is one at least.
+fn one(mut tokens: Vec<TokenWithSpan>, at: Place, mixed: &mut BTreeSet<String>) -> Result<Statement> {
+    bounded(&tokens)?;
+    let mut meta: BTreeSet<String> = tokens
+        .iter()
+        .filter_map(|t| match &t.token {
+            Token::Word(word) if crate::plan::META.contains(&word.value.as_str()) => Some(word.value.clone()),
+            _ => None,
+        })
+        .collect();
+    // A window needs to know where a row that comes too late lay in its stream.
+    let windows = |t: &[TokenWithSpan]| match &t[0].token {
+        Token::Word(word) if t[1].token == Token::LParen => super::window::is_function(&word.value),
+        _ => false,
+    };
+    if tokens.windows(2).any(windows) {
+        meta.extend(crate::plan::META[..2].iter().map(|name| (*name).to_string()));
+    }
+    let words = tokens
+        .iter()
+        .filter_map(|t| match &t.token {
+            Token::Word(word) => {
+                Some(Word { text: word.value.clone(), at: place(t), is_quoted: word.quote_style.is_some() })
+            }
+            Token::SingleQuotedString(text) => Some(Word { text: text.clone(), at: place(t), is_quoted: false }),
+            _ => None,
+        })
+        .collect();
+    drop_table_keyword(&mut tokens);
+    quote_mixed(&mut tokens, mixed);
+    let end = tokens.last().map_or(at, place);
+    let dialect = GenericDialect {};
+    let mut parser = Parser::new(&dialect).with_recursion_limit(256).with_tokens_with_locations(tokens);
+    let kind = statement(&mut parser, at)?;
+    let rest = parser.peek_token();
+    if rest.token != Token::EOF {
+        return Err(Error::user(format!(
+            "{}: expected the end of the statement, found `{}`; statements are divided by `;`",
+            place_or(&rest, end),
+            rest.token
+        )));
+    }
+    if let Kind::Stream { columns: Some(columns), .. } | Kind::Table { columns: Some(columns), .. } = &kind {
+        mixed.extend(columns.fields().iter().map(|f| f.name().clone()).filter(|n| is_mixed(n)));
+    }
+    Ok(Statement { at, kind, meta, words })
 }
 
 /// Whether SQL would fold the name to another one if it stood without quotes.

@@ -7,7 +7,10 @@
 //! `totals.join`, `totals.distinct`, the next of a kind `totals.part-2`), and the
 //! statement reads that. Called by [`super::lower`].
 //!
-//! Invariant: the same statement is cut into the same parts under the same names.
+//! Invariant: the same statement is cut into the same parts under the same names,
+//! whatever stands around it. Another statement may be cut into parts whose names
+//! stand for something else, so each part is defined by the whole statement: a
+//! start under a changed one says so.
 
 use super::{
     distinct::DistinctOperator,
@@ -20,7 +23,7 @@ use super::{
 };
 use crate::{
     declare::Declare,
-    plan::{Lineage, Operator},
+    plan::{Lineage, Lowering, Operator},
 };
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::{
@@ -31,9 +34,11 @@ use datafusion::{
     datasource::provider_as_source,
     execution::SessionState,
     logical_expr::{Distinct, Expr, LogicalPlan, LogicalPlanBuilder, TableSource},
+    physical_plan::ExecutionPlan,
 };
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, sync::Arc};
+use tidemill_core::Result;
 
 /// Where a statement is planned, and what its parts have been called so far.
 pub(super) struct Planning<'a> {
@@ -42,6 +47,8 @@ pub(super) struct Planning<'a> {
     pub(super) partitions: usize,
     /// The statement's name: state is kept under it.
     pub(super) name: &'a str,
+    /// The statement's text, as far as it decides what its parts hold.
+    pub(super) text: &'a str,
     /// Names of parts.
     pub(super) parts: Mutex<Vec<String>>,
 }
@@ -175,11 +182,49 @@ impl Planning<'_> {
         times: Vec<Option<Time>>,
         schema: &DFSchemaRef,
     ) -> DfResult<LogicalPlan> {
+        let operator = Defined { operator, text: self.text.to_string() };
         let node = self.declare.named_node(name.to_string(), inputs, operator);
         let columns = node.schema();
         let table = Table(NodeTable { node, gives, partitions: self.partitions, times });
         let table = provider_as_source(Arc::new(table));
         as_it_was(name, table, &columns, schema)
+    }
+}
+
+/// The operator of a part, with the statement that it is part of.
+#[derive(Debug)]
+struct Defined<O> {
+    operator: O,
+    text: String,
+}
+
+impl<O: Operator> Operator for Defined<O> {
+    fn kind(&self) -> &'static str {
+        self.operator.kind()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.operator.schema()
+    }
+
+    fn gives(&self) -> &'static str {
+        self.operator.gives()
+    }
+
+    fn lower(&self, inputs: Vec<Arc<dyn ExecutionPlan>>, cx: &mut Lowering<'_>) -> Result<Arc<dyn ExecutionPlan>> {
+        self.operator.lower(inputs, cx)
+    }
+
+    fn is_stateful(&self) -> bool {
+        self.operator.is_stateful()
+    }
+
+    fn definition(&self) -> Option<String> {
+        Some(self.text.clone())
+    }
+
+    fn is_shared(&self) -> bool {
+        self.operator.is_shared()
     }
 }
 

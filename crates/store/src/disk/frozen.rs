@@ -14,6 +14,7 @@
 //! beside a running program.
 
 use super::{Disk, DiskFile, Mode, RealDisk, read_file};
+use crate::{Gate, fault::Named};
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +25,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use tidemill_core::Result;
 
 /// Files that are kept open, the newest first: they can be read when they were
 /// replaced or removed meanwhile. Others are opened when they are read.
@@ -53,6 +55,18 @@ enum Node {
 }
 
 impl FrozenDisk {
+    /// As [`FrozenDisk::new`], of a data directory between two commits: log, ledger
+    /// and states are of one and the same batch, whoever runs on it. The next
+    /// commit waits meanwhile.
+    ///
+    /// # Errors
+    /// When a directory or file can't be read.
+    pub fn at_a_commit(data: &Path) -> Result<Self> {
+        let gate = Gate::of(data)?;
+        let _closed = gate.pass()?;
+        Self::new(data).named("read", data)
+    }
+
     /// Freezes what is in and below `root`.
     ///
     /// # Errors
@@ -110,6 +124,11 @@ fn missing() -> io::Error {
 }
 
 impl Disk for FrozenDisk {
+    /// What is done to it nobody else sees, so nobody has to be kept out.
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         if mode == Mode::Create {
             let bytes = Arc::default();

@@ -11,6 +11,7 @@
 
 #[cfg(test)]
 pub(crate) mod canary;
+mod dice;
 mod frozen;
 mod real;
 mod sim;
@@ -19,6 +20,7 @@ mod tests;
 
 pub use frozen::FrozenDisk;
 pub use real::RealDisk;
+pub(crate) use sim::Crashed;
 pub use sim::{Fault, Forgotten, SimDisk};
 
 use std::{

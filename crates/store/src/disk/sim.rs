@@ -10,7 +10,7 @@
 //! Invariant: what was synced, under a name that was synced, survives. Called
 //! by tests, here and in the rooms above.
 
-use super::{Disk, DiskFile, Mode, parent};
+use super::{Disk, DiskFile, Mode, dice::Dice, parent};
 use parking_lot::Mutex;
 use std::{
     collections::BTreeMap,
@@ -33,6 +33,11 @@ pub enum Fault {
     /// to see that it is found. Other operations do as ever.
     Forgotten,
 }
+
+/// The machine has stopped: unlike other faults of a disk this one stays, so nothing is tried again.
+#[derive(Debug, thiserror::Error)]
+#[error("the simulated machine has crashed")]
+pub(crate) struct Crashed;
 
 /// A sync that was left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -190,23 +195,6 @@ impl SimDisk {
     }
 }
 
-/// A small generator (splitmix64), so that this crate needs no other.
-struct Dice(u64);
-
-impl Dice {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        usize::try_from(self.next() % n as u64).expect("a remainder below a usize")
-    }
-}
-
 impl Inode {
     fn apply(bytes: &mut Vec<u8>, change: &Change) {
         match change {
@@ -334,7 +322,7 @@ impl Inner {
     }
 
     fn alive(&self) -> io::Result<()> {
-        if self.dead { Err(io::Error::other("the simulated machine has crashed")) } else { Ok(()) }
+        if self.dead { Err(io::Error::other(Crashed)) } else { Ok(()) }
     }
 
     /// Counts a changing operation and says what goes wrong with it.
@@ -368,7 +356,7 @@ impl Fault {
         match self {
             Fault::Eio => io::Error::other("simulated input/output error"),
             Fault::Enospc => io::ErrorKind::StorageFull.into(),
-            Fault::Crash => io::Error::other("the simulated machine has crashed"),
+            Fault::Crash => io::Error::other(Crashed),
             Fault::Forgotten => io::Error::other("a sync that was left out says nothing"),
         }
     }

@@ -27,7 +27,9 @@ pub(crate) fn read(path: &Path) -> Result<String> {
 pub(crate) fn declare(context: &StreamingContext, path: Option<&Path>, text: &str) -> Result<()> {
     context.declare_sql(text).map_err(|error| match path {
         Some(path) => {
-            let text = format!("{}: {}", path.display(), error.chain());
+            // A line for each error, all with their place.
+            let path = path.display();
+            let text = format!("{path}: {}", error.chain().replace("\nline ", &format!("\n{path}: line ")));
             match error.blame() {
                 Blame::User => Error::user(text),
                 Blame::External => Error::external(text),

@@ -1,15 +1,14 @@
 //! Programs that are killed again and again while they write to a database:
 //! each number is in the table once.
 //!
-//! By hand, as it compiles the plan engine once more:
-//! `cargo test --workspace --features tidemill/full --test it databases::`
+//! Only with all connectors: `cargo test --workspace --features tidemill/full --test it databases::`
 
 use crate::run::{run, start};
 use rustix::process::Signal;
 use std::{fs, path::Path};
 
-const ROWS: usize = 20_000;
-const KILLS: usize = 8;
+const ROWS: usize = 60_000;
+const KILLS: usize = 20;
 
 /// Kills a program that writes numbers to the sink `with`, then lets it end; `seen` answers a query.
 fn kill_and_check(dir: &Path, with: &str, seen: impl Fn(&str) -> Vec<String>) {
@@ -24,10 +23,13 @@ fn kill_and_check(dir: &Path, with: &str, seen: impl Fn(&str) -> Vec<String>) {
     assert!(plan.code(0).out.contains("out: exactly once into "), "{}", plan.out);
     let arguments = ["run", "p.sql", "--headless", "--no-web", "--data", "d"];
     let mut grown = 0;
-    for _ in 0..KILLS {
+    for kill in 0..KILLS {
         let before = seen("SELECT count(*) FROM numbers");
         let mut running = start(dir, &[&arguments[..], &["--interval", "10ms"]].concat(), "");
-        running.wait_for("total: ");
+        // After one batch or several: in the middle of whatever it does then.
+        for _ in 0..=kill % 4 {
+            running.wait_for("total: ");
+        }
         running.signal(Signal::KILL);
         let _killed = running.end();
         grown += usize::from(seen("SELECT count(*) FROM numbers") != before);

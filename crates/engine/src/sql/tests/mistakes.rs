@@ -214,3 +214,21 @@ fn statements_that_are_too_deep_or_too_long_are_refused() {
     sql.step().unwrap();
     assert_eq!(sql.view("v").unwrap().num_rows(), 1, "what is within the bounds runs");
 }
+
+#[test]
+fn every_statement_that_is_wrong_is_told_and_nothing_that_follows_from_it() {
+    let error = error_of(
+        "CREATE VIEW a AS SELECT tagg FROM posts;
+         CREATE VIEW b AS SELECT * FROM a;
+         CREATE VEIW c AS SELECT 1;
+         CREATE VIEW d AS SELECT tag, n FROM c;
+         INSERT INTO out SELECT tag FROM b;
+         CREATE VIEW e AS SELECT sum(tag) AS n FROM posts;
+         CREATE VIEW f AS SELECT tag FROM posts",
+    );
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines.len(), 3, "{error}");
+    assert!(lines[0].starts_with("line 2, column 25: CREATE VIEW a: there is no column `tagg`"), "{error}");
+    assert!(lines[1].starts_with("line 4, column 17: expected STREAM, TABLE, VIEW, SINK after CREATE"), "{error}");
+    assert!(lines[2].starts_with("line 7, column 34: CREATE VIEW e: function `sum` can't take TEXT"), "{error}");
+}
