@@ -1,4 +1,5 @@
 //! Both databases asked by key: against rows that a sink of the same database wrote.
+//! Invariant: keys that nobody wrote get no row.
 
 use super::tests::kinds;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray};

@@ -37,7 +37,7 @@
 //! event time, [`progress`] follows times through a plan, [`late`] sets late rows
 //! aside. [`state`] keeps aggregates, [`keyed`] windows of each key, [`mod@join`] the sides
 //! of a join, [`lookup`] answers of tables that are asked by key, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
-//! [`reload`] are what is read ([`provider`] for the planner, [`stored`] files, [`leaves`] nodes), [`rows`] last
+//! [`reload`] are what is read ([`session`] and [`provider`] for the planner, [`stored`] files, [`leaves`] nodes), [`rows`] last
 //! steps, [`held`] and [`tops`] hold plain groups and first rows ready ([`table`]); [`running`] and [`slide`] hold hopping windows ready ([`groups`], [`sums`]; [`first`] finds top n), [`functions`] has the
 //! functions for social text, [`query`] answers questions beside the program,
 //! [`past`] those about state.
@@ -68,6 +68,7 @@ mod query;
 mod reload;
 mod rows;
 mod running;
+mod session;
 mod shape;
 mod side;
 mod slide;

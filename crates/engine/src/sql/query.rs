@@ -9,11 +9,11 @@
 //! references; topics are read up to where they ended when the query was planned.
 
 use super::{
-    catalog::{config, session},
     mistakes::{self, of_df},
     parse::{self, Kind},
     past::{STATE, StateTables},
     provider::Table,
+    session::{config, session},
     topics::TopicTable,
 };
 use crate::StreamingContext;
@@ -215,7 +215,7 @@ fn start<F: Future<Output = Result<Vec<RecordBatch>>>>(query: impl FnOnce() -> F
     std::thread::Builder::new()
         .name("tidemill-query".into())
         .spawn(move || {
-            let rows = super::catalog::with_room(|| async {
+            let rows = super::session::with_room(|| async {
                 tokio::select! {
                     biased;
                     () = tell.closed() => Err(Error::user("nobody waits for the query")),

@@ -14,7 +14,7 @@ mod slides;
 mod tables;
 mod updates;
 
-use super::catalog;
+use super::session;
 use crate::testing::SqlProgram;
 use arrow_array::{Float64Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray, cast::AsArray};
 use arrow_cast::pretty::pretty_format_batches;
@@ -59,8 +59,8 @@ fn program(partitions: usize, entries: Vec<Vec<RecordBatch>>, views: &str) -> Sq
 
 /// What DataFusion gives for a query over a table of all rows.
 fn oracle(all: &[RecordBatch], query: &str) -> Vec<RecordBatch> {
-    catalog::with_room(|| async {
-        let session = catalog::session(catalog::config(2), None);
+    session::with_room(|| async {
+        let session = session::session(session::config(2), None);
         let table = MemTable::try_new(all[0].schema(), vec![all.to_vec()]).unwrap();
         session.register_table("posts", Arc::new(table)).unwrap();
         Ok(session.sql(query).await.unwrap().collect().await.unwrap())

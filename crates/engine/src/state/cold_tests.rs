@@ -1,4 +1,5 @@
-//! A state of more keys than have room in memory.
+//! A state of more keys than have room in memory: it gives what one with room gives,
+//! and takes no more than it may.
 
 use super::{
     StateOperator, Version,

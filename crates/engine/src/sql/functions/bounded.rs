@@ -4,7 +4,7 @@
 //! `range(1, 9000000000)` and `repeat('x', 2000000000)` allocate their whole
 //! value at once, which no memory limit of a plan sees. Invariant: a call gives
 //! what DataFusion's own gives, or is refused before anything is allocated.
-//! Registered by [`crate::sql::catalog::session`].
+//! Registered by [`crate::sql::session::session`].
 
 use arrow_array::{Array, Int64Array, cast::AsArray, types::Int64Type};
 use arrow_schema::{DataType, FieldRef};

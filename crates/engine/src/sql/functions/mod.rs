@@ -1,6 +1,6 @@
 //! Functions that SQL has beside DataFusion's: for social text and for JSON.
 //!
-//! Registered by [`super::catalog::session`]. Each works on whole columns; a null
+//! Registered by [`super::session::session`]. Each works on whole columns; a null
 //! gives a null.
 
 mod bounded;

@@ -62,7 +62,7 @@ impl Kernel for ScatterKernel {
         let pieces = inputs.open(0, partition)?.map(move |rows| {
             let rows = rows?;
             number += 1;
-            cut(&side, rows, number, &numbered, &schema)
+            cut(&side, &rows, number, &numbered, &schema)
         });
         let pieces = pieces.flat_map(|pieces: DfResult<Vec<RecordBatch>>| match pieces {
             Ok(pieces) => futures::stream::iter(pieces.into_iter().map(Ok).collect::<Vec<_>>()),
@@ -75,7 +75,7 @@ impl Kernel for ScatterKernel {
 /// A block cut by partition.
 fn cut(
     side: &SideState,
-    rows: RecordBatch,
+    rows: &RecordBatch,
     number: u64,
     numbered: &SchemaRef,
     schema: &SchemaRef,
@@ -91,19 +91,19 @@ fn cut(
         mark(&RecordBatch::try_new(Arc::clone(numbered), columns)?, partition, schema)
     };
     if partitions == 1 {
-        return Ok(vec![piece(&rows, 0)?]);
+        return Ok(vec![piece(rows, 0)?]);
     }
     let mut places: Vec<Vec<u32>> = vec![Vec::new(); partitions];
-    for (row, hash) in (0_u32..).zip(side.plan.hashes(&rows)?.0) {
+    for (row, hash) in (0_u32..).zip(side.plan.hashes(rows)?.0) {
         places[partition_of(hash, partitions)].push(row);
     }
     let mut pieces = Vec::new();
     for (partition, places) in places.into_iter().enumerate() {
         match places.len() {
             0 => {}
-            all if all == count => pieces.push(piece(&rows, partition)?),
+            all if all == count => pieces.push(piece(rows, partition)?),
             _ => {
-                let rows = arrow_select::take::take_record_batch(&rows, &UInt32Array::from(places))?;
+                let rows = arrow_select::take::take_record_batch(rows, &UInt32Array::from(places))?;
                 pieces.push(piece(&rows, partition)?);
             }
         }

@@ -1,6 +1,6 @@
 //! Every aggregate function that DataFusion has, kept from batch to batch.
 
-use super::{Row, batches, catalog, entries, oracle, shown, sorted};
+use super::{Row, batches, entries, oracle, session, shown, sorted};
 use crate::testing::SqlProgram;
 use arrow_array::RecordBatch;
 use proptest::prelude::*;
@@ -137,7 +137,7 @@ const POSTS: &str = "CREATE STREAM posts (WATERMARK FOR t AS t - INTERVAL '10' S
 
 #[test]
 fn no_aggregate_is_forgotten() {
-    let session = catalog::session(catalog::config(1), None);
+    let session = session::session(session::config(1), None);
     let called: BTreeSet<&str> = CALLS.iter().map(|(name, ..)| *name).collect();
     let all: BTreeSet<String> = session
         .state()

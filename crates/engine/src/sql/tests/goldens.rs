@@ -1,10 +1,9 @@
 //! Goldens: what a program gives over random batches, with a restart in the
 //! middle, is what plain DataFusion gives over all its input at once.
 
-use super::{Row, entries, rows, sorted};
+use super::{Row, entries, rows, session, sorted};
 use crate::{
     StreamingContext, Trigger,
-    sql::catalog,
     testing::{SqlProgram, Trial, parts},
 };
 use arrow_array::RecordBatch;
@@ -53,8 +52,8 @@ fn batches(entries: &Entries) -> Vec<Vec<RecordBatch>> {
 
 /// What DataFusion gives for a query over tables of all rows.
 fn oracle(a: &Entries, b: &Entries, query: &str) -> Vec<String> {
-    let rows = catalog::with_room(|| async {
-        let session = catalog::session(catalog::config(2), None);
+    let rows = session::with_room(|| async {
+        let session = session::session(session::config(2), None);
         for (name, entries) in [("a", a), ("b", b)] {
             let all: Vec<RecordBatch> = batches(entries).into_iter().flatten().collect();
             let table = MemTable::try_new(all[0].schema(), vec![all]).unwrap();

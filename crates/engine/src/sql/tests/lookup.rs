@@ -1,9 +1,8 @@
 //! Tables that are asked by key.
 
-use super::{POSTS, Row, batches, entries, rows, sorted};
+use super::{POSTS, Row, batches, entries, rows, session, sorted};
 use crate::{
     StreamingContext, Trigger,
-    sql::catalog,
     testing::{SqlProgram, Trial},
 };
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, cast::AsArray};
@@ -246,8 +245,8 @@ const QUERIES: [(&str, &str, bool); 9] = [
 const ALL: [(&str, &str, i64); 4] = [("a", "Anna", 2), ("c", "Cleo", 9), ("c", "Chris", 8), ("z", "Zoe", 9)];
 
 fn oracle(all: &[Vec<RecordBatch>], query: &str) -> Vec<String> {
-    let rows = catalog::with_room(|| async {
-        let session = catalog::session(catalog::config(2), None);
+    let rows = session::with_room(|| async {
+        let session = session::session(session::config(2), None);
         let all: Vec<RecordBatch> = all.iter().flatten().cloned().collect();
         session.register_table("posts", Arc::new(MemTable::try_new(all[0].schema(), vec![all]).unwrap())).unwrap();
         let names = People::of(&ALL);
