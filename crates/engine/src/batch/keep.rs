@@ -15,7 +15,9 @@ use crate::{
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
-use tidemill_core::{Batch, BatchId, DeadLetter, Error, Position, Result, StagedPart, Timestamp, Watermark};
+use tidemill_core::{
+    Batch, BatchId, DeadLetter, Error, OffsetRange, Position, Result, StagedPart, Timestamp, Watermark,
+};
 use tidemill_store::{
     DataDir, Gate, Passing, Past,
     disk::Disk,
@@ -238,16 +240,34 @@ impl Keep {
     }
 
     /// As [`Keep::plan`], and durable: for outputs that may be seen before the
-    /// commit, which must find the same records when the batch runs again.
+    /// commit, which must find the same records when the batch runs again. So the
+    /// records are durable first.
     pub(crate) fn plan_durably(&self, batch: &Batch) -> Result<()> {
-        let mut ledger = self.ledger.lock();
-        ledger.plan(batch)?;
-        tokio::task::block_in_place(|| ledger.sync_plan())
+        tokio::task::block_in_place(|| {
+            self.sync_inputs(batch)?;
+            let mut ledger = self.ledger.lock();
+            ledger.plan(batch)?;
+            ledger.sync_plan()
+        })
     }
 
-    /// The batch that was planned and not committed before a crash.
+    /// The batch that was planned and not committed before a crash. Power that goes may
+    /// take records and leave the plan that named them: nobody has seen anything of such a
+    /// batch, and another is planned in its place.
     pub(crate) fn planned(&self) -> Option<Batch> {
-        self.ledger.lock().planned().cloned()
+        let planned = self.ledger.lock().planned().cloned()?;
+        let topics = self.topics.lock();
+        let is_gone = |(stream, ranges): (&String, &Vec<OffsetRange>)| {
+            let Some(topic) = topics.get(stream) else { return false };
+            let there = |p: &u32| *p < topic.config().partitions;
+            let end = |range: &OffsetRange| range.partition.0.parse().ok().filter(there).map(|p| topic.end(p));
+            ranges.iter().any(|range| end(range).is_some_and(|end| end < range.end))
+        };
+        if !planned.ranges.iter().any(is_gone) {
+            return Some(planned);
+        }
+        tracing::info!(batch = planned.id.0, "records of a planned batch were lost with the power: it is planned anew");
+        None
     }
 
     /// The last committed batch and what its sinks staged.

@@ -14,7 +14,7 @@ use std::{
     },
 };
 use tidemill_core::{
-    BatchId, Board, Budget, Chunk, ChunkStream, Clock, Duration, Error, Event, ManualClock, Offset, OffsetRange,
+    Batch, BatchId, Board, Budget, Chunk, ChunkStream, Clock, Duration, Error, Event, ManualClock, Offset, OffsetRange,
     PartitionId, Phase, Position, Result, Shape, Source, Timestamp,
 };
 use tokio::sync::broadcast::Receiver;
@@ -394,4 +394,37 @@ fn a_stop_does_not_wait_for_the_end_of_what_has_none() {
     context.stop(true).unwrap();
     let last = last();
     assert!(source.0.load(Ordering::Relaxed) <= last + 2, "it was asked for no more than the batches that ran");
+}
+
+#[test]
+fn a_plan_whose_records_went_with_the_power_is_dropped() {
+    use crate::{
+        ingest::tests::{lines, registry},
+        testing::SqlProgram,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let program = || {
+        let builder = StreamingContext::builder("p").trigger(Trigger::Drain).data_dir(dir.path());
+        let mut program = SqlProgram::over(builder.registry(registry()).build());
+        program
+            .start("CREATE STREAM lines WITH (connector = 'idle'); CREATE VIEW n AS SELECT count(*) AS n FROM lines")
+            .unwrap();
+        program
+    };
+    let planned = |end: u64| {
+        let range = OffsetRange { partition: 0.into(), start: Offset(0), end: Offset(end) };
+        Batch { id: BatchId(1), time: Timestamp(1), ranges: [("lines".to_string(), vec![range])].into() }
+    };
+    let first = program();
+    let keep = first.pipeline().keep.as_ref().unwrap();
+    keep.log().topic("lines").unwrap().append(0, &lines(["a", "b"]), None).unwrap();
+    // As a ledger is after the power went: the plan is there, and of its records the first two.
+    keep.plan(&planned(4)).unwrap();
+    drop(first);
+    let second = program();
+    let keep = second.pipeline().keep.as_ref().unwrap();
+    assert_eq!(keep.planned(), None);
+    keep.plan(&planned(2)).unwrap();
+    drop(second);
+    assert_eq!(program().pipeline().keep.as_ref().unwrap().planned(), Some(planned(2)));
 }
