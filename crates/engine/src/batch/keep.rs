@@ -133,7 +133,24 @@ impl Keep {
     }
 
     /// Notes that the stream reads the topic, which from now on keeps what no batch has committed.
+    ///
+    /// # Errors
+    /// When the topic ends before what committed batches have read: it lost its end, or was made
+    /// anew, and its next records would be taken for read.
     pub(crate) fn reads(&self, stream: &str, topic: &Arc<Topic>) -> Result<()> {
+        let position = self.position(stream);
+        for p in 0..topic.config().partitions {
+            let (end, read) = (topic.end(p), position.get(&p.into()).copied().unwrap_or_default());
+            if read > end {
+                return Err(Error::user(format!(
+                    "topic `{}` partition {p} ends at offset {end}, and committed batches of stream `{stream}` have read it up to {read}: \
+                     [{end}, {read}) is gone. Restore the data directory from a backup, or go back with `tidemill rewind` to a batch that had \
+                     read no further",
+                    topic.name()
+                ))
+                .fatal());
+            }
+        }
         self.topics.lock().insert(stream.to_string(), Arc::clone(topic));
         self.pin(stream, topic)
     }

@@ -428,3 +428,27 @@ fn a_plan_whose_records_went_with_the_power_is_dropped() {
     drop(second);
     assert_eq!(program().pipeline().keep.as_ref().unwrap().planned(), Some(planned(2)));
 }
+
+#[test]
+fn a_log_that_ends_before_what_was_read_is_refused_with_the_gap() {
+    use crate::{
+        ingest::tests::{lines, registry},
+        testing::SqlProgram,
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let program = || {
+        let builder = StreamingContext::builder("p").trigger(Trigger::Drain).data_dir(dir.path());
+        SqlProgram::over(builder.registry(registry()).build())
+    };
+    let text = "CREATE STREAM lines WITH (connector = 'idle'); CREATE VIEW n AS SELECT count(*) AS n FROM lines";
+    let mut first = program();
+    first.start(text).unwrap();
+    let topic = first.pipeline().keep.as_ref().unwrap().log().topic("lines").unwrap();
+    topic.append(0, &lines(["a", "b"]), None).unwrap();
+    first.step().unwrap();
+    drop((topic, first));
+    let segment = dir.path().join("log/lines/0/00000000000000000000.seg");
+    std::fs::OpenOptions::new().write(true).open(segment).unwrap().set_len(9).unwrap();
+    let error = program().start(text).unwrap_err().to_string();
+    assert!(error.contains("`lines` partition 0 ends at offset 0") && error.contains("[0, 2) is gone"), "{error}");
+}

@@ -129,6 +129,14 @@ fn start_on(disk: &SimDisk, world: &Arc<World>, what: &str) -> bool {
                 Ok(held) => held,
                 // Damage in the middle of a log is told to whoever reads there, with its offsets.
                 Err(told) if told.contains("are damaged, in /d/log/") => return false,
+                // The end of an output topic is vouched for by nobody: cut, it looks torn, and its last rows are missing.
+                Err(told)
+                    if what.contains("/d/log/totals/")
+                        && what.contains("cut at")
+                        && told.contains("its state says") =>
+                {
+                    return true;
+                }
                 Err(wrong) => panic!("{what}: {wrong}"),
             };
             let kept: usize = held.rows.iter().map(std::collections::BTreeSet::len).sum();
