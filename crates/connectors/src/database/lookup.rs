@@ -72,7 +72,7 @@ impl Asked {
     }
 
     /// Rows of columns that are still as the database gave them.
-    pub(super) fn rows(&self, columns: Vec<ArrayRef>) -> Result<RecordBatch> {
+    pub(super) fn rows(&self, columns: &[ArrayRef]) -> Result<RecordBatch> {
         let options = CastOptions { safe: false, ..CastOptions::default() };
         let columns =
             columns.iter().zip(&self.columns).zip(self.schema.fields()).map(|((column, (name, kind)), field)| {

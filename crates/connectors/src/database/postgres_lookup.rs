@@ -142,6 +142,6 @@ impl Lookup for PostgresLookup {
                 _ => Ok(column),
             }
         });
-        Ok(vec![self.asked.rows(columns.collect::<Result<_>>()?)?])
+        Ok(vec![self.asked.rows(&columns.collect::<Result<Vec<_>>>()?)?])
     }
 }

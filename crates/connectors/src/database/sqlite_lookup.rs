@@ -105,7 +105,7 @@ fn ask(inner: &Inner, held: &mut Option<Connection>, keys: &RecordBatch) -> Resu
         }
     }
     transaction.commit()?;
-    Ok(vec![asked.rows(growing.into_iter().map(Growing::finish).collect())?])
+    Ok(vec![asked.rows(&growing.into_iter().map(Growing::finish).collect::<Vec<_>>())?])
 }
 
 /// The statement for so many keys.
