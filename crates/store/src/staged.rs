@@ -7,7 +7,7 @@
 //!
 //! The files are those of a state's snapshot (`docs/formats/state.md`) under
 //! another name. Invariant: a file that is there is whole or known to be
-//! damaged. Called by the engine's sink into topics.
+//! damaged; a part is written by one at a time. Called by the engine's sink into topics.
 
 use crate::{
     disk::{self, Disk},
@@ -16,7 +16,9 @@ use crate::{
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use parking_lot::Mutex;
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -29,6 +31,8 @@ pub struct StagedFiles {
     dir: PathBuf,
     owner: String,
     schema: SchemaRef,
+    /// Held by whoever writes a part.
+    writing: Mutex<BTreeMap<usize, Arc<Mutex<()>>>>,
 }
 
 impl StagedFiles {
@@ -38,7 +42,7 @@ impl StagedFiles {
     /// When the disk refuses.
     pub fn open(disk: Arc<dyn Disk>, dir: &Path, owner: &str, schema: SchemaRef) -> Result<Self> {
         disk::create_dir(&*disk, dir).named("create", dir)?;
-        Ok(Self { disk, dir: dir.to_owned(), owner: owner.to_owned(), schema })
+        Ok(Self { disk, dir: dir.to_owned(), owner: owner.to_owned(), schema, writing: Mutex::default() })
     }
 
     /// Sets aside the rows of a part of a batch, durably, and gives their
@@ -47,6 +51,9 @@ impl StagedFiles {
     /// # Errors
     /// When the rows don't fit the columns or the disk refuses: then nothing is set aside.
     pub fn stage(&self, batch: BatchId, part: usize, rows: impl Iterator<Item = RecordBatch>) -> Result<String> {
+        // A batch that failed may still be writing when it is run again: two in one file would damage it.
+        let one = Arc::clone(self.writing.lock().entry(part).or_default());
+        let _one_at_a_time = one.lock();
         let name = format!("{:020}-{part:05}.rows", batch.0);
         let path = self.dir.join(&name);
         let head = FileHead::whole(&self.owner, batch.0);

@@ -37,6 +37,7 @@ use std::{
 };
 use tidemill_core::{Batch, BatchReport, Error, Result, Sink, ViewSnapshot, reason_kind};
 use tokio::task::JoinSet;
+use tokio_util::task::TaskTracker;
 
 /// A batch that has run and waits for its commit.
 #[derive(Debug)]
@@ -56,6 +57,7 @@ impl Pipeline {
         // All outputs but one in tasks of their own, as with partitions in `emit`. A callback may block, and a stop
         // does not wait for it: it is never that one.
         let (mut first, mut outputs) = (None, JoinSet::new());
+        let parts = TaskTracker::new();
         for (index, output) in self.outputs.iter().enumerate() {
             let plan = if output.resets {
                 reset_plan_states(Arc::clone(&output.plan)).map_err(of_plan)?
@@ -63,7 +65,9 @@ impl Pipeline {
                 Arc::clone(&output.plan)
             };
             let (output, task, batch) = (output.clone(), Arc::clone(&task), batch.clone());
-            let emitting = async move { emit(&output, plan, task, &batch).await.map(|emitted| (index, emitted)) };
+            let parts = parts.clone();
+            let emitting =
+                async move { emit(&output, plan, task, &batch, &parts).await.map(|emitted| (index, emitted)) };
             if first.is_none() && matches!(self.outputs[index].kind, OutputKind::View { .. }) {
                 first = Some(emitting);
             } else {
@@ -71,8 +75,11 @@ impl Pipeline {
             }
         }
         let emitted = gather(first, &mut outputs).await;
-        // Nothing of this run may go on beside a restore, or beside the next batch.
+        // Nothing of this run may go on beside a restore, or beside the next batch: nor a part that
+        // was told to end and still writes, when the same file is written again.
         outputs.shutdown().await;
+        parts.close();
+        parts.wait().await;
         let ended = run.finish().await;
         let mut emitted = emitted?;
         ended.map_err(of_plan)?;
@@ -154,12 +161,13 @@ async fn gather(
     Ok(emitted)
 }
 
-/// Runs one output's plan, all partitions together.
+/// Runs one output's plan, all partitions together, in tasks that `tracker` knows: they may outlive this for a moment.
 async fn emit(
     output: &OutputPlan,
     plan: Arc<dyn ExecutionPlan>,
     task: Arc<TaskContext>,
     batch: &Batch,
+    tracker: &TaskTracker,
 ) -> Result<Emitted> {
     let partitions = plan.output_partitioning().partition_count();
     if let OutputKind::Sink(sink) = &output.kind {
@@ -167,10 +175,10 @@ async fn emit(
         for part in 0..partitions {
             let rows = plan.execute(part, Arc::clone(&task)).map_err(of_plan)?;
             let (sink, id, time): (Arc<dyn Sink>, _, _) = (Arc::clone(sink), batch.id, batch.time);
-            parts.spawn(async move {
+            parts.spawn(tracker.track_future(async move {
                 let staged = sink.stage(id, time, part, rows.map_err(of_plan).boxed()).await?;
                 Ok::<_, Error>(staged.map(|staged| (part, staged)))
-            });
+            }));
         }
         let mut staged = Vec::new();
         while let Some(done) = parts.join_next().await {
@@ -183,7 +191,8 @@ async fn emit(
     let mut parts = JoinSet::new();
     for part in 1..partitions {
         let rows = plan.execute(part, Arc::clone(&task)).map_err(of_plan)?;
-        parts.spawn(async move { rows.try_collect::<Vec<RecordBatch>>().await.map(|rows| (part, rows)) });
+        let collecting = async move { rows.try_collect::<Vec<RecordBatch>>().await.map(|rows| (part, rows)) };
+        parts.spawn(tracker.track_future(collecting));
     }
     let mut collected = Vec::with_capacity(partitions);
     if partitions > 0 {
