@@ -257,11 +257,13 @@ impl Keep {
     }
 
     /// As [`Keep::plan`], and durable: for outputs that may be seen before the
-    /// commit, which must find the same records when the batch runs again. So the
-    /// records are durable first.
+    /// commit, which must find the same records when the batch runs again. So, where
+    /// the log is to lose nothing with the power, the records are durable first.
     pub(crate) fn plan_durably(&self, batch: &Batch) -> Result<()> {
         tokio::task::block_in_place(|| {
-            self.sync_inputs(batch)?;
+            if matches!(self.sync, Sync::Always) {
+                self.sync_inputs(batch)?;
+            }
             let mut ledger = self.ledger.lock();
             ledger.plan(batch)?;
             ledger.sync_plan()
