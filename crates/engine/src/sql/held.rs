@@ -229,6 +229,9 @@ impl Pairs {
     /// Takes the values of groups: a list of each row.
     fn add(&mut self, groups: &[u32], lists: &ArrayRef) -> DfResult<()> {
         let lists = lists.as_list::<i32>();
+        if lists.null_count() == lists.len() {
+            return Ok(());
+        }
         let owners = groups.iter().zip(lists.value_offsets().windows(2)).enumerate();
         let owners = owners.flat_map(|(row, (group, offsets))| {
             let values = if lists.is_null(row) { 0 } else { offsets[1] - offsets[0] };

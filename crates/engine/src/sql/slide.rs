@@ -24,7 +24,7 @@ use super::state::{Layout, Role};
 use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow_schema::{DataType, Schema};
 use datafusion::{
-    common::Result as DfResult,
+    common::{Result as DfResult, internal_datafusion_err},
     logical_expr::{EmitTo, GroupsAccumulator},
     physical_expr::aggregate::AggregateFunctionExpr,
     physical_plan::aggregates::{
@@ -281,11 +281,16 @@ pub(super) fn full_rows(
     let constant = |at: Timestamp, kind: &DataType| -> ArrayRef {
         Arc::new(TimestampMicrosecondArray::from_value(at.0, count).with_data_type(kind.clone()))
     };
-    let columns = layout.roles.iter().zip(layout.full.fields()).map(|(role, field)| match role {
-        Role::Start => constant(window.start, field.data_type()),
-        Role::End => constant(window.end, field.data_type()),
-        Role::Kept(at) if *at >= first_state => Arc::clone(&states[at - first_state]),
-        Role::Kept(at) => Arc::clone(&values[keys.iter().position(|key| key == at).unwrap_or_default()]),
+    let columns = layout.roles.iter().zip(layout.full.fields()).map(|(role, field)| {
+        Ok(match role {
+            Role::Start => constant(window.start, field.data_type()),
+            Role::End => constant(window.end, field.data_type()),
+            Role::Kept(at) if *at >= first_state => Arc::clone(&states[at - first_state]),
+            Role::Kept(at) => {
+                let place = keys.iter().position(|key| key == at);
+                Arc::clone(&values[place.ok_or_else(|| internal_datafusion_err!("column {at} is no group"))?])
+            }
+        })
     });
-    Ok(RecordBatch::try_new(Arc::clone(&layout.full), columns.collect())?)
+    Ok(RecordBatch::try_new(Arc::clone(&layout.full), columns.collect::<DfResult<_>>()?)?)
 }

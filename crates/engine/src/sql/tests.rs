@@ -57,6 +57,15 @@ fn program(partitions: usize, entries: Vec<Vec<RecordBatch>>, views: &str) -> Sq
     program
 }
 
+/// The same over what `dir` keeps of it.
+fn kept_program(dir: &std::path::Path, partitions: usize, entries: &[Vec<Vec<Row>>], views: &str) -> SqlProgram {
+    let builder = crate::StreamingContext::builder("test").trigger(crate::Trigger::Drain).partitions(partitions);
+    let mut program = SqlProgram::over(builder.data_dir(dir).build());
+    program.queue("posts", batches(entries));
+    program.start(&format!("{POSTS}{views}")).unwrap();
+    program
+}
+
 /// What DataFusion gives for a query over a table of all rows.
 fn oracle(all: &[RecordBatch], query: &str) -> Vec<RecordBatch> {
     session::with_room(|| async {
@@ -206,6 +215,18 @@ fn windows_aggregated(closed: &[(i64, Row)], query: &str) -> Vec<String> {
     sorted(&oracle(&[RecordBatch::try_from_iter(columns).unwrap()], &query))
 }
 
+/// Each window of a query gives what the model has, and as many rows are late.
+fn equals_the_model(entries: &[Vec<Vec<Row>>], partitions: usize, query: &str) -> Result<(), TestCaseError> {
+    let (expected, late) = windows(entries);
+    let program = program(partitions, batches(entries), &format!("CREATE VIEW v AS {query}"));
+    for (batch, (got, expected)) in shown(&program, entries.len(), 1).into_iter().zip(expected).enumerate() {
+        let got = got.map_or(vec![], |rows| sorted(&[rows]));
+        prop_assert_eq!(got, windows_aggregated(&expected, query), "batch {}", batch + 1);
+    }
+    prop_assert_eq!(program.context().board().program().late, late);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
 
@@ -225,14 +246,7 @@ proptest! {
         partitions in 1..4_usize,
         query in prop::sample::select(vec![HOPS, MERGED_HOPS]),
     ) {
-        let (expected, late) = windows(&entries);
-        let count = entries.len();
-        let program = program(partitions, batches(&entries), &format!("CREATE VIEW v AS {query}"));
-        for (batch, (got, expected)) in shown(&program, count, 1).into_iter().zip(expected).enumerate() {
-            let got = got.map_or(vec![], |rows| sorted(&[rows]));
-            prop_assert_eq!(got, windows_aggregated(&expected, query), "batch {}", batch + 1);
-        }
-        prop_assert_eq!(program.context().board().program().late, late);
+        equals_the_model(&entries, partitions, query)?;
     }
 }
 
@@ -245,14 +259,7 @@ proptest! {
         let (expected, _) = windows(&entries);
         let all: Vec<RecordBatch> = batches(&entries).into_iter().flatten().collect();
         let cut = cut.min(entries.len());
-        let start = || {
-            let context = crate::StreamingContext::builder("test")
-                .trigger(crate::Trigger::Drain).partitions(2).data_dir(dir.path()).build();
-            let mut program = SqlProgram::over(context);
-            program.queue("posts", batches(&entries));
-            program.start(&format!("{POSTS}CREATE VIEW v AS {HOPS}; CREATE VIEW totals AS {GROUPS}")).unwrap();
-            program
-        };
+        let start = || kept_program(dir.path(), 2, &entries, &format!("CREATE VIEW v AS {HOPS}; CREATE VIEW totals AS {GROUPS}"));
         let before = start();
         let mut got = shown(&before, cut, 1);
         drop(before);

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     SimDisk,
-    disk::{Fault, canary},
+    disk::{Fault, Forgotten, canary},
     tests::tries::{first_seed, tries},
 };
 use arrow_array::{Int64Array, StringArray, cast::AsArray, types::Int64Type};
@@ -99,12 +99,15 @@ fn every_kept_version_is_found_again() {
     assert!(open(&SimDisk::new()).unwrap().load(BatchId(3)).unwrap().is_empty());
 }
 
-#[test]
-fn a_crash_at_every_operation_keeps_every_saved_version() {
+/// A life over a disk: what it was told that is kept, and what it has let go.
+type Life = fn(&SimDisk, &mut u64, &mut u64) -> Result<()>;
+
+/// Crashes a life at every operation, with each of the seeds, and lets it go on.
+fn crash_at_every_operation(life: Life, seeds: impl Fn(u64) -> Vec<u64>) {
     let undisturbed = SimDisk::new();
     life(&undisturbed, &mut 0, &mut 0).unwrap();
     for op in 0..undisturbed.ops() {
-        for seed in (0..tries(2)).map(|s| first_seed() + op + s) {
+        for seed in seeds(op) {
             let disk = SimDisk::new();
             disk.fail_at(op, Fault::Crash);
             let (mut told, mut pruned) = (0, 0);
@@ -118,22 +121,29 @@ fn a_crash_at_every_operation_keeps_every_saved_version() {
     }
 }
 
-/// A test of the tests: a sync that is left out is noticed.
-#[test]
-fn a_forgotten_sync_is_found() {
+/// Leaves out each sync of a life; but for names that only go, that is noticed. How many there were.
+fn each_sync_is_needed(life: Life, why_names_may_stay: &'static str) -> u64 {
     let life = |disk: &SimDisk| {
         let (mut told, mut pruned) = (0, 0);
         let _stopped = life(disk, &mut told, &mut pruned);
         (told, pruned)
     };
     let check = |disk: &SimDisk, (told, pruned)| check(disk, told, pruned, "a sync was left out");
-    let syncs = canary::each_sync_is_needed(
+    let goes = |sync: &Forgotten| !sync.names.is_empty() && sync.names.iter().all(|name| name.starts_with('-'));
+    canary::each_sync_is_needed(life, check, &[(why_names_may_stay, goes as fn(&Forgotten) -> bool)])
+}
+
+#[test]
+fn a_crash_at_every_operation_keeps_every_saved_version() {
+    crash_at_every_operation(life, |op| (0..tries(2)).map(|s| first_seed() + op + s).collect());
+}
+
+/// A test of the tests: a sync that is left out is noticed.
+#[test]
+fn a_forgotten_sync_is_found() {
+    let syncs = each_sync_is_needed(
         life,
-        check,
-        &[(
-            "names that only go: what comes back is below a snapshot, and the next version's sync takes it again",
-            |sync| !sync.names.is_empty() && sync.names.iter().all(|name| name.starts_with('-')),
-        )],
+        "names that only go: what comes back is below a snapshot, and the next version's sync takes it again",
     );
     assert!(syncs > 30, "{syncs}");
 }

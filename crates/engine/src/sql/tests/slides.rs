@@ -31,14 +31,7 @@ proptest! {
         partitions in 1..4_usize,
         query in prop::sample::select(vec![SLID, QUARTERS]),
     ) {
-        let (expected, late) = windows(&entries);
-        let count = entries.len();
-        let program = program(partitions, batches(&entries), &format!("CREATE VIEW v AS {query}"));
-        for (batch, (got, expected)) in shown(&program, count, 1).into_iter().zip(expected).enumerate() {
-            let got = got.map_or(vec![], |rows| sorted(&[rows]));
-            prop_assert_eq!(got, windows_aggregated(&expected, query), "batch {}", batch + 1);
-        }
-        prop_assert_eq!(program.context().board().program().late, late);
+        equals_the_model(&entries, partitions, query)?;
     }
 
     #[test]
@@ -64,14 +57,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let (expected, _) = windows(&entries);
         let cut = cut.min(entries.len());
-        let start = || {
-            let context = crate::StreamingContext::builder("test")
-                .trigger(crate::Trigger::Drain).partitions(2).data_dir(dir.path()).build();
-            let mut program = SqlProgram::over(context);
-            program.queue("posts", batches(&entries));
-            program.start(&format!("{POSTS}CREATE VIEW v AS {SLID}")).unwrap();
-            program
-        };
+        let start = || kept_program(dir.path(), 2, &entries, &format!("CREATE VIEW v AS {SLID}"));
         let before = start();
         let mut got = shown(&before, cut, 1);
         drop(before);

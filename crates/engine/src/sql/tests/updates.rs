@@ -25,14 +25,7 @@ proptest! {
         query in prop::sample::select(vec![MANY, DISTINCT_ALONE]),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let start = || {
-            let context = crate::StreamingContext::builder("test")
-                .trigger(crate::Trigger::Drain).partitions(partitions).data_dir(dir.path()).build();
-            let mut program = SqlProgram::over(context);
-            program.queue("posts", batches(&entries));
-            program.start(&format!("{POSTS}CREATE VIEW v WITH (emit = 'update') AS {query}; CREATE VIEW w AS {query}")).unwrap();
-            program
-        };
+        let start = || kept_program(dir.path(), partitions, &entries, &format!("CREATE VIEW v WITH (emit = 'update') AS {query}; CREATE VIEW w AS {query}"));
         let mut running = start();
         let mut held = BTreeMap::new();
         let mut read = Vec::new();
@@ -77,14 +70,7 @@ proptest! {
         query in prop::sample::select(TOPS.to_vec()),
     ) {
         let dir = tempfile::tempdir().unwrap();
-        let start = || {
-            let context = crate::StreamingContext::builder("test")
-                .trigger(crate::Trigger::Drain).partitions(partitions).data_dir(dir.path()).build();
-            let mut program = SqlProgram::over(context);
-            program.queue("posts", batches(&entries));
-            program.start(&format!("{POSTS}CREATE VIEW v AS {query}")).unwrap();
-            program
-        };
+        let start = || kept_program(dir.path(), partitions, &entries, &format!("CREATE VIEW v AS {query}"));
         let mut running = start();
         let mut read = Vec::new();
         for (batch, entry) in entries.iter().enumerate() {
@@ -103,14 +89,7 @@ proptest! {
     fn first_rows_of_changed_keys_put_together_are_the_whole_result(entries in entries(), cut in 0..7_usize) {
         let query = TOPS[0];
         let dir = tempfile::tempdir().unwrap();
-        let start = || {
-            let context = crate::StreamingContext::builder("test")
-                .trigger(crate::Trigger::Drain).partitions(2).data_dir(dir.path()).build();
-            let mut program = SqlProgram::over(context);
-            program.queue("posts", batches(&entries));
-            program.start(&format!("{POSTS}CREATE VIEW v WITH (emit = 'update') AS {query}")).unwrap();
-            program
-        };
+        let start = || kept_program(dir.path(), 2, &entries, &format!("CREATE VIEW v WITH (emit = 'update') AS {query}"));
         let (mut running, mut read, mut held) = (start(), Vec::new(), BTreeMap::new());
         for (batch, entry) in entries.iter().enumerate() {
             if batch == cut {

@@ -60,34 +60,14 @@ fn a_crash_at_every_operation_keeps_every_saved_version() {
         assert_eq!(fold(&state.load(BatchId(v)).unwrap()), whole(v));
     }
     assert!(state.load(BatchId(oldest.0 - 1)).is_err());
-    for op in 0..undisturbed.ops() {
-        let disk = SimDisk::new();
-        disk.fail_at(op, Fault::Crash);
-        let (mut told, mut pruned) = (0, 0);
-        assert!(life(&disk, &mut told, &mut pruned).is_err() || disk.is_dead());
-        let after = disk.crash(op);
-        let what = format!("crash at {op}");
-        check(&after.fork(), told, pruned, &what);
-        life(&after, &mut told, &mut pruned).unwrap();
-        check(&after, told, pruned, &what);
-    }
+    crash_at_every_operation(life, |op| vec![op]);
 }
 
 #[test]
 fn each_sync_of_a_round_is_needed() {
-    let life = |disk: &SimDisk| {
-        let (mut told, mut pruned) = (0, 0);
-        let _stopped = life(disk, &mut told, &mut pruned);
-        (told, pruned)
-    };
-    let check = |disk: &SimDisk, (told, pruned)| check(disk, told, pruned, "a sync was left out");
-    let syncs = canary::each_sync_is_needed(
+    let syncs = each_sync_is_needed(
         life,
-        check,
-        &[(
-            "names that only go: what comes back is before the round, and the next version's sync takes it again",
-            |sync| !sync.names.is_empty() && sync.names.iter().all(|name| name.starts_with('-')),
-        )],
+        "names that only go: what comes back is before the round, and the next version's sync takes it again",
     );
     assert!(syncs > 40, "{syncs}");
 }
