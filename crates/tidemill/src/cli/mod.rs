@@ -121,7 +121,7 @@ pub(crate) fn error_word(terminal: bool) -> &'static str {
 
 /// What a run did, in two lines.
 fn print_summary(ended: &Ended) {
-    let last = ended.last.map_or_else(|| "before the first batch".to_string(), |b| format!("after batch {b}"));
+    let last = ended.last.map_or_else(|| "without a batch".to_string(), |b| format!("after batch {b}"));
     println!("Stopped {last}: {} records in {} batches,", ended.records, ended.batches);
     println!(
         "{} refused, {} late; delay p50 {:.1} ms, p99 {:.1} ms.",
