@@ -11,6 +11,7 @@
 
 pub(crate) mod alarms;
 mod bin;
+mod binned;
 mod cold;
 #[cfg(test)]
 mod cold_tests;
