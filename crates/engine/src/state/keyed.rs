@@ -470,6 +470,7 @@ impl<K: Key, S: Record, L: Life<K, S>> StateOperator for KeyedState<K, S, L> {
             feed(&mut |piece| {
                 match piece {
                     Piece::Version(_, StateKind::Delta) => nothing = false,
+                    Piece::Again(_) => {}
                     Piece::Version(_, StateKind::Snapshot) => {
                         parts.iter_mut().for_each(|part| part.empty(bins.clone()));
                         nothing = false;
