@@ -11,6 +11,7 @@ mod lookup;
 mod mistakes;
 mod modes;
 mod slides;
+mod spill;
 mod tables;
 mod updates;
 

@@ -11,8 +11,8 @@
 //! first is first.
 //!
 //! Invariant: rows that were put again in the order in which they were kept, those that were let go
-//! among them or not, make the same state. So a delta is the batch's rows that stayed.
-//! Called by [`super::state`].
+//! among them or not, make the same state. So a delta is the batch's rows that stayed, and a snapshot the
+//! rows key by key, each key's in order ([`Tops::sweep`]). Called by [`super::state`].
 
 use super::{
     groups::Groups,
@@ -20,13 +20,15 @@ use super::{
     state::Layout,
     table::Table,
     tables::{fed, kernel_of},
+    turns::Turns,
 };
+use crate::state::Swept;
 use arrow_array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::{
     arrow::row::{RowConverter, SortField},
     common::{
-        DataFusionError, Result as DfResult,
+        DataFusionError, Result as DfResult, internal_datafusion_err,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     physical_expr::{PhysicalExpr, PhysicalSortExpr, utils::collect_columns, window::WindowExpr},
@@ -147,7 +149,14 @@ pub(super) struct Tops {
     free: Vec<u32>,
     /// Whether a key is among those that a batch changed.
     changed: Vec<bool>,
+    /// Bytes of the orders of entries.
+    orders: usize,
+    /// Whose rows a snapshot is still to have, by number of the key.
+    turns: Option<Turns>,
 }
+
+/// Bytes of an allocation beside what it holds.
+const ALLOCATION: usize = 16;
 
 impl fmt::Debug for Tops {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -172,12 +181,43 @@ impl Tops {
             places: Vec::new(),
             free: Vec::new(),
             changed: Vec::new(),
+            orders: 0,
+            turns: None,
         })
     }
 
     /// How many rows are kept.
     pub(super) fn len(&self) -> usize {
         self.rows.len()
+    }
+
+    /// Bytes that they take.
+    pub(super) fn bytes(&self) -> usize {
+        let entries = self.rows.len() * (size_of::<Entry>() + ALLOCATION) + self.orders;
+        let numbers = self.places.capacity() * size_of::<u64>() + self.free.capacity() * size_of::<u32>();
+        let keys = self.first.capacity() * size_of::<Vec<Entry>>() + self.changed.capacity();
+        let turns = self.turns.as_ref().map_or(0, Turns::bytes);
+        self.keys.bytes() + self.rows.bytes() + self.order.size() + entries + numbers + keys + turns
+    }
+
+    /// About `limit` rows as they were when this was called with `begin`.
+    pub(super) fn sweep(&mut self, limit: usize, begin: bool) -> DfResult<Swept> {
+        if begin {
+            self.turns = Some(Turns::new(self.first.len()));
+        }
+        let Some(turns) = &mut self.turns else {
+            return Err(internal_datafusion_err!("a snapshot goes on that was not begun"));
+        };
+        let turn = turns.next(limit, |key| self.first[key as usize].len());
+        let whole = turns.are_over();
+        if whole {
+            self.turns = None;
+        }
+        let mut rows = turn.aside;
+        let numbers = turn.next.iter().flat_map(|key| &self.first[*key as usize]).map(|entry| entry.row);
+        rows.push(self.rows.of(&numbers.collect::<Vec<_>>())?);
+        rows.retain(|rows| rows.num_rows() > 0);
+        Ok(Swept { rows, whole })
     }
 
     /// Takes the rows of a batch. The keys that they change, and those of the rows that are kept at its end.
@@ -211,7 +251,7 @@ impl Tops {
         let known = keys.iter().max().map_or(0, |last| *last as usize + 1).max(self.first.len());
         self.first.resize_with(known, Vec::new);
         self.changed.resize(known, false);
-        let mut fresh = Vec::new();
+        let (mut fresh, mut before) = (Vec::new(), Vec::new());
         let gone_before = gone.len();
         for (at, key) in (0_u32..).zip(&keys) {
             let first = &mut self.first[*key as usize];
@@ -220,6 +260,13 @@ impl Tops {
             let end = first.partition_point(|entry| entry.order.as_ref() <= by);
             if behind(self.ranking.numbering, first, end, by) >= self.ranking.limit {
                 continue;
+            }
+            if !std::mem::replace(&mut self.changed[*key as usize], true) {
+                changed.push(*key);
+                if let Some(turns) = self.turns.as_mut().filter(|turns| turns.waits(*key)) {
+                    turns.pass(*key);
+                    before.extend(first.iter().map(|entry| entry.row));
+                }
             }
             let row = match self.free.pop() {
                 Some(row) => row,
@@ -232,10 +279,11 @@ impl Tops {
             self.places[row as usize] = u64::MAX;
             first.insert(end, Entry { order: by.into(), row });
             fresh.push((row, at));
-            let_go(self.ranking.numbering, self.ranking.limit, first, gone);
-            if !std::mem::replace(&mut self.changed[*key as usize], true) {
-                changed.push(*key);
-            }
+            self.orders += by.len();
+            self.orders -= let_go(self.ranking.numbering, self.ranking.limit, first, gone);
+        }
+        if let (Some(turns), false) = (&mut self.turns, before.is_empty()) {
+            turns.set_aside(self.rows.of(&before)?);
         }
         for row in &gone[gone_before..] {
             self.places[*row as usize] = 0;
@@ -312,8 +360,9 @@ fn orders(first: &[Entry]) -> usize {
     first.len().min(1) + first.windows(2).filter(|pair| pair[0].order != pair[1].order).count()
 }
 
-/// Lets go of what is behind the first `limit`.
-fn let_go(numbering: Numbering, limit: usize, first: &mut Vec<Entry>, gone: &mut Vec<u32>) {
+/// Lets go of what is behind the first `limit`. Gives the bytes of their orders.
+fn let_go(numbering: Numbering, limit: usize, first: &mut Vec<Entry>, gone: &mut Vec<u32>) -> usize {
+    let mut bytes = 0;
     while let Some(last) = first.last() {
         let front = match numbering {
             Numbering::Row => first.len() - 1,
@@ -322,8 +371,12 @@ fn let_go(numbering: Numbering, limit: usize, first: &mut Vec<Entry>, gone: &mut
             Numbering::Dense => orders(first) - 1,
         };
         if front < limit {
-            return;
+            break;
         }
-        gone.extend(first.pop().map(|entry| entry.row));
+        if let Some(entry) = first.pop() {
+            bytes += entry.order.len();
+            gone.push(entry.row);
+        }
     }
+    bytes
 }
