@@ -204,7 +204,7 @@ mod tests {
                 prop_assert_eq!(all, wanted);
                 prop_assert!(!table.has(50) && table.blocks.len() <= 8, "{} blocks", table.blocks.len());
                 let only = table.only(&numbers).unwrap();
-                prop_assert_eq!(values(&only.of(&(0..only.len() as u32).collect::<Vec<_>>()).unwrap()), model.values().rev().copied().collect::<Vec<_>>());
+                prop_assert_eq!(values(&only.of(&(0_u32..).take(only.len()).collect::<Vec<_>>()).unwrap()), model.values().rev().copied().collect::<Vec<_>>());
                 prop_assert!(only.rows == only.alive && only.bytes() >= 16 * only.len());
             }
         }

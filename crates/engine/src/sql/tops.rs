@@ -12,8 +12,12 @@
 //!
 //! Invariant: rows that were put again in the order in which they were kept, those that were let go
 //! among them or not, make the same state. So a delta is the batch's rows that stayed, and a snapshot the
-//! rows key by key, each key's in order ([`Tops::sweep`]). Called by [`super::state`].
+//! rows key by key, each key's in order. Keys that have had no better row for longest may lie on disk
+//! ([`rest`]). Called by [`super::state`].
 
+mod rest;
+
+use self::rest::{Rest, Seen};
 use super::{
     groups::Groups,
     rows::Relabel,
@@ -22,13 +26,12 @@ use super::{
     tables::{fed, kernel_of},
     turns::Turns,
 };
-use crate::state::Swept;
 use arrow_array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::{
     arrow::row::{RowConverter, SortField},
     common::{
-        DataFusionError, Result as DfResult, internal_datafusion_err,
+        DataFusionError, Result as DfResult,
         tree_node::{Transformed, TreeNode, TreeNodeRecursion},
     },
     physical_expr::{PhysicalExpr, PhysicalSortExpr, utils::collect_columns, window::WindowExpr},
@@ -151,8 +154,9 @@ pub(super) struct Tops {
     changed: Vec<bool>,
     /// Bytes of the orders of entries.
     orders: usize,
-    /// Whose rows a snapshot is still to have, by number of the key.
-    turns: Option<Turns>,
+    /// Whose rows a snapshot is still to have, by number of the key, and what was on disk when it began.
+    turns: Option<(Turns, Option<Seen>)>,
+    rest: Rest,
 }
 
 /// Bytes of an allocation beside what it holds.
@@ -170,6 +174,7 @@ impl Tops {
         let key =
             |(at, key): (usize, &Arc<dyn PhysicalExpr>)| Ok(Field::new(format!("key{at}"), key.data_type(rows)?, true));
         let keys = ranking.keys.iter().enumerate().map(key).collect::<DfResult<Vec<_>>>()?;
+        let kinds = keys.iter().map(|field| field.data_type().clone()).collect();
         let by = |by: &PhysicalSortExpr| Ok(SortField::new_with_options(by.expr.data_type(rows)?, by.options));
         let order = ranking.order.iter().map(by).collect::<DfResult<Vec<_>>>()?;
         Ok(Self {
@@ -183,12 +188,13 @@ impl Tops {
             changed: Vec::new(),
             orders: 0,
             turns: None,
+            rest: Rest::new(kinds, rows.fields().iter().map(|field| field.data_type().clone())),
         })
     }
 
     /// How many rows are kept.
     pub(super) fn len(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.rest.rows
     }
 
     /// Bytes that they take.
@@ -196,35 +202,19 @@ impl Tops {
         let entries = self.rows.len() * (size_of::<Entry>() + ALLOCATION) + self.orders;
         let numbers = self.places.capacity() * size_of::<u64>() + self.free.capacity() * size_of::<u32>();
         let keys = self.first.capacity() * size_of::<Vec<Entry>>() + self.changed.capacity();
-        let turns = self.turns.as_ref().map_or(0, Turns::bytes);
+        let turns = self.turns.as_ref().map_or(0, |(turns, _)| turns.bytes()) + self.rest.touched.bytes();
         self.keys.bytes() + self.rows.bytes() + self.order.size() + entries + numbers + keys + turns
-    }
-
-    /// About `limit` rows as they were when this was called with `begin`.
-    pub(super) fn sweep(&mut self, limit: usize, begin: bool) -> DfResult<Swept> {
-        if begin {
-            self.turns = Some(Turns::new(self.first.len()));
-        }
-        let Some(turns) = &mut self.turns else {
-            return Err(internal_datafusion_err!("a snapshot goes on that was not begun"));
-        };
-        let turn = turns.next(limit, |key| self.first[key as usize].len());
-        let whole = turns.are_over();
-        if whole {
-            self.turns = None;
-        }
-        let mut rows = turn.aside;
-        let numbers = turn.next.iter().flat_map(|key| &self.first[*key as usize]).map(|entry| entry.row);
-        rows.push(self.rows.of(&numbers.collect::<Vec<_>>())?);
-        rows.retain(|rows| rows.num_rows() > 0);
-        Ok(Swept { rows, whole })
     }
 
     /// Takes the rows of a batch. The keys that they change, and those of the rows that are kept at its end.
     pub(super) fn add(&mut self, came: &[RecordBatch]) -> DfResult<(Vec<u32>, Vec<RecordBatch>)> {
         let (mut changed, mut gone, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for rows in came.iter().filter(|rows| rows.num_rows() > 0) {
-            kept.push(self.add_block(rows, &mut changed, &mut gone)?);
+            let known = self.keys.len();
+            let keys = self.numbers(rows)?;
+            self.fetch(known)?;
+            kept.push(self.insert(rows, &keys, &mut changed, &mut gone)?);
+            self.rest.touched.touch(&keys, self.first.len());
         }
         for key in &changed {
             self.changed[*key as usize] = false;
@@ -240,12 +230,22 @@ impl Tops {
         Ok((changed, stayed))
     }
 
-    /// The numbers of the block's rows that are kept.
-    fn add_block(&mut self, rows: &RecordBatch, changed: &mut Vec<u32>, gone: &mut Vec<u32>) -> DfResult<Vec<u32>> {
-        let count = rows.num_rows();
-        let of = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(rows)?.into_array(count);
+    /// The numbers of the keys of rows.
+    fn numbers(&mut self, rows: &RecordBatch) -> DfResult<Vec<u32>> {
+        let of = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(rows)?.into_array(rows.num_rows());
         let keys = self.ranking.keys.iter().map(of).collect::<DfResult<Vec<ArrayRef>>>()?;
-        let keys = if keys.is_empty() { vec![0; count] } else { self.keys.number(&keys)? };
+        if keys.is_empty() { Ok(vec![0; rows.num_rows()]) } else { self.keys.number(&keys) }
+    }
+
+    /// Puts rows of these keys. The numbers of those that are kept.
+    fn insert(
+        &mut self,
+        rows: &RecordBatch,
+        keys: &[u32],
+        changed: &mut Vec<u32>,
+        gone: &mut Vec<u32>,
+    ) -> DfResult<Vec<u32>> {
+        let of = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(rows)?.into_array(rows.num_rows());
         let order = self.ranking.order.iter().map(|by| of(&by.expr)).collect::<DfResult<Vec<ArrayRef>>>()?;
         let order = if order.is_empty() { None } else { Some(self.order.convert_columns(&order)?) };
         let known = keys.iter().max().map_or(0, |last| *last as usize + 1).max(self.first.len());
@@ -253,7 +253,7 @@ impl Tops {
         self.changed.resize(known, false);
         let (mut fresh, mut before) = (Vec::new(), Vec::new());
         let gone_before = gone.len();
-        for (at, key) in (0_u32..).zip(&keys) {
+        for (at, key) in (0_u32..).zip(keys) {
             let first = &mut self.first[*key as usize];
             let by = order.as_ref().map(|order| order.row(at as usize));
             let by = by.as_ref().map_or(&[][..], |row| row.as_ref());
@@ -263,7 +263,7 @@ impl Tops {
             }
             if !std::mem::replace(&mut self.changed[*key as usize], true) {
                 changed.push(*key);
-                if let Some(turns) = self.turns.as_mut().filter(|turns| turns.waits(*key)) {
+                if let Some((turns, _)) = self.turns.as_mut().filter(|(turns, _)| turns.waits(*key)) {
                     turns.pass(*key);
                     before.extend(first.iter().map(|entry| entry.row));
                 }
@@ -282,7 +282,7 @@ impl Tops {
             self.orders += by.len();
             self.orders -= let_go(self.ranking.numbering, self.ranking.limit, first, gone);
         }
-        if let (Some(turns), false) = (&mut self.turns, before.is_empty()) {
+        if let (Some((turns, _)), false) = (&mut self.turns, before.is_empty()) {
             turns.set_aside(self.rows.of(&before)?);
         }
         for row in &gone[gone_before..] {
@@ -315,7 +315,7 @@ impl Tops {
 
     /// The rows of these keys with their numbers.
     pub(super) fn of(&self, keys: &[u32]) -> DfResult<Vec<RecordBatch>> {
-        let rows: Vec<u32> = keys.iter().flat_map(|key| &self.first[*key as usize]).map(|entry| entry.row).collect();
+        let rows = self.rows_of(keys);
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -324,12 +324,25 @@ impl Tops {
 
     /// All rows with their numbers.
     pub(super) fn all(&self) -> DfResult<Vec<RecordBatch>> {
-        self.rows.all_owned()?.iter().map(|(numbers, rows)| self.numbered(numbers, rows)).collect()
+        let numbered = |(numbers, rows): &(Vec<u32>, RecordBatch)| self.numbered(numbers, rows);
+        let mut all = self.rows.all_owned()?.iter().map(numbered).collect::<DfResult<Vec<_>>>()?;
+        self.each_at_rest(&mut |rows, numbers| {
+            let mut columns = rows.columns().to_vec();
+            columns.push(Arc::new(numbers));
+            all.push(RecordBatch::try_new(Arc::clone(&self.ranking.numbered), columns)?);
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     /// All rows as they were kept, in that order.
     pub(super) fn kept(&self) -> DfResult<Vec<RecordBatch>> {
-        self.rows.all()
+        let mut all = self.rows.all()?;
+        self.each_at_rest(&mut |rows, _| {
+            all.push(rows);
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     fn numbered(&self, numbers: &[u32], rows: &RecordBatch) -> DfResult<RecordBatch> {

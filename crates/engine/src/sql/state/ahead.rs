@@ -8,7 +8,7 @@
 //!
 //! Invariant: all of it follows from the rows of the state, and is made of them when it is
 //! not there. What is kept here and nowhere else is said by [`Ahead::is_all`]. What all of it
-//! takes counts among what states may take; of [`Held`], groups go to disk beyond that. Called by [`super`].
+//! takes counts among what states may take; of [`Held`] and [`Tops`], groups and keys go to disk beyond that. Called by [`super`].
 
 use super::{AggregateState, Inner, Layout, feed};
 use crate::{
@@ -149,14 +149,22 @@ impl AggregateState {
     /// When the disk refuses.
     pub(super) fn settle(&self, inner: &mut Inner) -> DfResult<()> {
         let Inner { panes, ahead, share: Some(share), .. } = inner else { return Ok(()) };
-        if let Ahead::Held(held) = ahead
-            && held.can_rest()
-        {
-            if let Some(target) = share.note(held.bytes() as u64, held.at_rest() as u64) {
-                held.shrink(target, || share.memory.overflow())?;
-                share.note(held.bytes() as u64, held.at_rest() as u64);
+        match ahead {
+            Ahead::Held(held) if held.can_rest() => {
+                if let Some(target) = share.note(held.bytes() as u64, held.at_rest() as u64) {
+                    held.shrink(target, || share.memory.overflow())?;
+                    share.note(held.bytes() as u64, held.at_rest() as u64);
+                }
+                return Ok(());
             }
-            return Ok(());
+            Ahead::Tops(tops) if tops.can_rest() => {
+                if let Some(target) = share.note(tops.bytes() as u64, tops.at_rest() as u64) {
+                    tops.shrink(target, || share.memory.overflow())?;
+                    share.note(tops.bytes() as u64, tops.at_rest() as u64);
+                }
+                return Ok(());
+            }
+            _ => {}
         }
         let rows: usize = panes.values().map(|pane| pane.bytes).sum();
         share.note_fixed((rows + ahead.bytes()) as u64);
