@@ -34,8 +34,10 @@ A bug of the morning is mended in the afternoon:
   3. tidemill rewind --to 9h                       back to before the bug had its say
   4. tidemill run top.sql                          runs the morning again, right
 
-Positions, state and watermarks are those of the batch. What the batches after it have written is taken
-back when the program starts: `tidemill plan` says for each output how. Their numbers are not used again.
+Positions, state and watermarks are those of the batch. What the batches after it have written is \
+taken back when the program starts: `tidemill plan` says for each output how. Their numbers are not \
+used again.
+
 A fork may be made while the program runs; give its program other places to write to.")]
 pub(crate) struct Rewind {
     #[command(flatten)]
