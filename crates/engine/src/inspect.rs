@@ -91,6 +91,7 @@ impl StreamingContext {
     /// are gone.
     pub fn replay_batch(&self, batch: BatchId) -> Result<Replayed> {
         let mut config = self.config.clone();
+        config.memory = Arc::new(config.memory.aside());
         if let Some(data) = config.data_dir.as_ref().filter(|data| config.disk.is_shared() && data.is_dir()) {
             config.disk = Arc::new(FrozenDisk::at_a_commit(data)?);
         }
