@@ -174,6 +174,13 @@ pub struct Way {
     pub keeps_topics: bool,
 }
 
+impl From<Goal> for Way {
+    /// Outputs take back what they can.
+    fn from(goal: Goal) -> Self {
+        Self { goal, seen: None, keeps_topics: false }
+    }
+}
+
 /// What going back comes to. Only reads.
 ///
 /// # Errors

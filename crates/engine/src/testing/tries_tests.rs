@@ -1,4 +1,6 @@
 //! Programs that fail for a while, or for good, and states without memory, under a trial.
+//!
+//! A trial waits for nothing: what sleeps until the next try is woken, and what fails for good ends it.
 
 use super::{Setup, Trial};
 use parking_lot::Mutex;

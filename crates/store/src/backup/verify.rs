@@ -370,7 +370,7 @@ fn together(dir: &Path, verified: &mut Verified) -> Result<()> {
                 }
             }
         }
-        outputs(&log, &program, &opened.past(), &dir.join("log"), verified);
+        outputs(&log, &program, &opened.past(), dir, verified);
         let states = programs.join(&program).join("state");
         if RealDisk.is_dir(&states) {
             for operator in RealDisk.list(&states).named("list", &states)? {
@@ -381,9 +381,13 @@ fn together(dir: &Path, verified: &mut Verified) -> Result<()> {
     Ok(())
 }
 
-/// Whether the topics that a program fills have the rows of its committed batches. Those of the last may still come.
+/// Whether the topics that a program fills have the rows of its committed batches. Those of the last
+/// batch may still come while they are staged.
 fn outputs(log: &Log, program: &str, past: &Past, dir: &Path, verified: &mut Verified) {
-    let last = past.last().map(|last| last.written.clone()).unwrap_or_default();
+    let staged = dir.join("programs").join(program).join("staged");
+    let outputs = RealDisk.list(&staged).unwrap_or_default();
+    let is_staged = outputs.iter().any(|output| RealDisk.list(&staged.join(output)).is_ok_and(|rows| !rows.is_empty()));
+    let last = past.last().filter(|_| is_staged).map(|last| last.written.clone()).unwrap_or_default();
     for (name, filled) in past.filled() {
         // One that was deleted is made anew, and one that is never synced may lose what the machine forgot.
         let Some(topic) = log.topic(name).filter(|topic| topic.config().sync != Sync::Never) else { continue };
@@ -392,7 +396,7 @@ fn outputs(log: &Log, program: &str, past: &Past, dir: &Path, verified: &mut Ver
             let pending = last.get(name).into_iter().flatten().find(|range| range.partition == *id);
             let (end, needed) = (topic.end(number), pending.map_or(filled.end, |range| range.start));
             if end < needed {
-                let path = dir.join(name).join(id.0.as_ref());
+                let path = dir.join("log").join(name).join(id.0.as_ref());
                 let what = format!("program `{program}` has filled it up to offset {needed}, and it ends at {end}");
                 verified.found(&path, None, true, what);
             }

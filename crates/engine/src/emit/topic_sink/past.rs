@@ -32,8 +32,9 @@ impl TopicPast {
     /// Whether all is there but what the last commit, which is still to be repeated, brings.
     pub(super) fn reaches_last_commit(&self, topic: &Topic) -> Result<()> {
         let mut ends = self.filled.clone();
-        for range in self.last_commit.iter().rev() {
-            ends.insert(range.partition.clone(), range.start);
+        for range in &self.last_commit {
+            // A topic that was made anew since has nothing of it.
+            ends.entry(range.partition.clone()).and_modify(|end| *end = range.start);
         }
         reaches(topic, &ends)
     }
