@@ -75,7 +75,7 @@ pub fn context(name: impl Into<String>) -> ContextBuilder {
 pub mod prelude {
     pub use crate::{
         BatchInfo, ContextBuilder, DStream, Duration, Emit, Error, Key, Keyed, List, RateControl, Record, Result,
-        Retention, State, Str, StreamingContext, Sync, Timer, Timestamp, Trigger,
+        Retention, State, Str, StreamingContext, Timer, Timestamp, Trigger,
         assemble::{Assembly, Show},
     };
 }

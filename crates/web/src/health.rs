@@ -39,9 +39,13 @@ pub(crate) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
 /// Judges by the board and by how long it has been silent.
 pub(crate) fn readiness(board: &Board, watch: &Watch) -> Readiness {
     let program = board.program();
+    let doing = |what: &str| match &program.error {
+        Some(error) => format!("{what}, and waits for something outside meanwhile: {error}"),
+        None => what.to_string(),
+    };
     let (ready, reason) = match program.phase {
-        Phase::Starting => (false, "the program recovers its state and opens its inputs".to_string()),
-        Phase::Stopping => (false, "the program finishes its last batch".to_string()),
+        Phase::Starting => (false, doing("the program recovers its state and opens its inputs and outputs")),
+        Phase::Stopping => (false, doing("the program finishes its last batch")),
         Phase::Stopped => (false, "the program has ended as asked".to_string()),
         Phase::Failed => {
             let why = program.error.as_deref().unwrap_or("it left no reason");

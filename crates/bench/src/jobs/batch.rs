@@ -7,7 +7,7 @@
 use crate::{Result, measure::median};
 use arrow_array::{RecordBatch, StringArray, TimestampMicrosecondArray};
 use serde::Serialize;
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
 use tidemill_engine::testing::SqlProgram;
 
 /// Batches of each kind.
@@ -63,12 +63,7 @@ fn measure(view: &str, batches: &[Vec<RecordBatch>]) -> Result<(f64, f64)> {
         "CREATE STREAM posts (WATERMARK FOR created AS created - INTERVAL '1' SECOND) WITH (connector = 'program');";
     program.start(&format!("{stream} CREATE VIEW v AS {view}"))?;
     let median_of = |count: usize| -> Result<f64> {
-        let mut times = Vec::with_capacity(count);
-        for _ in 0..count {
-            let begun = Instant::now();
-            program.step()?;
-            times.push(begun.elapsed().as_secs_f64() * 1e6);
-        }
+        let times: Vec<f64> = program.steps(count)?.iter().map(|time| time.as_secs_f64() * 1e6).collect();
         Ok(median(&times[WARM..]).unwrap_or_default())
     };
     Ok((median_of(batches.len())?, median_of(BATCHES)?))

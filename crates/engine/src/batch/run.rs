@@ -246,7 +246,11 @@ pub(crate) fn of_plan(error: DataFusionError) -> Error {
         }
         next = cause.source();
     }
-    text.unwrap_or_else(|| Error::user("the plan failed on this batch").because(error))
+    text.unwrap_or_else(|| {
+        let what = "a query failed on a record of this batch, of which nothing was kept; mend it, such as by \
+                    NULLIF(x, 0) or TRY_CAST(x AS BIGINT), and start again: the batch is run anew";
+        Error::user(what).because(error)
+    })
 }
 
 #[cfg(test)]

@@ -14,9 +14,9 @@
 //! );
 //! ```
 
-use super::keyed::{Growing, batches_of, scatter};
+use super::keyed::{Growing, scatter};
 use crate::{
-    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, external, rows_from},
+    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, external, rows_once},
     record::{Key, Record, hash_key, read_batch, schema_of},
     stream::{Chain, DStream},
 };
@@ -127,7 +127,7 @@ impl<K: Key, V: Record> Kernel for GroupKernel<K, V> {
             }
             out.finish()
         };
-        Ok(rows_from(schema, batches_of(grouped)))
+        Ok(rows_once(schema, grouped))
     }
 }
 

@@ -8,7 +8,7 @@
 //! Invariant: all pairs of a key of a batch meet in one partition.
 
 use crate::{
-    plan::{FAR, Kernel, Lowering, Rows, SourceExec, exchange, partition_of_rows, rows_from},
+    plan::{FAR, Kernel, Lowering, Rows, SourceExec, exchange, partition_of_rows, rows_from, rows_once},
     plan::{NodeInputs, external, mark, scattered},
     record::{Key, Record, finish_batch, hash_key, partition_of, read_batch, schema_of},
     stream::Chain,
@@ -254,7 +254,7 @@ where
             out.finish()?;
             Ok(out.ready)
         };
-        Ok(rows_from(Arc::clone(&self.schema), batches_of(combined)))
+        Ok(rows_once(Arc::clone(&self.schema), combined))
     }
 }
 
@@ -285,7 +285,7 @@ impl<K: Key, V: Record, A: Record, M: Combiner<V, A>> Kernel for MergeKernel<M, 
             }
             table.map_or_else(|| Ok(vec![]), |table| table.batches(&out_schema))
         };
-        Ok(rows_from(schema, batches_of(merged)))
+        Ok(rows_once(schema, merged))
     }
 }
 
@@ -508,14 +508,4 @@ where
     };
     let count = input.output_partitioning().partition_count();
     exchange(cx.node("scatter", kernel, vec![input], schema, count), cx.partitions)
-}
-
-/// The batches that a future gives at once, as a stream.
-pub(crate) fn batches_of(
-    batches: impl Future<Output = DfResult<Vec<RecordBatch>>> + Send + 'static,
-) -> impl futures::Stream<Item = DfResult<RecordBatch>> + Send + 'static {
-    stream::once(batches).flat_map(|batches| match batches {
-        Ok(batches) => stream::iter(batches.into_iter().map(Ok).collect::<Vec<_>>()),
-        Err(error) => stream::iter(vec![Err(error)]),
-    })
 }

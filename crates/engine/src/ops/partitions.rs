@@ -16,9 +16,12 @@
 //! check_unordered([vec![3, 1, 2]], |numbers| numbers.repartition(2), [vec![1, 2, 3]]);
 //! ```
 
-use super::keyed::{Growing, batches_of};
+use super::keyed::Growing;
 use crate::{
-    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, exchange, external, mark, rows_from, scattered},
+    plan::{
+        BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, exchange, external, mark, rows_from, rows_once,
+        scattered,
+    },
     record::{Record, read_batch, schema_of},
     state::panes::evenly,
     stream::{Chain, DStream, Emit},
@@ -141,7 +144,7 @@ where
             failed?;
             out.finish()
         };
-        Ok(rows_from(schema, batches_of(mapped)))
+        Ok(rows_once(schema, mapped))
     }
 }
 

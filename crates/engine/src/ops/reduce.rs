@@ -23,9 +23,9 @@
 //! );
 //! ```
 
-use super::keyed::{Combiner, Fold, Folding, batches_of, combine};
+use super::keyed::{Combiner, Fold, Folding, combine};
 use crate::{
-    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, external, rows_from},
+    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, external, rows_once},
     record::{Key, Record, batch_of, records_of, schema_of},
     stream::{Chain, DStream, Read},
 };
@@ -160,7 +160,7 @@ impl<T: Record, C: Chain<Out = T>, F: Fold<T>> Kernel for ReduceKernel<C, F> {
                 None => vec![],
             })
         };
-        Ok(rows_from(schema_of::<T>(), batches_of(folded)))
+        Ok(rows_once(schema_of::<T>(), folded))
     }
 }
 
@@ -216,7 +216,7 @@ impl<C: Chain> Kernel for CountKernel<C> {
             }
             Ok(vec![batch_of([count]).map_err(external)?])
         };
-        Ok(rows_from(schema_of::<i64>(), batches_of(counted)))
+        Ok(rows_once(schema_of::<i64>(), counted))
     }
 }
 
@@ -238,7 +238,7 @@ impl Kernel for SumKernel {
             let sum = (of_nothing || sum > 0).then_some(sum);
             Ok(vec![batch_of(sum).map_err(external)?])
         };
-        Ok(rows_from(schema_of::<i64>(), batches_of(summed)))
+        Ok(rows_once(schema_of::<i64>(), summed))
     }
 }
 

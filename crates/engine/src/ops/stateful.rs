@@ -13,10 +13,10 @@
 //! order of declaration. Used by `update_state_by_key`, `map_with_state` and
 //! `with_timers`.
 
-use super::keyed::{ROWS, ValueTime, batches_of, scatter, scatter_by_time};
+use super::keyed::{ROWS, ValueTime, scatter, scatter_by_time};
 use crate::{
     declare::Declare,
-    plan::{BatchRun, Kernel, Lineage, Lowering, NodeInputs, Operator, Rows, external, rows_from},
+    plan::{BatchRun, Kernel, Lineage, Lowering, NodeInputs, Operator, Rows, external, rows_once},
     record::{Key, Record, schema_of},
     state::{
         alarms::Micros,
@@ -325,7 +325,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Kernel for StateKernel<K, S, L> {
             }
             step(&mut part, &moment, &rows)
         };
-        Ok(rows_from(Arc::clone(&self.out), batches_of(changed)))
+        Ok(rows_once(Arc::clone(&self.out), changed))
     }
 }
 
@@ -378,6 +378,6 @@ impl Kernel for SnapshotKernel {
             }
             state.rows(partition)
         };
-        Ok(rows_from(Arc::clone(&self.schema), batches_of(all)))
+        Ok(rows_once(Arc::clone(&self.schema), all))
     }
 }

@@ -16,10 +16,10 @@
 //! );
 //! ```
 
-use super::keyed::{Growing, batches_of};
+use super::keyed::Growing;
 use crate::{
     emit::BatchInfo,
-    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, external, rows_from},
+    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, external, rows_once},
     record::{Record, records_of, schema_of},
     stream::{Chain, DStream},
 };
@@ -91,7 +91,7 @@ where
             made.iter().try_for_each(|record| out.push(record.borrow()))?;
             out.finish()
         };
-        Ok(rows_from(schema, batches_of(made)))
+        Ok(rows_once(schema, made))
     }
 }
 

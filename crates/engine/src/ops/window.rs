@@ -31,11 +31,11 @@
 //! ```
 
 use super::{
-    keyed::{Combiner, Fold, Folding, Growing, Table, batches_of, combine, join_rows},
+    keyed::{Combiner, Fold, Folding, Growing, Table, combine, join_rows},
     reduce::{Count, Reduce},
 };
 use crate::{
-    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, external, rows_from},
+    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, external, rows_once},
     record::{Key, Record, batch_of, hash_key, read_batch, records_of, schema_of},
     state::panes::{Panes, Part, Route, Total, by_key, evenly},
     stream::{Chain, DStream},
@@ -147,7 +147,7 @@ impl<W: Total> Kernel for WindowKernel<W> {
             rows.retain(|rows| rows.num_rows() > 0);
             panes.turn(partition, &run, rows, |part| if is_due(&run.batch, slide) { emit(part) } else { Ok(vec![]) })
         };
-        Ok(rows_from(Arc::clone(&self.schema), batches_of(window)))
+        Ok(rows_once(Arc::clone(&self.schema), window))
     }
 }
 

@@ -20,7 +20,7 @@ mod source;
 pub(crate) use exchange::{exchange, mark, scattered};
 pub(crate) use lineage::{Lineage, Operator};
 pub(crate) use lowering::Lowering;
-pub(crate) use node::{Inputs as NodeInputs, Kernel, NodeExec, Rows, external, rows_from};
+pub(crate) use node::{Inputs as NodeInputs, Kernel, NodeExec, Rows, external, rows_from, rows_once};
 pub(crate) use run::BatchRun;
 pub(crate) use shared::SharedKernel;
 pub(crate) use source::{FAR, META, SourceExec, StreamInput, TimeColumn, largest_time, partition_of_rows};

@@ -8,7 +8,7 @@ use super::BatchRun;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::{
-    common::{Result as DfResult, tree_node::TreeNodeRecursion},
+    common::{DataFusionError, Result as DfResult, tree_node::TreeNodeRecursion},
     execution::{SendableRecordBatchStream, TaskContext},
     physical_expr::{EquivalenceProperties, PhysicalExpr},
     physical_plan::{
@@ -17,9 +17,10 @@ use datafusion::{
         stream::RecordBatchStreamAdapter,
     },
 };
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt, stream};
 use std::{fmt, sync::Arc};
 use tidemill_core::Error;
+use tokio::task::JoinSet;
 
 /// The rows of one partition.
 pub(crate) type Rows = SendableRecordBatchStream;
@@ -40,6 +41,31 @@ impl Inputs<'_> {
     /// Opens partition `partition` of input `input`.
     pub(crate) fn open(&self, input: usize, partition: usize) -> DfResult<Rows> {
         self.plans[input].execute(partition, Arc::clone(self.task))
+    }
+
+    /// All rows of input `input`, read side by side and given one partition after the other, without empty batches.
+    /// Of the partitions all but the first are tasks of their own: a small batch has rows in one, and no thread to wake.
+    pub(crate) fn collect(
+        &self,
+        input: usize,
+    ) -> DfResult<impl Future<Output = DfResult<Vec<RecordBatch>>> + Send + use<>> {
+        let mut others = JoinSet::new();
+        for partition in 1..self.partitions(input) {
+            let rows = self.open(input, partition)?;
+            others.spawn(async move { rows.try_collect::<Vec<_>>().await.map(|rows| (partition, rows)) });
+        }
+        let first = if self.partitions(input) > 0 { Some(self.open(input, 0)?) } else { None };
+        Ok(async move {
+            let mut came = Vec::new();
+            if let Some(rows) = first {
+                came.push((0, rows.try_collect::<Vec<_>>().await?));
+            }
+            while let Some(part) = others.join_next().await {
+                came.push(part.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))??);
+            }
+            came.sort_by_key(|(partition, _)| *partition);
+            Ok(came.into_iter().flat_map(|(_, rows)| rows).filter(|rows| rows.num_rows() > 0).collect())
+        })
     }
 
     /// Number of partitions of input `input`.
@@ -155,7 +181,19 @@ pub(crate) fn rows_from(schema: SchemaRef, stream: impl Stream<Item = DfResult<R
     Box::pin(RecordBatchStreamAdapter::new(schema, stream.boxed()))
 }
 
+/// Rows from a future that gives all of them at once.
+pub(crate) fn rows_once(
+    schema: SchemaRef,
+    batches: impl Future<Output = DfResult<Vec<RecordBatch>>> + Send + 'static,
+) -> Rows {
+    let batches = stream::once(batches).flat_map(|batches| match batches {
+        Ok(batches) => stream::iter(batches.into_iter().map(Ok).collect::<Vec<_>>()),
+        Err(error) => stream::iter(vec![Err(error)]),
+    });
+    rows_from(schema, batches)
+}
+
 /// Our error inside DataFusion's.
-pub(crate) fn external(error: Error) -> datafusion::common::DataFusionError {
-    datafusion::common::DataFusionError::External(Box::new(error))
+pub(crate) fn external(error: Error) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
 }

@@ -20,7 +20,7 @@ use super::{
     progress::{Time, micros, time_of},
 };
 use crate::{
-    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_from},
+    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_once},
     state::{StateOperator, Version},
 };
 use arrow_array::{
@@ -36,14 +36,12 @@ use datafusion::{
     physical_expr::PhysicalExpr,
     physical_plan::ExecutionPlan,
 };
-use futures::{FutureExt, StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashSet},
     sync::{Arc, OnceLock},
 };
 use tidemill_core::{BatchId, Error, Result, Timestamp};
-use tokio::task::JoinSet;
 
 /// How a key ages.
 #[derive(Debug)]
@@ -371,25 +369,12 @@ struct DistinctKernel(Arc<DistinctState>);
 
 impl Kernel for DistinctKernel {
     fn run(&self, _partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
-        let mut parts = JoinSet::new();
-        for partition in 0..inputs.partitions(0) {
-            let rows = inputs.open(0, partition)?;
-            parts.spawn(async move { rows.try_collect::<Vec<_>>().await.map(|rows| (partition, rows)) });
-        }
+        let rows = inputs.collect(0)?;
         let state = Arc::clone(&self.0);
         let rows = async move {
-            let mut came = Vec::new();
-            while let Some(part) = parts.join_next().await {
-                came.push(part.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))??);
-            }
-            came.sort_by_key(|(partition, _)| *partition);
-            let came: Vec<RecordBatch> = came.into_iter().flat_map(|(_, rows)| rows).collect();
+            let came = rows.await?;
             state.step(&came, &run)
         };
-        let rows = rows.into_stream().map(|rows: DfResult<Vec<RecordBatch>>| match rows {
-            Ok(rows) => futures::stream::iter(rows.into_iter().map(Ok).collect::<Vec<_>>()),
-            Err(error) => futures::stream::iter(vec![Err(error)]),
-        });
-        Ok(rows_from(Arc::clone(&self.0.plan.schema), rows.flatten()))
+        Ok(rows_once(Arc::clone(&self.0.plan.schema), rows))
     }
 }

@@ -10,7 +10,7 @@
 //! Made by [`super::panes`]; the windows are in [`super::keyed`].
 
 use crate::{
-    plan::{BatchRun, Kernel, NodeInputs, Rows, external, rows_from},
+    plan::{BatchRun, Kernel, NodeInputs, Rows, external, rows_once},
     state::{StateOperator, Version},
 };
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
@@ -19,7 +19,7 @@ use datafusion::{
     arrow::row::{RowConverter, SortField},
     common::Result as DfResult,
 };
-use futures::{StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use parking_lot::Mutex;
 use std::{collections::HashMap, fmt, sync::Arc};
 use tidemill_core::{BatchId, Error, Result, Timestamp, WindowSpec};
@@ -219,12 +219,6 @@ impl Kernel for NumberKernel {
                 })
                 .collect::<DfResult<Vec<_>>>()
         };
-        let rows = futures::stream::once(numbered)
-            .map(|rows| match rows {
-                Ok(rows) => futures::stream::iter(rows.into_iter().map(Ok).collect::<Vec<_>>()),
-                Err(error) => futures::stream::iter(vec![Err(error)]),
-            })
-            .flatten();
-        Ok(rows_from(Arc::clone(&self.schema), rows))
+        Ok(rows_once(Arc::clone(&self.schema), numbered))
     }
 }

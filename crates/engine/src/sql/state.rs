@@ -36,7 +36,7 @@ use super::{
     tops::{Numbering, Ranking},
 };
 use crate::{
-    plan::{BatchRun, Kernel, NodeInputs, Rows, rows_from},
+    plan::{BatchRun, Kernel, NodeInputs, Rows, rows_from, rows_once},
     state::{StateOperator, Version},
 };
 use arrow_array::{
@@ -49,14 +49,12 @@ use datafusion::{
     physical_expr::aggregate::AggregateFunctionExpr,
     physical_plan::{ExecutionPlan, collect, execution_plan::reset_plan_states},
 };
-use futures::{StreamExt, TryStreamExt};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 use tidemill_core::{BatchId, Error, Interval, Result, Timestamp, WindowKind, WindowSpec};
-use tokio::task::JoinSet;
 
 /// A pane is not merged below this many rows.
 const MERGE_ROWS: usize = 16 * 1024;
@@ -461,29 +459,15 @@ impl Kernel for AggregateKernel {
         let idle = self.streams.as_ref().is_some_and(|streams| {
             streams.iter().all(|s| run.batch.ranges.get(s).is_none_or(|ranges| ranges.iter().all(|r| r.is_empty())))
         });
-        // All partitions but the first in tasks of their own: a small batch has rows in one, and no thread to wake.
-        let (mut first, mut parts) = (None, JoinSet::new());
-        if !idle {
-            for partition in 1..inputs.partitions(0) {
-                let rows = inputs.open(0, partition)?;
-                parts.spawn(async move { rows.try_collect::<Vec<_>>().await.map(|rows| (partition, rows)) });
-            }
-            first = Some(inputs.open(0, 0)?);
-        }
+        let rows = if idle { None } else { Some(inputs.collect(0)?) };
         let (above, task) = (Arc::clone(inputs.plan(ABOVE)), Arc::clone(inputs.task()));
         let (state, merge, repeats, schema) =
             (self.state.clone(), Arc::clone(&self.merge), self.repeats, Arc::clone(&self.schema));
         let rows = async move {
-            let mut came = Vec::new();
-            if let Some(rows) = first {
-                came.push((0, rows.try_collect::<Vec<_>>().await?));
-            }
-            while let Some(part) = parts.join_next().await {
-                came.push(part.map_err(|e| datafusion::common::DataFusionError::ExecutionJoin(Box::new(e)))??);
-            }
-            came.sort_by_key(|(partition, _)| *partition);
-            let came: Vec<RecordBatch> =
-                came.into_iter().flat_map(|(_, rows)| rows).filter(|rows| rows.num_rows() > 0).collect();
+            let came = match rows {
+                Some(rows) => rows.await?,
+                None => Vec::new(),
+            };
             let rows = match &state {
                 WindowState::Panes(state) => state.step(came, &run, &above, &merge, &task, repeats).await?,
                 WindowState::Keyed(state) => state.step(came, &run, &above, &merge, &task).await?,
@@ -493,13 +477,7 @@ impl Kernel for AggregateKernel {
                 .map(|rows| Ok(RecordBatch::try_new(Arc::clone(&schema), rows.columns().to_vec())?))
                 .collect::<DfResult<Vec<_>>>()
         };
-        let rows = futures::stream::once(rows)
-            .map(|rows| match rows {
-                Ok(rows) => futures::stream::iter(rows.into_iter().map(Ok).collect::<Vec<_>>()),
-                Err(error) => futures::stream::iter(vec![Err(error)]),
-            })
-            .flatten();
-        Ok(rows_from(Arc::clone(&self.schema), rows))
+        Ok(rows_once(Arc::clone(&self.schema), rows))
     }
 }
 

@@ -132,7 +132,7 @@ pub fn check_name(name: &str) -> Result<()> {
     }
     let shown: String = name.chars().take(40).flat_map(char::escape_default).collect();
     Err(Error::user(format!(
-        "\"{shown}\" can't be a topic's name: use 1 to 200 of A-Z a-z 0-9 . _ - and begin with none of \".\""
+        "\"{shown}\" can't be a topic's name: use 1 to 200 of A-Z a-z 0-9 . _ - and do not begin with a dot"
     )))
 }
 

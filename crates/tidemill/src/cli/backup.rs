@@ -24,7 +24,7 @@ Examples:
   tidemill backup /backups/monday
   tidemill backup /backups/monday --data tidemill-data/demo
 
-The program's next commit waits some milliseconds, until all files have a second name; copying
+The program's next commit waits some milliseconds, until all files have a second name; copying \
 goes on beside it. A backup without BACKUP.json was interrupted: remove it.")]
 pub(crate) struct BackupCommand {
     /// Where to copy to: an empty directory, or one that is not there yet.
@@ -50,7 +50,7 @@ Examples:
   tidemill verify --data tidemill-data/demo     also while the program runs
   tidemill verify /backups/monday
 
-Prints each damaged file with its place, and exits with 1. A torn end, left by a machine that
+Prints each damaged file with its place, and exits with 1. A torn end, left by a machine that \
 stopped, is no damage: the next start cuts it off.")]
 pub(crate) struct Verify {
     /// What to read [default: the data directory].

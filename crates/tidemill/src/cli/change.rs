@@ -6,16 +6,18 @@
 use clap::Args;
 use tidemill::{ContextBuilder, engine::Changes};
 
+/// Where `--help` lists them.
+pub(super) const HEADING: &str = "A changed program";
+
 /// What is to become of the state of a program that has changed.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "A changed program")]
 pub(crate) struct ChangeArgs {
     /// Compute the state of this operator anew from what the log has kept; may be given again.
-    #[arg(long, value_name = "OPERATOR")]
+    #[arg(long, value_name = "OPERATOR", help_heading = HEADING)]
     rebuild: Vec<String>,
 
     /// This operator had another name: it takes over the state; may be given again.
-    #[arg(long, value_name = "OLD=NEW", value_parser = pair)]
+    #[arg(long, value_name = "OLD=NEW", value_parser = pair, help_heading = HEADING)]
     rename: Vec<(String, String)>,
 }
 

@@ -12,8 +12,8 @@ use tidemill::Result;
 Examples:
   tidemill check top.sql
 
-Prints `ok`, or the first error of each statement with its line and column, and exits with 1. What follows from
-an error before it is not told again.")]
+Prints `ok`, or the first error of each statement with its line and column, and exits with 1. \
+What follows from an error before it is not told again.")]
 pub(crate) struct Check {
     #[command(flatten)]
     program: ProgramArgs,

@@ -70,7 +70,7 @@ impl Consume {
             Some(p) => {
                 let count = topic.config().partitions;
                 return Err(Error::user(format!(
-                    "topic `{}` has {count} partitions, counted from 0: there is no {p}",
+                    "topic `{}` has no partition {p}: it has {count} of them, counted from 0",
                     self.topic
                 )));
             }

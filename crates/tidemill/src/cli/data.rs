@@ -20,8 +20,8 @@ use tidemill::{
 /// The data directory of a command.
 #[derive(Debug, clap::Args)]
 pub(crate) struct DataArg {
-    /// Data directory: log, ledger and state; one process at a time.
-    #[arg(id = "data", long = "data", visible_alias = "data-dir", global = true, value_name = "DIR", env = "TIDEMILL_DATA", default_value = super::DATA)]
+    /// Data directory: log, ledger and state.
+    #[arg(id = "data", long = "data", visible_alias = "data-dir", global = true, display_order = 800, value_name = "DIR", env = "TIDEMILL_DATA", default_value = super::DATA)]
     pub(crate) path: PathBuf,
 }
 

@@ -38,7 +38,7 @@ Examples:
   tidemill dead replay --reason 'field \"n\"'          run those again
   tidemill dead replay --all                         run again all that can be
 
-After a fix of the program: restart it, then replay. Each letter is run again once, as a record of its
+After a fix of the program: restart it, then replay. Each letter is run again once, as a record of its \
 stream with its own partition and offset, by the next batch of the running program or at its next start.")]
 pub(crate) struct Dead {
     #[command(flatten)]

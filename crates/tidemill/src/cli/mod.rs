@@ -51,11 +51,14 @@ Examples:
   tidemill dead list                  records that were refused, and why
   tidemill backup DIR                 a copy of everything, also while it runs
 
-`tidemill COMMAND --help` explains a command and shows examples."
+`tidemill COMMAND --help` explains a command and shows examples.
+
+Environment: TIDEMILL_DATA is the data directory where --data is not given; TIDEMILL_LOG chooses what \
+is logged (`tidemill_engine=debug,warn`), whatever -v says; NO_COLOR leaves colours out."
 )]
 pub(crate) struct Cli {
     /// Log more: -v what happens, -vv details, -vvv everything.
-    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    #[arg(short, long, action = clap::ArgAction::Count, global = true, display_order = 900)]
     pub(crate) verbose: u8,
 
     /// What to do.
@@ -118,7 +121,7 @@ pub(crate) fn error_word(terminal: bool) -> &'static str {
 
 /// What a run did, in two lines.
 fn print_summary(ended: &Ended) {
-    let last = ended.last.map_or_else(|| "before the first batch".to_string(), |b| format!("after batch {b}"));
+    let last = ended.last.map_or_else(|| "without a batch".to_string(), |b| format!("after batch {b}"));
     println!("Stopped {last}: {} records in {} batches,", ended.records, ended.batches);
     println!(
         "{} refused, {} late; delay p50 {:.1} ms, p99 {:.1} ms.",

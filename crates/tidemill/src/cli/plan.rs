@@ -19,8 +19,8 @@ What becomes of the state of each operator:
   migrate   its rows are taken over: columns are added, widened or dropped
   rebuild   it is computed anew from what the log has kept
   drop      the program has no such operator any more
-Everything but keep and new happens only when `run` has --accept-changes. The number of partitions, the
-interval, the inputs and the order of statements may change freely.")]
+Everything but keep and new happens only when `run` has --accept-changes. The number of partitions, \
+the interval, the inputs and the order of statements may change freely.")]
 pub(crate) struct Plan {
     #[command(flatten)]
     program: ProgramArgs,

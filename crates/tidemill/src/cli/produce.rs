@@ -48,10 +48,10 @@ impl Produce {
         }
         if self.partition >= topic.config().partitions {
             return Err(Error::user(format!(
-                "topic `{}` has {} partitions, counted from 0: there is no {}",
+                "topic `{}` has no partition {}: it has {} of them, counted from 0",
                 self.topic,
-                topic.config().partitions,
-                self.partition
+                self.partition,
+                topic.config().partitions
             )));
         }
         let first = topic.end(self.partition);

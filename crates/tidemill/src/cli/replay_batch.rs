@@ -24,8 +24,8 @@ Examples:
   tidemill replay-batch 17 --program top.sql --data d  what would the mended program have done?
   tidemill rewind --data d                             which batches are kept?
 
-The state before the batch and the records that it read are those of then. Nothing is written, and the program
-may be running.")]
+The state before the batch and the records that it read are those of then. Nothing is written, \
+and the program may be running.")]
 pub(crate) struct ReplayBatch {
     /// The batch.
     batch: u64,

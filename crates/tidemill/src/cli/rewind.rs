@@ -36,10 +36,11 @@ A bug of the morning is mended in the afternoon:
   3. tidemill rewind --to 9h                       back to before the bug had its say
   4. tidemill run top.sql                          runs the morning again, right
 
-Positions, state and watermarks are those of the batch. What the batches after it have written is taken
-back when the program starts: files are moved aside, topics cut; --dry-run and `tidemill plan` say it for
-each output. Their numbers are not used again. A topic that another program has read further is not cut:
-go back with that program first, or let the rows stay with --keep-topics.
+Positions, state and watermarks are those of the batch. What the batches after it have written is \
+taken back when the program starts: files are moved aside, topics cut; --dry-run and `tidemill plan` \
+say it for each output. Their numbers are not used again. A topic that another program has read \
+further is not cut: go back with that program first, or let the rows stay with --keep-topics.
+
 A fork may be made while the program runs; give its program other places to write to.")]
 pub(crate) struct Rewind {
     #[command(flatten)]

@@ -3,7 +3,7 @@
 //! Invariant: as [`tidemill::assemble`] has it: what was finished is kept, and
 //! the same command continues there.
 
-use super::{program::ProgramArgs, values};
+use super::{change::HEADING, program::ProgramArgs, values};
 use clap::Args;
 use std::net::SocketAddr;
 use tidemill::{
@@ -18,13 +18,16 @@ use tidemill::{
 Examples:
   tidemill run top.sql                         a batch each second, a page at http://127.0.0.1:4040
   tidemill run top.sql --interval 100ms        a batch each tenth of a second
-  tidemill run load.sql --trigger drain        until the input is exhausted; closes its last windows and ends
+  tidemill run load.sql --trigger drain        until the input is exhausted, last windows and all
   tidemill run top.sql --headless --for 1m     plain lines, for a minute
-  tidemill run top.sql --accept-changes        let the program, which has changed, take over the state
+  tidemill run top.sql --accept-changes        the program has changed: take over its state
 
 A program, say top.sql:
   CREATE STREAM words (word TEXT) WITH (connector = 'tcp', address = '127.0.0.1:9999');
   CREATE VIEW top AS SELECT word, count(*) AS n FROM words GROUP BY word ORDER BY n DESC LIMIT 10;
+
+Streams come from the connectors tcp, tcp-listen, stdin, tail, files, topic, generator and bluesky, as text, \
+json or csv; sinks are files, topic and console (with the feature full, sqlite and postgres too).
 
 Ctrl-C finishes the batch and keeps everything; the same command continues there.")]
 pub(crate) struct Run {
@@ -53,15 +56,15 @@ pub(crate) struct Run {
     state_memory: Option<u64>,
 
     /// Let a changed program migrate, rebuild or drop state, as `tidemill plan` shows it.
-    #[arg(long, alias = "apply", help_heading = "A changed program")]
+    #[arg(long, alias = "apply", help_heading = HEADING)]
     accept_changes: bool,
 
     /// Batches that the program can be rewound to.
-    #[arg(long, value_name = "BATCHES", default_value_t = Versions::default().batches, help_heading = "A changed program")]
+    #[arg(long, value_name = "BATCHES", default_value_t = Versions::default().batches, help_heading = HEADING)]
     keep_versions: u64,
 
     /// Keep them for this time at most, such as 12h [default: no bound].
-    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = "A changed program")]
+    #[arg(long, value_name = "TIME", value_parser = values::duration, help_heading = HEADING)]
     keep_versions_for: Option<Duration>,
 }
 

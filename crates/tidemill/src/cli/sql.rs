@@ -29,15 +29,16 @@ const FIRST: Duration = Duration::from_secs(60);
 Examples:
   tidemill sql --data tidemill-data/demo
   tidemill sql --data tidemill-data/demo -e 'SELECT count(*) FROM posts'
-  tidemill sql -e 'SELECT reason, count(*) FROM dead GROUP BY reason'   refused records, also while the program runs
-  tidemill sql --program top.sql               runs the program; ask its views, as in SELECT * FROM top;
-  tidemill sql --data d -e 'SELECT * FROM state.top'            the state of top after the last batch
-  tidemill sql --data d -e 'SELECT * FROM state.\"top@17\"'       after batch 17, while that is kept
+  tidemill sql -e 'SELECT reason, count(*) FROM dead GROUP BY reason'    refused records
+  tidemill sql --program top.sql                  runs the program; ask its views: SELECT * FROM top;
+  tidemill sql -e 'SELECT * FROM state.top'       the state of top after the last batch
+  tidemill sql -e 'SELECT * FROM state.\"top@17\"'  after batch 17, while that is kept
 
-At the prompt a query ends with `;`. \\d lists what can be asked, \\d NAME its columns, \\q leaves.
+At the prompt a query ends with `;`. \\d lists what can be asked, \\d NAME its columns, \\q leaves. \
 Ctrl-C stops a query that runs, and drops what was typed.
-A topic is a table with the columns _partition, _offset and _timestamp besides its own. Dead letters
-are the table `dead`, or `NAME.dead` where several programs have some: raw, reason, stream, partition,
+
+A topic is a table with the columns _partition, _offset and _timestamp besides its own. Dead letters \
+are the table `dead`, or \"NAME.dead\" where several programs have some: raw, reason, stream, partition, \
 offset, batch. Another process may run a program on the directory meanwhile.")]
 pub(crate) struct Sql {
     #[command(flatten)]

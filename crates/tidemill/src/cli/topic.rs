@@ -33,6 +33,14 @@ pub(crate) struct TopicCommand {
 #[derive(Debug, Subcommand)]
 enum Action {
     /// Make a topic of raw records.
+    #[command(after_help = "\
+Examples:
+  tidemill topic create words
+  tidemill topic create events --partitions 4 --keep-for 7d --keep-bytes 10GiB
+  tidemill topic create orders --sync always       each append waits for the disk
+
+`tidemill produce` fills it with lines; a program reads it with \
+CREATE STREAM … WITH (connector = 'topic', topic = 'words')")]
     Create {
         /// Its name: letters, digits, `.`, `_` and `-`.
         name: String,

@@ -7,8 +7,8 @@
 
 use super::Times;
 use crate::{
-    ops::keyed::{Combiner, Scatter, Table, batches_of},
-    plan::{BatchRun, FAR, Kernel, NodeInputs, Rows, external, partition_of_rows, rows_from},
+    ops::keyed::{Combiner, Scatter, Table},
+    plan::{BatchRun, FAR, Kernel, NodeInputs, Rows, external, partition_of_rows, rows_once},
     record::{Key, Record, batch_of, hash_key},
     sql::{LATE_KEPT, rows_as_json},
     stream::Chain,
@@ -159,6 +159,6 @@ where
             out.finish()?;
             Ok(out.ready)
         };
-        Ok(rows_from(Arc::clone(&self.schema), batches_of(assigned)))
+        Ok(rows_once(Arc::clone(&self.schema), assigned))
     }
 }

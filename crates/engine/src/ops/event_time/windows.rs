@@ -11,8 +11,8 @@
 
 use super::{Bounds, assign::Row};
 use crate::{
-    ops::keyed::{Growing, batches_of},
-    plan::{BatchRun, Kernel, NodeInputs, Rows, external, rows_from},
+    ops::keyed::Growing,
+    plan::{BatchRun, Kernel, NodeInputs, Rows, external, rows_once},
     record::{Key, Record, hash_key, partition_of, read_batch, schema_of},
     state::{StateOperator, Version},
 };
@@ -423,6 +423,6 @@ impl<K: Key, A: Record, B: Bounds> Kernel for WindowKernel<K, A, B> {
             rows.retain(|rows| rows.num_rows() > 0);
             windows.turn::<B>(partition, &run, rows, &schema)
         };
-        Ok(rows_from(Arc::clone(&self.schema), batches_of(given)))
+        Ok(rows_once(Arc::clone(&self.schema), given))
     }
 }

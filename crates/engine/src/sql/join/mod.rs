@@ -25,13 +25,13 @@ mod step;
 mod store;
 
 use crate::{
-    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_from},
+    plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_once},
     sql::{leaves, progress::Time},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::{common::Result as DfResult, physical_plan::ExecutionPlan};
-use futures::{FutureExt, StreamExt, TryStreamExt};
+use futures::TryStreamExt;
 use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use step::{Condition, Join};
@@ -114,10 +114,6 @@ impl Kernel for JoinKernel {
                 futures::try_join!(left.try_collect(), right.try_collect())?;
             join.step(partition, [scatter::in_order(left)?, scatter::in_order(right)?], &run)
         };
-        let rows = rows.into_stream().map(|rows: DfResult<Vec<RecordBatch>>| match rows {
-            Ok(rows) => futures::stream::iter(rows.into_iter().map(Ok).collect::<Vec<_>>()),
-            Err(error) => futures::stream::iter(vec![Err(error)]),
-        });
-        Ok(rows_from(Arc::clone(&self.0.schema), rows.flatten()))
+        Ok(rows_once(Arc::clone(&self.0.schema), rows))
     }
 }

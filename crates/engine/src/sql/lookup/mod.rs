@@ -24,23 +24,21 @@ mod plan;
 use super::{provider::Scan, shape::Changes, state::feed};
 use crate::{
     declare::Declare,
-    plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, rows_from},
+    plan::{BatchRun, Kernel, Lineage, Lowering, NodeExec, NodeInputs, Operator, Rows, rows_from, rows_once},
     sql::leaves,
 };
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::SchemaRef;
 use cache::Cache;
 use datafusion::{
-    common::{DataFusionError, Result as DfResult, internal_datafusion_err},
+    common::{Result as DfResult, internal_datafusion_err},
     execution::TaskContext,
     logical_expr::Expr,
     physical_expr::PhysicalExpr,
     physical_plan::ExecutionPlan,
 };
-use futures::{FutureExt, StreamExt, TryStreamExt};
 use std::sync::{Arc, OnceLock};
 use tidemill_core::{Blame, Duration, Error, Lookup, Options, Registry, Result};
-use tokio::task::JoinSet;
 
 pub(super) use plan::{check_none_left, in_join, plan};
 
@@ -265,11 +263,7 @@ impl LookupKernel {
 
 impl Kernel for LookupKernel {
     fn run(&self, _partition: usize, inputs: &NodeInputs<'_>, run: Arc<BatchRun>) -> DfResult<Rows> {
-        let mut parts = JoinSet::new();
-        for partition in 0..inputs.partitions(0) {
-            let rows = inputs.open(0, partition)?;
-            parts.spawn(async move { rows.try_collect::<Vec<_>>().await.map(|rows| (partition, rows)) });
-        }
+        let rows = inputs.collect(0)?;
         let (plan, task) = (Arc::clone(inputs.plan(JOIN)), Arc::clone(inputs.task()));
         let this = Self {
             name: self.name.clone(),
@@ -279,13 +273,7 @@ impl Kernel for LookupKernel {
             schema: Arc::clone(&self.schema),
         };
         let rows = async move {
-            let mut came = Vec::new();
-            while let Some(part) = parts.join_next().await {
-                came.push(part.map_err(|e| DataFusionError::ExecutionJoin(Box::new(e)))??);
-            }
-            came.sort_by_key(|(partition, _)| *partition);
-            let rows: Vec<RecordBatch> =
-                came.into_iter().flat_map(|(_, rows)| rows).filter(|rows| rows.num_rows() > 0).collect();
+            let rows = rows.await?;
             let has_stayed = !this.whole.is_empty() && this.whole.iter().all(|name| run.has_stayed(name));
             if rows.is_empty() {
                 if has_stayed {
@@ -301,10 +289,6 @@ impl Kernel for LookupKernel {
             let task = TaskContext::default().with_session_config(session).with_runtime(task.runtime_env());
             feed(&plan, &Arc::new(task), rows).await
         };
-        let rows = rows.into_stream().map(|rows: DfResult<Vec<RecordBatch>>| match rows {
-            Ok(rows) => futures::stream::iter(rows.into_iter().map(Ok).collect::<Vec<_>>()),
-            Err(error) => futures::stream::iter(vec![Err(error)]),
-        });
-        Ok(rows_from(Arc::clone(&self.schema), rows.flatten()))
+        Ok(rows_once(Arc::clone(&self.schema), rows))
     }
 }

@@ -51,7 +51,7 @@ Examples:
   tidemill demo --live bluesky         the public stream of Bluesky instead of the sample
   tidemill demo --program mine.sql     your own views on the same stream `posts`
 
-The sample's stream has the columns id, text and created_at; that of Bluesky did, text, langs and
+The sample's stream has the columns id, text and created_at; that of Bluesky did, text, langs and \
 created_at. A program for --program creates views on `posts`, such as
   CREATE VIEW longest AS SELECT text, char_length(text) AS n FROM posts ORDER BY n DESC LIMIT 3;
 
