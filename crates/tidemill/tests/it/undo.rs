@@ -92,7 +92,8 @@ fn lines(dir: &Path, below: &str, into: &mut Vec<String>) {
             lines(dir, &format!("{below}/{name}"), into);
         } else {
             let text = fs::read_to_string(entry.path()).unwrap();
-            into.extend(text.lines().map(|line| format!("{below} {line}")));
+            // Below the heading, of which each file has its own.
+            into.extend(text.lines().skip(1).map(|line| format!("{below} {line}")));
         }
     }
     into.sort();
