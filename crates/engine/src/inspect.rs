@@ -78,7 +78,8 @@ impl StreamingContext {
         refuse_lost_commits(&self.config.disk, &root, &self.config.name, &past)?;
         let now = change::describe(&states, &plans, &outputs, self.sql.text())?;
         let reach = change::reach(&*self.config.disk, data, &self.config.name, &self.declare.inputs())?;
-        change::compare(&self.config.name, &past, &now, &plans, &self.config.asked, &reach).map(Some)
+        let undos = change::topics_undo(&*self.config.disk, data, &self.config.name, &past, &plans)?;
+        change::compare(&self.config.name, &past, &now, (&plans, &undos), &self.config.asked, &reach).map(Some)
     }
 
     /// Runs a batch that the program has committed once more, by the program

@@ -233,6 +233,10 @@ impl Sink for PostgresSink {
         Guarantee::ExactlyOnce
     }
 
+    fn stays(&self) -> String {
+        self.table.stays()
+    }
+
     async fn open(&self, schema: SchemaRef) -> Result<()> {
         let opened = self.table.with(&schema)?;
         let mut client = self.client().await?;
