@@ -2,14 +2,17 @@
 //!
 //! [`run`] tells it top to bottom. [`next`] says what a batch reads, [`clock`]
 //! when it is due, [`rate`] how much it may be, [`keep`] what is durable and [`states`] of states,
-//! [`retain`] what the log gives up; [`pipeline`] puts the parts of a program
-//! together and owns the loop.
+//! [`retain`] what the log gives up, [`patience`] how long something outside is waited for;
+//! [`pipeline`] puts the parts of a program together and owns the loop.
 
 mod clock;
 #[cfg(test)]
 mod idle_tests;
 mod keep;
 mod next;
+mod patience;
+#[cfg(test)]
+mod patience_tests;
 mod pipeline;
 mod rate;
 mod retain;
