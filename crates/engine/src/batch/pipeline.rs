@@ -322,17 +322,23 @@ impl Pipeline {
                     let tick = Tick::now(batch.time, self.config.clock.now());
                     (batch, tick)
                 }
-                None => match self.next(stop, draining).await? {
+                None => match self.next(stop, draining).await {
+                    Err(error) => {
+                        // What ran before stays committed.
+                        settle(committing).await?;
+                        return Err(error);
+                    }
                     // The last commit may fill a topic that the program reads: then this is not the end.
-                    next if next.as_ref().is_none_or(|(batch, _)| self.is_end(batch))
-                        && committing.is_some()
-                        && draining.is_none() =>
+                    Ok(next)
+                        if next.as_ref().is_none_or(|(batch, _)| self.is_end(batch))
+                            && committing.is_some()
+                            && draining.is_none() =>
                     {
                         settle(committing).await?;
                         continue;
                     }
-                    Some(next) => next,
-                    None => break,
+                    Ok(Some(next)) => next,
+                    Ok(None) => break,
                 },
             };
             if self.early {

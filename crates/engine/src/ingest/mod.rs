@@ -11,6 +11,8 @@ mod dead;
 mod letters;
 mod port;
 mod queue;
+#[cfg(test)]
+mod port_tests;
 mod replay;
 mod share;
 #[cfg(test)]
