@@ -12,7 +12,7 @@ use super::{
     run::Ran,
 };
 use crate::{
-    change::{Changes, Rebuilt, describe, reach, refuse},
+    change::{Changes, Rebuilt, describe, moved, reach, refuse},
     config::Config,
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
@@ -495,6 +495,7 @@ impl Pipeline {
         let last = self.keep.as_ref().and_then(Keep::last);
         let past = self.keep.as_ref().map(Keep::past);
         let pending = past.as_ref().is_some_and(|past| !past.undone().is_empty());
+        let moved = past.as_ref().map(|past| moved(past, &self.outputs)).unwrap_or_default();
         // What a copy has undone, the first program has shown, and still shows.
         let undone = past.filter(|past| !past.is_forked()).map(|past| past.undone().to_vec()).unwrap_or_default();
         for output in &self.outputs {
@@ -504,6 +505,7 @@ impl Pipeline {
                     self.persist(|| sink.undo(undone.to, undone.upto)).await?;
                 }
                 if let Some((id, staged)) = &last
+                    && !moved.contains(&output.name)
                     && let Some(parts) = staged.get(&output.name)
                 {
                     self.persist(|| sink.commit(*id, parts)).await?;

@@ -3,7 +3,7 @@
 //! Invariant: an operator is kept only when its kind, its columns and, where it
 //! is known, its query are the same. Reads nothing and writes nothing.
 
-use super::{Action, Asked, Changes, OperatorChange, OutputChange, migrate};
+use super::{Action, Asked, Changes, OperatorChange, OutputChange, migrate, moved::moved_outputs};
 use crate::{
     batch::OutputPlan,
     emit::{Output, OutputKind},
@@ -113,7 +113,7 @@ pub(crate) fn compare(
         version: past.version(),
         next: BatchId(past.last().map_or(0, |last| last.batch.0) + 1),
         operators,
-        outputs: outputs_of(past, outputs),
+        outputs: [moved_outputs(past, outputs), outputs_of(past, outputs)].concat(),
     })
 }
 
