@@ -81,6 +81,9 @@ pub(crate) fn compare(
         let mut change = change(old, entry, asked)?;
         if change.action == Action::Rebuild {
             change.why.push_str(&format!("\ncomputed anew {reach}"));
+            change
+                .why
+                .push_str("\ndead letters stay out until they are run again; what the columns refuse becomes one");
         }
         operators.push(change);
     }
