@@ -1,4 +1,5 @@
-//! A graceful stop while something outside fails.
+//! A graceful stop while something outside fails: it waits for a while, ends with the
+//! error, and the next start loses nothing. A sink that fails at each of its steps is the fault.
 
 use crate::{StreamingContext, Trigger};
 use arrow_array::{RecordBatch, cast::AsArray, types::Int64Type};

@@ -1,4 +1,5 @@
-//! Receivers that end by an error for good.
+//! Receivers that end by an error for good: before they have begun, which ends the
+//! program, and later, which is told.
 
 use super::tests::idle;
 use crate::{StreamingContext, Trigger};
