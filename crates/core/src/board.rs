@@ -75,6 +75,8 @@ pub struct InputReport {
     pub describe: String,
     /// For people: `connected`, `reconnecting in 2 s: connection refused`.
     pub state: String,
+    /// Why it ended for good before its input did: nothing comes of it until the program is started again.
+    pub failed: Option<String>,
     /// Records taken since start.
     pub records: u64,
     /// Bytes taken since start.

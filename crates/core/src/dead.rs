@@ -33,6 +33,8 @@ pub struct DeadLetter {
 /// assert_eq!(reason_kind("field \"n\": expected an integer, found \"many\""), "bad_value");
 /// ```
 pub fn reason_kind(reason: &str) -> &'static str {
+    // A rebuild that left a record out says why it did.
+    let reason = reason.strip_prefix("rebuild: ").unwrap_or(reason);
     let field = reason.starts_with("field \"");
     match reason {
         _ if reason.starts_with("late:") => "late",
@@ -65,6 +67,7 @@ mod tests {
             ("field \"l\": field \"item\": expected an integer, found \"x\"", "bad_value"),
             ("a line of 20 bytes, over the bound of 10 (option `max_line`)", "too_long"),
             ("late: `t` is empty, so the row is in no window of `w`", "late"),
+            ("rebuild: field \"n\": expected an integer, found 1.5", "bad_value"),
             ("no idea", "other"),
         ] {
             assert_eq!(reason_kind(reason), kind, "{reason}");

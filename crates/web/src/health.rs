@@ -1,8 +1,8 @@
 //! Whether the process lives and whether the program works.
 //!
 //! Invariant: a program that is starting, stopping, stopped, failed or
-//! stalled, or that waits for a full disk or a service, never reads ready, and
-//! the answer says which. Called by the router.
+//! stalled, that waits for a full disk or a service, or that has lost an input
+//! for good, never reads ready, and the answer says which. Called by the router.
 
 use crate::{server::Shared, watch::Watch};
 use axum::{
@@ -58,6 +58,9 @@ pub(crate) fn readiness(board: &Board, watch: &Watch) -> Readiness {
                 (false, format!("the program is stalled: no batch for {silence} s, and {limit} s are allowed"))
             } else if let Some(error) = &program.error {
                 (false, format!("the program waits for something outside and tries again: {error}"))
+            } else if let Some((stream, why)) = board.inputs().into_iter().find_map(|i| Some((i.stream, i.failed?))) {
+                let what = "ended by an error and receives nothing until the program is started again";
+                (false, format!("an input of stream `{stream}` {what}: {why}"))
             } else {
                 (true, format!("running; {} batches committed", program.batches))
             }
@@ -127,6 +130,12 @@ mod tests {
         assert!(readiness(&board, &watch).reason.contains("no space left"));
         board.update_program(|p| p.error = None);
         assert!(ready());
+        board.update_input("posts", 1, |input| input.state = "failed: a try, of several".to_string());
+        assert!(ready(), "what will be tried again has not ended");
+        board.update_input("posts", 1, |input| input.failed = Some("the file is gone".to_string()));
+        let told = readiness(&board, &watch);
+        assert!(!told.ready && told.reason.contains("`posts`") && told.reason.contains("the file is gone"), "{told:?}");
+        board.update_input("posts", 1, |input| input.failed = None);
         for phase in [Phase::Stopping, Phase::Stopped, Phase::Failed] {
             board.update_program(|p| p.phase = phase);
             assert!(!ready(), "{phase:?}");

@@ -82,6 +82,12 @@ fn render(shared: &Shared) -> String {
             page.line(&format!("{name}{{stream=\"{stream}\",receiver=\"{}\"}} {}", input.index, of(input)));
         }
     }
+    let name = "tidemill_input_failed";
+    page.head(name, "gauge", "1 for an input that ended by an error and receives nothing until the next start.");
+    for input in &inputs {
+        let (stream, failed) = (escaped(&input.stream), u8::from(input.failed.is_some()));
+        page.line(&format!("{name}{{stream=\"{stream}\",receiver=\"{}\"}} {failed}", input.index));
+    }
     page.one("tidemill_records_processed_total", "counter", "Records read by batches.", program.records_in);
     let name = "tidemill_records_dead_lettered_total";
     page.head(

@@ -188,7 +188,15 @@ impl Sink for FilesSink {
             )));
         }
         let (disk, path) = (Arc::clone(&self.disk), self.path.clone());
-        blocking(move || disk::create_dir(&*disk, &path)).await?.map_err(|e| self.failed("make", &self.path, e))
+        blocking(move || disk::create_dir(&*disk, &path)).await?.map_err(|e| match e.kind() {
+            // No try will find it otherwise while somebody's file is there.
+            io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory => Error::user(format!(
+                "files: can't make the directory {}: it, or one above it, is a file. Name another `path`, or move that file away",
+                self.path.display()
+            ))
+            .because(e),
+            _ => self.failed("make", &self.path, e),
+        })
     }
 
     async fn stage(

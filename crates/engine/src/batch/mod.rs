@@ -1,9 +1,9 @@
 //! A batch's life: tick, ranges, run, commit.
 //!
 //! [`run`] tells it top to bottom. [`next`] says what a batch reads, [`clock`]
-//! when it is due, [`rate`] how much it may be, [`keep`] what is durable and [`states`] of states ([`in_turn`] of large ones),
-//! [`retain`] what the log gives up; [`pipeline`] puts the parts of a program
-//! together and owns the loop.
+//! when it is due, [`rate`] how much it may be, [`keep`] what is durable and [`states`] of states
+//! ([`in_turn`] of large ones), [`retain`] what the log gives up, [`patience`] how long something
+//! outside is waited for; [`pipeline`] puts the parts of a program together and owns the loop.
 
 mod clock;
 #[cfg(test)]
@@ -11,6 +11,9 @@ mod idle_tests;
 mod in_turn;
 mod keep;
 mod next;
+mod patience;
+#[cfg(test)]
+mod patience_tests;
 mod pipeline;
 mod rate;
 mod retain;

@@ -10,7 +10,10 @@ use super::{
     clock::{self, Tick},
     pipeline::Pipeline,
 };
-use crate::{ingest::REPLAYED, plan::StreamInput};
+use crate::{
+    ingest::{Intakes, REPLAYED},
+    plan::StreamInput,
+};
 use futures::{FutureExt, future::select_all};
 use std::collections::BTreeMap;
 use tidemill_core::{
@@ -38,6 +41,10 @@ impl Pipeline {
             let last_time = last.map(|(_, time)| time);
             if draining.is_some() {
                 return self.next_draining(id, last_time, draining).await;
+            }
+            // An input that can't even begin is told at once, not found missing some day.
+            if let Some(error) = self.intakes.lock().as_ref().and_then(Intakes::failed) {
+                return Err(error);
             }
             let now = self.config.clock.now();
             if now < looked || now.since(looked) >= LOOK {

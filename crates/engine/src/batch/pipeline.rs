@@ -3,9 +3,16 @@
 //! Invariant: at most one batch runs and at most one commits; the commit of a
 //! batch ends before the next one's begins.
 
-use super::{Keep, RateControl, Trigger, clock::Tick, rate::Pid, retain::Retaining, run::Ran};
+use super::{
+    Keep, RateControl, Trigger,
+    clock::Tick,
+    patience::{Patience, Tries},
+    rate::Pid,
+    retain::Retaining,
+    run::Ran,
+};
 use crate::{
-    change::{Changes, Rebuilt, describe, reach, refuse, topics_undo},
+    change::{Changes, Rebuilt, describe, moved, reach, refuse, topics_undo},
     config::Config,
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
@@ -28,11 +35,6 @@ use tidemill_core::{
     Timestamp, Watermark, WatermarkSpec,
 };
 use tidemill_store::{Past, ledger::ProgramEntry};
-
-/// How long a graceful stop goes on with batches over what was received.
-const DRAIN: Duration = Duration::from_secs(10);
-/// Longest pause between two tries of something outside that fails.
-const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// The commit of a batch, beside the run of the next.
 type Commit = tokio::task::JoinHandle<Result<()>>;
@@ -63,6 +65,8 @@ pub(crate) struct Pipeline {
     pub(super) progress: Mutex<Progress>,
     pub(super) intakes: Mutex<Option<Intakes>>,
     pub(super) retaining: Mutex<Retaining>,
+    /// How long what fails outside is tried again.
+    patience: Patience,
     /// Streams whose share of dead letters is bounded.
     watches: Mutex<BTreeMap<String, Watch>>,
 }
@@ -182,6 +186,7 @@ impl Pipeline {
             progress: Mutex::default(),
             intakes: Mutex::new(intakes),
             retaining: Mutex::default(),
+            patience: Patience::default(),
         }
     }
 
@@ -275,6 +280,7 @@ impl Pipeline {
     /// Runs batches until told to stop, or until the trigger ends.
     pub(crate) async fn run(self: Arc<Self>, stop: Stop, kill: Stop) -> Result<()> {
         let mut committing = None;
+        self.patience.ends_after(&stop);
         let ended = tokio::select! {
             biased;
             () = kill.stopped() => Ok(()),
@@ -314,7 +320,7 @@ impl Pipeline {
         let mut draining: Option<Timestamp> = None;
         loop {
             if draining.is_none() && stop.is_stopped() {
-                draining = Some(self.config.clock.now().plus(DRAIN));
+                draining = Some(self.patience.end(&*self.config.clock));
                 self.board.update_program(|program| program.phase = Phase::Stopping);
                 // What receivers hold is appended before the last batches, which then take it.
                 let intakes = self.intakes.lock().take();
@@ -329,17 +335,23 @@ impl Pipeline {
                     let tick = Tick::now(batch.time, self.config.clock.now());
                     (batch, tick)
                 }
-                None => match self.next(stop, draining).await? {
+                None => match self.next(stop, draining).await {
+                    Err(error) => {
+                        // What ran before stays committed.
+                        settle(committing).await?;
+                        return Err(error);
+                    }
                     // The last commit may fill a topic that the program reads: then this is not the end.
-                    next if next.as_ref().is_none_or(|(batch, _)| self.is_end(batch))
-                        && committing.is_some()
-                        && draining.is_none() =>
+                    Ok(next)
+                        if next.as_ref().is_none_or(|(batch, _)| self.is_end(batch))
+                            && committing.is_some()
+                            && draining.is_none() =>
                     {
                         settle(committing).await?;
                         continue;
                     }
-                    Some(next) => next,
-                    None => break,
+                    Ok(Some(next)) => next,
+                    Ok(None) => break,
                 },
             };
             if self.early {
@@ -397,7 +409,7 @@ impl Pipeline {
         batch: &Batch,
         committing: &mut Option<Commit>,
     ) -> Result<(Arc<BatchRun>, Vec<(usize, crate::emit::Emitted)>)> {
-        let mut pause = Duration::from_millis(100);
+        let mut tries = Tries::new(&self.patience, &*self.config.clock);
         let mut failed = false;
         loop {
             match self.run_batch(batch).await {
@@ -417,8 +429,7 @@ impl Pipeline {
                         // What failed the batch may fail this as well, as when no more files can be opened.
                         self.persist(|| async { keep.restore(&self.states) }).await?;
                     }
-                    self.config.clock.sleep_until(self.config.clock.now().plus(pause)).await;
-                    pause = (pause * 2).min(BACKOFF_MAX);
+                    tries.rest(error).await?;
                 }
                 Err(error) => {
                     // What ran before stays committed.
@@ -431,7 +442,7 @@ impl Pipeline {
 
     /// Does something idempotent outside until it works; a fault that only a human can mend ends the program.
     pub(crate) async fn persist<T, F: Future<Output = Result<T>>>(&self, mut act: impl FnMut() -> F) -> Result<T> {
-        let mut pause = Duration::from_millis(100);
+        let mut tries = Tries::new(&self.patience, &*self.config.clock);
         let mut failed = false;
         loop {
             match act().await {
@@ -440,8 +451,7 @@ impl Pipeline {
                     self.board.update_program(|program| program.error = Some(error.chain()));
                     failed = true;
                     self.retain_to_make_room();
-                    self.config.clock.sleep_until(self.config.clock.now().plus(pause)).await;
-                    pause = (pause * 2).min(BACKOFF_MAX);
+                    tries.rest(error).await?;
                 }
                 done => {
                     if failed && done.is_ok() {
@@ -498,6 +508,7 @@ impl Pipeline {
         let last = self.keep.as_ref().and_then(Keep::last);
         let past = self.keep.as_ref().map(Keep::past);
         let pending = past.as_ref().is_some_and(|past| !past.undone().is_empty());
+        let moved = past.as_ref().map(|past| moved(past, &self.outputs)).unwrap_or_default();
         // What a copy has undone, the first program has shown, and still shows; and it makes its own last
         // commit whole. Only topics were copied with it.
         let is_copy = past.as_ref().is_some_and(Past::is_forked);
@@ -510,6 +521,7 @@ impl Pipeline {
                 }
                 if let Some((id, staged)) = &last
                     && (!is_copy || sink.topic().is_some())
+                    && !moved.contains(&output.name)
                     && let Some(parts) = staged.get(&output.name)
                 {
                     self.persist(|| sink.commit(*id, parts)).await?;

@@ -3,7 +3,7 @@
 //! Invariant: an operator is kept only when its kind, its columns and, where it
 //! is known, its query are the same. Reads nothing and writes nothing.
 
-use super::{Action, Asked, Changes, OperatorChange, migrate, outputs::outputs_of};
+use super::{Action, Asked, Changes, OperatorChange, migrate, moved::moved_outputs, outputs::outputs_of};
 use crate::{
     batch::OutputPlan,
     emit::{Output, OutputKind},
@@ -87,6 +87,9 @@ pub(crate) fn compare(
         let mut change = change(old, entry, asked)?;
         if change.action == Action::Rebuild {
             change.why.push_str(&format!("\ncomputed anew {reach}"));
+            change
+                .why
+                .push_str("\ndead letters stay out until they are run again; what the columns refuse becomes one");
         }
         operators.push(change);
     }
@@ -119,7 +122,7 @@ pub(crate) fn compare(
         version: past.version(),
         next: BatchId(past.last().map_or(0, |last| last.batch.0) + 1),
         operators,
-        outputs: outputs_of(past, outputs, undos),
+        outputs: [moved_outputs(past, outputs), outputs_of(past, outputs, undos)].concat(),
     })
 }
 

@@ -8,15 +8,19 @@
 //! All operators run, since one may read another; of the outputs only those that
 //! read a rebuilt operator, and nothing of them is staged, shown or called.
 //! Afterwards the rebuilt states are taken and the others come back from their
-//! files. Invariant: nothing is written here. Called at a start, before batches.
+//! files. A record that is a dead letter stays out until that is run again
+//! ([`PastLetters`]); one that the columns of now refuse, and batches took, is left
+//! out and told as a letter. Invariant: nothing is written here but such letters.
+//! Called at a start, before batches.
 
 use super::{Changes, Rebuilt};
 use crate::{
     batch::{Keep, Pipeline, of_plan},
+    ingest::{LeftOut, PastLetters, REPLAYED, Reads},
     plan::{BatchRun, StreamInput},
 };
 use std::{collections::BTreeMap, sync::Arc};
-use tidemill_core::{Batch, BatchId, Budget, Offset, OffsetRange, Position, Result, Timestamp};
+use tidemill_core::{Batch, BatchId, Budget, Offset, OffsetRange, PartitionId, Position, Result, Timestamp};
 
 /// Records of a piece of the time before the first kept batch.
 const PIECE: u64 = 1 << 20;
@@ -33,15 +37,21 @@ impl Pipeline {
         tracing::info!(batches = batches.len(), "states are computed anew from what the inputs have kept");
         self.stand_at(None, BTreeMap::new(), BTreeMap::new());
         let mut watermarks = BTreeMap::new();
-        for batch in batches {
-            let run = Arc::new(self.begin(&batch));
+        let (letters, mut left_out) = (Arc::new(PastLetters::of(&keep.dead(), keep.replays())?), LeftOut::default());
+        for (batch, reads) in batches {
+            let mut run = self.begin(&batch);
+            run.again = Some(letters.seen(reads));
+            let run = Arc::new(run);
             self.run_aside(&run, outputs).await?;
+            left_out.add(std::mem::take(&mut *run.dead.lock()));
             for operator in self.states.all() {
                 operator.delta(run.batch.id)?;
             }
             watermarks = run.watermarks_after();
             self.stand_at(Some((batch.id, batch.time)), watermarks.clone(), run.streams_after());
         }
+        left_out.keep(changes.version, &keep.dead(), &letters)?;
+        self.tell(&left_out);
         let mut rebuilt = Rebuilt::default();
         for change in changes.rebuilt() {
             let Some(operator) = self.states.all().into_iter().find(|o| o.name() == change.name) else { continue };
@@ -53,17 +63,43 @@ impl Pipeline {
         Ok(rebuilt)
     }
 
+    /// Says what a rebuild left out.
+    fn tell(&self, left_out: &LeftOut) {
+        let records: u64 = left_out.counts.values().sum();
+        if records == 0 {
+            return;
+        }
+        let kinds: Vec<String> = left_out.counts.iter().map(|(kind, n)| format!("{n} {kind}")).collect();
+        tracing::warn!(
+            records,
+            reasons = kinds.join(", "),
+            "a rebuild left out records that the columns of now refuse; `tidemill dead list` shows them"
+        );
+        self.board.update_program(|program| {
+            program.refused += records;
+            for (kind, count) in &left_out.counts {
+                *program.letters.entry(kind).or_default() += count;
+            }
+        });
+    }
+
     /// All that was read, as batches numbered from 1.
-    async fn past_batches(&self, keep: &Keep) -> Result<Vec<Batch>> {
+    async fn past_batches(&self, keep: &Keep) -> Result<Vec<(Batch, Reads)>> {
         let past = keep.past();
         let kept: Vec<Batch> = past.recent().cloned().collect();
         let first = kept.first().map_or(BatchId(1), |batch| batch.id);
         let before = BatchId(first.0.saturating_sub(1));
         // A ledger that reaches back to the first batch knows all; else what came before it is cut anew.
-        let mut batches = if first.0 > 1 { self.pieces(keep, &past.positions_at(before)).await? } else { Vec::new() };
+        let mut batches = Vec::new();
+        if first.0 > 1 {
+            let end = past.positions_at(before);
+            let pieces = self.pieces(keep, &end).await?;
+            batches.extend(pieces.into_iter().map(|batch| (batch, Reads::Sources(before))));
+            batches.extend(self.replay_pieces(&end).into_iter().map(|batch| (batch, Reads::Letters(before))));
+        }
         let count = i64::try_from(batches.len()).unwrap_or(i64::MAX);
         let began = kept.first().map_or(Timestamp(0), |batch| batch.time);
-        for (at, batch) in (0..).zip(&mut batches) {
+        for (at, (batch, _)) in (0..).zip(&mut batches) {
             batch.time = Timestamp(began.0 - count + at);
         }
         for mut batch in kept {
@@ -75,12 +111,28 @@ impl Pipeline {
                 }
                 ranges.retain(|range| range.start < range.end);
             }
-            batches.push(batch);
+            let reads = Reads::Batch(batch.id);
+            batches.push((batch, reads));
         }
-        for (id, batch) in (1..).zip(&mut batches) {
+        for (id, (batch, _)) in (1..).zip(&mut batches) {
             batch.id = BatchId(id);
         }
         Ok(batches)
+    }
+
+    /// The letters that were run again before `end`, in pieces.
+    fn replay_pieces(&self, end: &BTreeMap<String, Position>) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        for input in &self.inputs {
+            let upto = end.get(&input.name).and_then(|position| position.get(&PartitionId::new(REPLAYED)));
+            let (upto, mut at) = (upto.copied().unwrap_or_default(), None);
+            while let Some(mut range) = input.replays(at).filter(|range| range.start < upto) {
+                range.end = range.end.min(upto);
+                at = Some(range.end);
+                batches.push(Batch { ranges: [(input.name.clone(), vec![range])].into(), ..Batch::default() });
+            }
+        }
+        batches
     }
 
     /// What the inputs have before `end`, in pieces.

@@ -13,6 +13,7 @@ use tidemill_store::{
     rewind::{Goal, rewind},
 };
 
+mod letters;
 mod parts;
 
 const STREAM: &str = "CREATE STREAM lines WITH (connector = 'idle');";

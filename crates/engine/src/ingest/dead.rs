@@ -58,6 +58,19 @@ impl DeadLetters {
         waiting.push(letter);
     }
 
+    /// Where they are kept.
+    pub(super) fn topic(&self) -> &Topic {
+        &self.topic
+    }
+
+    /// Appends what a rebuild after batch `after` left out.
+    pub(super) fn rebuilt(&self, after: BatchId, letters: &[DeadLetter]) -> Result<()> {
+        // The token stays that of a batch: letters of earlier ones are not appended again.
+        let last = self.topic.resume(0).and_then(|token| token.parse().ok()).unwrap_or(0).max(after.0);
+        self.topic.append(0, &rows(&letters.iter().collect::<Vec<_>>())?, Some(&last.to_string()))?;
+        self.topic.sync_to(0, self.topic.end(0))
+    }
+
     /// Letters of receivers that no commit has kept yet.
     pub(crate) fn waiting(&self) -> Vec<DeadLetter> {
         self.waiting.lock().clone()

@@ -25,6 +25,9 @@ use tidemill_store::{
     log::{Log, Topic},
 };
 
+/// Begins the reason of a letter that a rebuild wrote.
+pub(super) const REBUILD: &str = "rebuild:";
+
 /// Requests of this process: no two have one name.
 static REQUESTS: AtomicU64 = AtomicU64::new(0);
 
@@ -43,6 +46,12 @@ impl KeptLetter {
     /// Why it can't be run again; `None` when it can.
     pub fn only_kept(&self) -> Option<&'static str> {
         let reason = &self.letter.reason;
+        if reason.starts_with(REBUILD) {
+            return Some(
+                "a rebuild left it out of the states that it computed, and it is in all others; under columns that take it, \
+                 another rebuild finds it where it lies",
+            );
+        }
         if reason.starts_with("late:") || reason.starts_with("ahead:") {
             return Some(
                 "a late row was read well, and so was one dated ahead; `tidemill rewind` computes its windows anew",

@@ -9,7 +9,10 @@
 
 mod dead;
 mod letters;
+mod past_letters;
 mod port;
+#[cfg(test)]
+mod port_tests;
 mod queue;
 mod replay;
 mod share;
@@ -19,6 +22,7 @@ mod topic_source;
 
 pub(crate) use dead::{DeadLetters, dead_schema};
 pub use letters::{KeptLetter, LetterFilter, Letters};
+pub(crate) use past_letters::{Again, LeftOut, PastLetters, Reads};
 pub(crate) use port::{Intakes, is_raw, raw_schema};
 pub use queue::QueueSource;
 pub(crate) use replay::{REPLAYED, Replays, replayed_schema};

@@ -3,7 +3,9 @@
 //! Invariant: a block is appended whole and in order, with its resume token in
 //! the same frame; the ack completes when the log says so. While the batches
 //! are more than the allowed bytes behind, `append` waits, and with it the
-//! receiver's socket.
+//! receiver's socket. A receiver that fails for good before it has received
+//! anything ends the program ([`Intakes::failed`]); one that fails later stands
+//! on the board as failed, and the program is not ready.
 
 use super::{Ingest, TopicSource};
 use crate::{batch::Keep, config::Config};
@@ -11,9 +13,10 @@ use arrow_array::{BinaryArray, RecordBatch};
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
-use std::sync::Arc;
+use futures::FutureExt;
+use std::{panic::AssertUnwindSafe, sync::Arc};
 use tidemill_core::{
-    Ack, Block, Board, Clock, DeadLetter, Duration, Error, Intake, Receiver, Result, Stop, StopHandle,
+    Ack, Blame, Block, Board, Clock, DeadLetter, Duration, Error, Intake, Receiver, Result, Stop, StopHandle,
 };
 use tidemill_store::log::Topic;
 use tokio::{sync::Mutex, task::JoinSet};
@@ -37,6 +40,8 @@ pub(crate) struct Intakes {
     stop: StopHandle,
     stopping: Stop,
     tasks: parking_lot::Mutex<JoinSet<()>>,
+    /// Why the first receiver that could not even begin has ended.
+    failed: Arc<parking_lot::Mutex<Option<Error>>>,
     clock: Arc<dyn Clock>,
     board: Arc<Board>,
 }
@@ -76,7 +81,8 @@ impl Intakes {
             }
         }
         let (clock, board) = (Arc::clone(&config.clock), Arc::clone(board));
-        Ok(Self { ports, stop, stopping, tasks: parking_lot::Mutex::default(), clock, board })
+        let (tasks, failed) = (parking_lot::Mutex::default(), Arc::default());
+        Ok(Self { ports, stop, stopping, tasks, failed, clock, board })
     }
 
     /// Starts all receivers.
@@ -84,11 +90,13 @@ impl Intakes {
         let mut tasks = self.tasks.lock();
         for (receiver, port) in &self.ports {
             let (receiver, port, stop) = (Arc::clone(receiver), Arc::clone(port), self.stopping.clone());
-            let (clock, board) = (Arc::clone(&self.clock), Arc::clone(&self.board));
+            let (clock, board, failed) = (Arc::clone(&self.clock), Arc::clone(&self.board), Arc::clone(&self.failed));
             tasks.spawn(async move {
                 let mut pause = Duration::from_millis(250);
                 loop {
-                    let ended = receiver.run(Arc::clone(&port) as Arc<dyn Intake>, stop.clone()).await;
+                    let receiving = receiver.run(Arc::clone(&port) as Arc<dyn Intake>, stop.clone());
+                    let ended = AssertUnwindSafe(receiving).catch_unwind().await;
+                    let ended = ended.unwrap_or_else(|_| Err(Error::internal("a receiver panicked")));
                     let state = match &ended {
                         Ok(()) => "ended".to_string(),
                         Err(error) => format!("failed: {}", error.chain()),
@@ -109,7 +117,11 @@ impl Intakes {
                         }
                         Err(error) => {
                             tracing::error!(stream = port.stream, error = error.chain(), "a receiver ended");
-                            port.source.end_one(Some(error.chain()));
+                            let reason = error.chain();
+                            if !stop.is_stopped() {
+                                port.has_failed(&reason, error, &failed);
+                            }
+                            port.source.end_one(Some(reason));
                             return;
                         }
                         Ok(()) => {
@@ -122,6 +134,11 @@ impl Intakes {
                 }
             });
         }
+    }
+
+    /// Why the program can't go on: a receiver failed for good and had received nothing. Told once.
+    pub(crate) fn failed(&self) -> Option<Error> {
+        self.failed.lock().take()
     }
 
     /// Stops all receivers and waits until what they hold is appended.
@@ -150,6 +167,26 @@ struct Port {
 }
 
 impl Port {
+    /// Its receiver has ended by an error that no further try mends: fatal when it has received
+    /// nothing, as nothing of it ever worked; else told for as long as the program runs.
+    fn has_failed(&self, reason: &str, error: Error, fatal: &parking_lot::Mutex<Option<Error>>) {
+        let mut received = 0;
+        self.board.update_input(&self.stream, self.index, |report| {
+            report.failed = Some(reason.to_string());
+            received = report.records;
+        });
+        if received == 0 {
+            let what = format!("stream `{}` can't be received", self.stream);
+            let error = match error.blame() {
+                Blame::User => Error::user(what).because(error),
+                Blame::External => Error::external(what).because(error).fatal(),
+                Blame::Internal => Error::internal(what).because(error),
+            };
+            // The first one tells.
+            fatal.lock().get_or_insert(error);
+        }
+    }
+
     /// Waits while the batches are too far behind.
     async fn wait_for_room(&self) -> Result<()> {
         loop {

@@ -27,7 +27,7 @@
 //! source, so a letter in the topic is read by exactly one batch that was not undone.
 
 use super::{
-    dead_schema,
+    Again, dead_schema,
     letters::{KeptLetter, letter_of, letters},
 };
 use arrow_array::{RecordBatch, UInt64Array, cast::AsArray, types::UInt64Type};
@@ -147,6 +147,11 @@ fn numbers_of(rows: &RecordBatch) -> Result<&UInt64Array> {
     numbers.ok_or_else(|| Error::internal("the topic of replayed letters has other columns"))
 }
 
+/// The number of the letter in a row.
+pub(super) fn number_of(rows: &RecordBatch, row: usize) -> Result<u64> {
+    numbers_of(rows).map(|numbers| numbers.value(row))
+}
+
 /// What a program runs again.
 #[derive(Debug)]
 pub(crate) struct Replays {
@@ -200,7 +205,7 @@ impl Replays {
         self
     }
 
-    fn topic(&self) -> Option<Arc<Topic>> {
+    pub(super) fn topic(&self) -> Option<Arc<Topic>> {
         self.topic.lock().clone()
     }
 
@@ -294,8 +299,13 @@ impl Replays {
     }
 
     /// The letters of `stream` in a range of the topic: each as a block of one
-    /// record, under the partition and offset where it came from.
-    pub(crate) fn read(&self, stream: &str, range: &OffsetRange) -> BoxStream<'static, Result<(OffsetRange, Chunk)>> {
+    /// record, under the partition and offset where it came from. A rebuild passes over some ([`Again::takes`]).
+    pub(crate) fn read(
+        &self,
+        stream: &str,
+        range: &OffsetRange,
+        again: Option<&Again>,
+    ) -> BoxStream<'static, Result<(OffsetRange, Chunk)>> {
         let Some(topic) = self.topic() else {
             let gone = Error::user(format!(
                 "topic `{}` is gone, and a batch reads dead letters from it: restore it",
@@ -303,7 +313,7 @@ impl Replays {
             ));
             return stream::once(async { Err(gone) }).boxed();
         };
-        let (own, gone) = (stream.to_string(), self.gone.clone());
+        let (own, gone, again) = (stream.to_string(), self.gone.clone(), again.cloned());
         let records = topic.read(0, range.start, range.end).flat_map(move |rows| {
             let records = match rows {
                 Ok(rows) => {
@@ -311,9 +321,16 @@ impl Replays {
                     let mut records = Vec::new();
                     for row in 0..rows.rows.num_rows() {
                         let at = times.next().unwrap_or_default();
-                        match letter_of(&rows.rows, row) {
-                            Ok(letter) if letter.batch.is_some_and(|batch| gone.has(batch)) => {}
-                            Ok(letter) if letter.stream == own => {
+                        let letter = letter_of(&rows.rows, row).and_then(|letter| {
+                            if letter.batch.is_some_and(|batch| gone.has(batch)) {
+                                return Ok(None);
+                            }
+                            let taken =
+                                again.as_ref().map_or(Ok(true), |again| again.takes(&rows.rows, row, &letter))?;
+                            Ok(Some(letter).filter(|letter| taken && letter.stream == own))
+                        });
+                        match letter {
+                            Ok(Some(letter)) => {
                                 let (start, end) = (letter.offset, Offset(letter.offset.0.saturating_add(1)));
                                 let block = Block {
                                     base: letter.offset,
@@ -323,7 +340,7 @@ impl Replays {
                                 let origin = OffsetRange { partition: letter.partition, start, end };
                                 records.push(Ok((origin, Chunk::Raw(block))));
                             }
-                            Ok(_) => {}
+                            Ok(None) => {}
                             Err(error) => records.push(Err(error)),
                         }
                     }

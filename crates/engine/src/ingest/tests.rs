@@ -23,6 +23,11 @@ pub(crate) fn mended_registry() -> Registry {
     registry
 }
 
+/// The parts themselves.
+pub(crate) fn idle() -> (Arc<dyn Receiver>, Arc<dyn Format>) {
+    (Arc::new(Idle), Arc::new(Lines { mended: false }))
+}
+
 /// Rows of a receiver's topic.
 pub(crate) fn lines<S: AsRef<str>>(lines: impl IntoIterator<Item = S>) -> RecordBatch {
     let lines: Vec<String> = lines.into_iter().map(|line| line.as_ref().to_string()).collect();

@@ -4,6 +4,7 @@
 //! task's session configuration. Invariant: nodes hold nothing of a batch
 //! between two runs except versioned state.
 
+use crate::ingest::Again;
 use datafusion::execution::TaskContext;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -32,6 +33,8 @@ pub(crate) struct BatchRun {
     pub(crate) late_letters: Mutex<Vec<DeadLetter>>,
     /// Refused records, gathered until the commit. Bounded by the batch.
     pub(crate) dead: Mutex<Vec<DeadLetter>>,
+    /// The letters of what it reads again; `None` of a batch that reads for the first time.
+    pub(crate) again: Option<Again>,
     /// Watermarks before this batch, by operator.
     before: BTreeMap<String, Timestamp>,
     /// Watermarks that this batch moved.
@@ -74,6 +77,7 @@ impl BatchRun {
             late: AtomicU64::new(0),
             late_letters: Mutex::default(),
             dead: Mutex::default(),
+            again: None,
             before,
             moved: Mutex::default(),
             times: Mutex::default(),

@@ -8,10 +8,10 @@ use super::{
     BatchRun, Kernel, NodeExec, Rows,
     node::{Inputs, external, rows_from},
 };
-use crate::ingest::{DeadShare, REPLAYED, Replays};
+use crate::ingest::{Again, DeadShare, REPLAYED, Replays};
 use arrow_array::{
-    Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray, UInt64Array,
-    cast::AsArray, types::TimestampMicrosecondType,
+    Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, TimestampMicrosecondArray,
+    UInt64Array, cast::AsArray, types::TimestampMicrosecondType,
 };
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
@@ -132,10 +132,15 @@ impl StreamInput {
     }
 
     /// The chunks of a range, each with the range that it is of: letters that are run again keep their own.
-    fn read(&self, range: OffsetRange, columns: &[usize]) -> BoxStream<'static, Result<(OffsetRange, Chunk)>> {
+    fn read(
+        &self,
+        range: OffsetRange,
+        columns: &[usize],
+        again: Option<&Again>,
+    ) -> BoxStream<'static, Result<(OffsetRange, Chunk)>> {
         if &*range.partition.0 == REPLAYED {
             return match self.replays.get() {
-                Some(replays) => replays.read(&self.name, &range),
+                Some(replays) => replays.read(&self.name, &range, again),
                 None => {
                     stream::once(async { Err(Error::internal("dead letters of a stream without a format")) }).boxed()
                 }
@@ -239,15 +244,16 @@ impl Kernel for SourceExec {
             part: partition,
             total: 0,
         };
-        let (input, tags) = (Arc::clone(&self.input), self.tags);
-        let rows = stream::iter(ranges).flat_map(move |range| input.read(range, &columns)).map(move |item| {
-            let rows = item.and_then(|(range, chunk)| {
-                let rows = reader.rows(&range, &chunk)?;
-                reader.observe(&range, &rows)?;
-                if tags { tag(&reader.input.time_partition(&range), &rows) } else { Ok(rows) }
+        let (input, tags, again) = (Arc::clone(&self.input), self.tags, reader.run.again.clone());
+        let rows =
+            stream::iter(ranges).flat_map(move |range| input.read(range, &columns, again.as_ref())).map(move |item| {
+                let rows = item.and_then(|(range, chunk)| {
+                    let rows = reader.rows(&range, &chunk)?;
+                    reader.observe(&range, &rows)?;
+                    if tags { tag(&reader.input.time_partition(&range), &rows) } else { Ok(rows) }
+                });
+                rows.map_err(external)
             });
-            rows.map_err(external)
-        });
         Ok(rows_from(Arc::clone(&self.schema), rows))
     }
 }
@@ -300,7 +306,14 @@ impl Reader {
                     .collect::<Result<Vec<_>>>()?;
                 self.batch(columns, rows.num_rows())
             }
-            Chunk::Raw(block) => self.decode(range, block),
+            Chunk::Raw(block) => {
+                let rows = self.decode(range, block)?;
+                self.without_letters(range, block, rows)
+            }
+            Chunk::Refused { offset, .. } if self.is_known(range, *offset) => {
+                self.count(1);
+                Ok(RecordBatch::new_empty(Arc::clone(&self.schema)))
+            }
             Chunk::Refused { offset, reason, raw } => {
                 self.count(1);
                 self.run.refuse(DeadLetter {
@@ -322,6 +335,9 @@ impl Reader {
         self.refused.clear();
         let rows = decoder.decode(block, &mut self.refused)?;
         for refusal in &self.refused {
+            if self.is_known(range, block.offset(refusal.row)) {
+                continue;
+            }
             self.run.refuse(DeadLetter {
                 stream: self.input.name.clone(),
                 partition: range.partition.clone(),
@@ -351,6 +367,28 @@ impl Reader {
             })
             .collect::<Result<Vec<_>>>()?;
         self.batch(columns, kept.len())
+    }
+
+    /// Whether a record that is refused again has its letter.
+    fn is_known(&self, range: &OffsetRange, offset: Offset) -> bool {
+        self.run.again.as_ref().is_some_and(|again| again.is_known(&self.input.name, &range.partition, offset))
+    }
+
+    /// Of what is read again, the rows that are not left to their letters.
+    fn without_letters(&self, range: &OffsetRange, block: &Block, rows: RecordBatch) -> Result<RecordBatch> {
+        let Some(again) = &self.run.again else { return Ok(rows) };
+        let mut refused = self.refused.iter().map(|r| r.row).peekable();
+        let taken = (0..block.len()).filter(|row| refused.next_if_eq(row).is_none());
+        let stays = |row| !again.leaves_out(&self.input.name, &range.partition, block.offset(row));
+        let mask = BooleanArray::from(taken.map(stays).collect::<Vec<bool>>());
+        let count = mask.true_count();
+        if count == mask.len() {
+            return Ok(rows);
+        }
+        let columns = rows.columns().iter().map(|column| arrow_select::filter::filter(column, &mask));
+        let columns =
+            columns.collect::<Result<_, _>>().map_err(|e| Error::internal("rows without letters").because(e))?;
+        self.batch(columns, count)
     }
 
     fn meta(

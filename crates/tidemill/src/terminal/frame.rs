@@ -270,6 +270,7 @@ mod tests {
             index,
             describe: "tcp 127.0.0.1:40123".into(),
             state: "connected to 127.0.0.1:40123".into(),
+            failed: None,
             records: 14_032,
             bytes: 2_100_000,
         };

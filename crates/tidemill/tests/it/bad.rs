@@ -183,27 +183,28 @@ fn lines_of_a_gibibyte_on_eight_connections_take_no_memory() {
 }
 
 #[test]
-fn a_stream_whose_port_is_in_use_is_told_and_the_others_go_on() {
+fn an_input_that_can_not_begin_ends_the_program_with_its_error() {
     let dir = tempfile::tempdir().unwrap();
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let (taken_port, port) = (taken.local_addr().unwrap().port(), free_port());
-    let program = format!(
-        "CREATE STREAM deaf WITH (connector = 'tcp-listen', address = '127.0.0.1:{taken_port}', format = 'text');\n\
-         CREATE STREAM lines WITH (connector = 'tcp-listen', address = '127.0.0.1:{port}', format = 'text');\n\
-         CREATE VIEW nothing AS SELECT count(*) AS n FROM deaf;\n\
-         CREATE VIEW total AS SELECT count(*) AS n FROM lines;\n"
-    );
-    fs::write(dir.path().join("p.sql"), program).unwrap();
-    let mut running = start(dir.path(), &[["run", "p.sql", "--interval", "50ms"].as_slice(), &QUIET].concat(), "");
-    connect(port).write_all(b"one\n").unwrap();
-    running.wait_for("total: 1 |");
-    running.signal(Signal::INT);
-    let told = format!("can't listen at 127.0.0.1:{taken_port}; choose another address or port");
-    running.end().code(0).says(&[&told]);
-
-    // A program that is to read its inputs to their end can't, and must not wait for ever.
-    let drained = run(dir.path(), &[["run", "p.sql", "--trigger", "drain"].as_slice(), &QUIET].concat(), "");
-    drained.code(1).says(&["error: stream `deaf` can't be read to its end", &told]);
+    fs::create_dir(dir.path().join("logs")).unwrap();
+    let listens = format!("can't listen at 127.0.0.1:{taken_port}; choose another address or port");
+    for (with, told) in [
+        (format!("connector = 'tcp-listen', address = '127.0.0.1:{taken_port}'"), listens.as_str()),
+        ("connector = 'tail', path = 'logs'".to_string(), "tail: can't read logs"),
+    ] {
+        let program = format!(
+            "CREATE STREAM deaf WITH ({with}, format = 'text');\n\
+             CREATE STREAM lines WITH (connector = 'tcp-listen', address = '127.0.0.1:{port}', format = 'text');\n\
+             CREATE VIEW nothing AS SELECT count(*) AS n FROM deaf;\n\
+             CREATE VIEW total AS SELECT count(*) AS n FROM lines;\n"
+        );
+        fs::write(dir.path().join("p.sql"), program).unwrap();
+        for trigger in [["--interval", "50ms"], ["--interval", "1h"], ["--trigger", "asap"], ["--trigger", "drain"]] {
+            let ended = run(dir.path(), &[["run", "p.sql"].as_slice(), &trigger, &QUIET].concat(), "");
+            ended.code(1).says(&["error: stream `deaf` can't be", told]);
+        }
+    }
 }
 
 /// Waits until the board shows it.

@@ -103,6 +103,37 @@ fn a_bug_of_the_morning_is_mended_in_the_afternoon() {
 }
 
 #[test]
+fn an_output_writes_elsewhere_under_its_name_when_that_is_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    morning(dir);
+    let before = shown(&dir.join("out"));
+    program(dir, "top.sql", "elsewhere", WRONG);
+    let plan = run(dir, &["plan", "top.sql", "--data-dir", "d"], "");
+    for says in ["files elsewhere (json)", "wrote to files out (json) so far", "--accept-changes"] {
+        assert!(plan.code(0).out.contains(says), "{says}: {plan:?}");
+    }
+    drain(dir, "top.sql", "d", &[]).code(1).says(&["wrote to files out (json) so far"]);
+    assert!(!dir.join("elsewhere").exists(), "nothing was changed");
+    // Twice, and without a batch between: what the last batch staged is not looked for in the new place.
+    drain(dir, "top.sql", "d", &["--accept-changes"]).code(0);
+    drain(dir, "top.sql", "d", &[]).code(0);
+    records(dir, "4.json", &[("turn", false)]);
+    drain(dir, "top.sql", "d", &[]).code(0);
+    drain(dir, "top.sql", "d", &[]).code(0);
+    assert_eq!(shown(&dir.join("out")), before, "what it wrote stays");
+    assert_eq!(shown(&dir.join("elsewhere")), ["{\"word\":\"TURN\"}"]);
+    assert!(ask(dir, "d", STATE).contains("turn   | 1"), "{}", ask(dir, "d", STATE));
+    // Another format in the same place is no move.
+    let text = fs::read_to_string(dir.join("top.sql")).unwrap();
+    fs::write(dir.join("top.sql"), text.replace("'elsewhere', format = 'json'", "'elsewhere', format = 'csv'"))
+        .unwrap();
+    records(dir, "5.json", &[("slack", false)]);
+    drain(dir, "top.sql", "d", &[]).code(0);
+    assert_eq!(shown(&dir.join("elsewhere")), ["SLACK", "word", "{\"word\":\"TURN\"}"]);
+}
+
+#[test]
 fn the_beginning_needs_no_consent() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();

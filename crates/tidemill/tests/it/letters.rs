@@ -171,3 +171,42 @@ fn one_record_in_a_hundred_is_poison() {
 fn bad_poison_in_a_million() {
     poison(1_000_000);
 }
+
+#[test]
+fn a_type_that_is_changed_and_rebuilt_counts_each_record_once_and_loses_none_in_silence() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    let write = |ty: &str| {
+        let text = format!(
+            "CREATE STREAM s (k TEXT NOT NULL, n {ty}) WITH (connector = 'files', path = 'in.json', format = 'json');\n\
+             CREATE VIEW v AS SELECT k, count(*) AS c, sum(n) AS t FROM s GROUP BY k;\n"
+        );
+        fs::write(at.join("p.sql"), text).unwrap();
+    };
+    let state = || run(at, &data(&["sql", "-e", "SELECT \"count(*)\" AS c FROM state.v"]), "").code(0).out.clone();
+    write("BIGINT");
+    fs::write(at.join("in.json"), "{\"k\":\"a\",\"n\":1}\n{\"k\":\"a\",\"n\":1.5}\n").unwrap();
+    assert!(drain(at, &[]).contains("1 refused"));
+    write("DOUBLE");
+    let plan = run(at, &data(&["plan", "p.sql"]), "");
+    assert!(plan.code(0).out.contains("dead letters stay out until they are run again"), "{}", plan.out);
+    drain(at, &["--accept-changes"]);
+    assert!(state().contains(" 1 "), "the letter waits: {}", state());
+    run(at, &data(&["dead", "replay", "--all"]), "").code(0);
+    drain(at, &[]);
+    assert!(state().contains(" 2 "), "each once: {}", state());
+
+    // And back: what the narrower type refuses is told, and kept.
+    write("BIGINT");
+    let arguments = data(&["run", "p.sql", "--headless", "--no-web", "--trigger", "drain", "--accept-changes"]);
+    let ended = run(at, &arguments, "");
+    ended.code(0).says(&["a rebuild left out records that the columns of now refuse", "1 bad_value"]);
+    assert!(state().contains(" 1 "), "{}", state());
+    let list = run(at, &data(&["dead", "list"]), "");
+    assert!(list.code(0).out.contains("rebuild: field \"n\"") && list.out.contains("kept only"), "{}", list.out);
+    let again = run(at, &data(&["dead", "replay", "--all"]), "");
+    assert!(again.code(0).out.contains("1 letter can't be run again: a rebuild left it out"), "{}", again.out);
+    write("DOUBLE");
+    drain(at, &["--accept-changes"]);
+    assert!(state().contains(" 2 "), "nothing is lost: {}", state());
+}

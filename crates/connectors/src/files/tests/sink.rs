@@ -54,6 +54,22 @@ async fn it_is_a_sink() {
     }
 }
 
+#[tokio::test]
+async fn a_file_in_place_of_its_directory_is_the_users_to_move() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("taken"), "mine").unwrap();
+    let schema = rows([1]).schema();
+    for path in ["taken", "taken/below"] {
+        let path = dir.path().join(path);
+        let sink = FilesSink::new(&path, FileFormat::Json, Arc::new(RealDisk));
+        let error = sink.open(Arc::clone(&schema)).await.unwrap_err();
+        assert!(!error.is_retryable(), "{error}");
+        let text = error.chain();
+        assert!(text.contains(&path.display().to_string()) && text.contains("Name another `path`"), "{text}");
+    }
+    assert_eq!(fs::read_to_string(dir.path().join("taken")).unwrap(), "mine");
+}
+
 fn walk(dir: &Path) -> Vec<String> {
     let mut all = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
