@@ -5,6 +5,8 @@
 //! second Ctrl-C. Results go to standard output, everything else to standard
 //! error.
 
+#![deny(clippy::print_stdout, reason = "a closed pipe would end the process: `cli::out` writes")]
+
 mod cli;
 
 use clap::Parser;

@@ -3,7 +3,7 @@
 //! Invariant: a rewind is one record of the ledger; the next `run` does the rest.
 //! A fork changes nothing of the first directory, whose program may be running.
 
-use super::data::DataArg;
+use super::{data::DataArg, out::outln};
 use arrow_array::{Array, StringArray, TimestampMicrosecondArray, cast::AsArray, types::TimestampMicrosecondType};
 use arrow_schema::{DataType, TimeUnit};
 use clap::Args;
@@ -108,14 +108,9 @@ impl Rewind {
             let owned = DataDir::open(into)?;
             let made = fork::fork(&disk, path, &name, self.to, into)?;
             drop(owned);
-            println!(
-                "Program {name} of {} is copied to {}, as after {}.",
-                path.display(),
-                into.display(),
-                after(&made)
-            );
-            gaps(&made);
-            println!("Next: tidemill run {name}.sql --data {}", into.display());
+            outln!("Program {name} of {} is copied to {}, as after {}.", path.display(), into.display(), after(&made));
+            gaps(&made)?;
+            outln!("Next: tidemill run {name}.sql --data {}", into.display());
             return Ok(());
         }
         let Some(goal) = self.to else { return self.list(&*disk, &name) };
@@ -123,7 +118,7 @@ impl Rewind {
         let done = rewind::rewind(&disk, path, &name, goal, self.upto.map(BatchId))?;
         drop(owned);
         if done.upto <= done.to {
-            println!("Program {name} stands after {} already: nothing is undone.", after(&done));
+            outln!("Program {name} stands after {} already: nothing is undone.", after(&done));
             return Ok(());
         }
         let undone = if done.upto.0 == done.to.0 + 1 {
@@ -131,9 +126,9 @@ impl Rewind {
         } else {
             format!("batches {} to {} are undone", done.to.0 + 1, done.upto)
         };
-        println!("Program {name} is back to {}; {undone}.", after(&done));
-        gaps(&done);
-        println!(
+        outln!("Program {name} is back to {}; {undone}.", after(&done));
+        gaps(&done)?;
+        outln!(
             "Next: `tidemill plan {name}.sql` shows what the next run does, `tidemill run {name}.sql` goes on with batch {}.",
             done.upto.0 + 1
         );
@@ -147,7 +142,7 @@ impl Rewind {
         let recent = past.as_ref().map(|past| past.recent().collect::<Vec<_>>()).unwrap_or_default();
         match (recent.first(), recent.last()) {
             (Some(first), Some(last)) => {
-                println!(
+                outln!(
                     "Program {name} has {} batches that are kept, {} ({}) to {} ({}).",
                     recent.len(),
                     first.id,
@@ -155,9 +150,9 @@ impl Rewind {
                     last.id,
                     last.time
                 );
-                println!("Go back with --to BATCH or --to TIME; 0 is the beginning.");
+                outln!("Go back with --to BATCH or --to TIME; 0 is the beginning.");
             }
-            _ => println!("Program {name} has committed no batch."),
+            _ => outln!("Program {name} has committed no batch."),
         }
         Ok(())
     }
@@ -172,10 +167,11 @@ fn after(done: &rewind::Rewound) -> String {
 }
 
 /// What the log has lost of what will be read again.
-fn gaps(done: &rewind::Rewound) {
+fn gaps(done: &rewind::Rewound) -> Result<()> {
     for gap in &done.gaps {
-        println!("Not everything can be read again: {gap}");
+        outln!("Not everything can be read again: {gap}");
     }
+    Ok(())
 }
 
 #[cfg(test)]

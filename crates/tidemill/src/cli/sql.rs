@@ -3,12 +3,17 @@
 //! Invariant: it only reads; a mistake in a query ends a script with an error
 //! and leaves a person at the prompt.
 
-use super::{data::DataArg, program, table::table};
+use super::{
+    data::DataArg,
+    out::{self, out, outln},
+    program,
+    table::table,
+};
 use clap::Args;
 use futures::FutureExt;
 use rustyline::{DefaultEditor, error::ReadlineError};
 use std::{
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal},
     path::PathBuf,
     sync::Arc,
 };
@@ -80,6 +85,9 @@ impl Answers {
     }
 
     fn query(&mut self, query: &str) -> Result<()> {
+        if out::is_closed() {
+            return Ok(());
+        }
         let (asked, interrupts) = (&self.asked, &mut self.interrupts);
         let rows = self.runtime.block_on(async {
             let answer = async {
@@ -94,7 +102,8 @@ impl Answers {
             }
         })?;
         let cut = if io::stdout().is_terminal() { CELL } else { usize::MAX };
-        print(&table(&rows, cut)?)
+        out!("{}", table(&rows, cut)?);
+        Ok(())
     }
 
     /// `\\d` and `\\d NAME`.
@@ -118,7 +127,8 @@ impl Answers {
                 }
             }
         }
-        print(if text.is_empty() { "nothing yet\n" } else { &text })
+        out!("{}", if text.is_empty() { "nothing yet\n" } else { &text });
+        Ok(())
     }
 
     fn columns(&self, name: &str) -> Result<()> {
@@ -130,8 +140,7 @@ impl Answers {
         };
         let schema = schema.ok_or_else(|| Error::user(format!("there is no `{name}`; \\d lists what there is")))?;
         let rows = schema.fields().iter().map(|f| vec![f.name().clone(), f.data_type().to_string()]).collect();
-        super::print_columns(&["column", "type"], &[], rows);
-        Ok(())
+        super::print_columns(&["column", "type"], &[], rows)
     }
 }
 
@@ -182,7 +191,7 @@ impl Sql {
         let history = self.data.path.join("sql-history");
         // There is none at the first start.
         let _none = editor.load_history(&history);
-        println!("A query ends with `;`. \\d lists what can be asked, \\q leaves.");
+        outln!("A query ends with `;`. \\d lists what can be asked, \\q leaves.");
         let mut pending = String::new();
         loop {
             let prompt = if pending.trim().is_empty() { "tidemill> " } else { "     ...> " };
@@ -191,7 +200,7 @@ impl Sql {
                 Ok(line) => {
                     let begun = pending.clone();
                     if let Err(error) = take(answers, &mut pending, &line) {
-                        println!("{} {}", super::error_word(io::stdout().is_terminal()), error.chain());
+                        outln!("{} {}", super::error_word(io::stdout().is_terminal()), error.chain());
                     }
                     if pending.is_empty() {
                         // A statement is kept whole. A history that can't grow is no reason to stop.
@@ -280,13 +289,6 @@ fn pieces(text: &str) -> Vec<(char, bool)> {
         pieces.push((c, quote.is_none() && c == ';'));
     }
     pieces
-}
-
-fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::external("can't write to standard output").because(e))
 }
 
 #[cfg(test)]

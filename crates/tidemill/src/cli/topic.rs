@@ -5,6 +5,7 @@
 
 use super::{
     data::{DataArg, raw_schema},
+    out::outln,
     values,
 };
 use clap::{Args, Subcommand};
@@ -97,7 +98,7 @@ impl TopicCommand {
                 let retention = Retention { max_age: keep_for, max_bytes: keep_bytes };
                 let config = TopicConfig { partitions, sync, retention, ..TopicConfig::new(raw_schema()) };
                 open.log().create_topic(&name, &config)?;
-                println!("made topic {name} in {}", open.path().display());
+                outln!("made topic {name} in {}", open.path().display());
             }
             Action::List => {
                 let open = self.data.look()?;
@@ -112,17 +113,17 @@ impl TopicCommand {
                         columns.join(", "),
                     ]
                 });
-                super::print_columns(&["topic", "partitions", "records", "columns"], &[1, 2], rows.collect());
+                super::print_columns(&["topic", "partitions", "records", "columns"], &[1, 2], rows.collect())?;
             }
             Action::Describe { name } => {
                 let open = self.data.look()?;
-                describe(&*open.topic(&name)?);
+                describe(&*open.topic(&name)?)?;
             }
             Action::Delete { name } => {
                 let open = self.data.open_existing()?;
                 let count = records(&*open.topic(&name)?);
                 open.log().delete_topic(&name)?;
-                println!("deleted topic {name} and its {count} records");
+                outln!("deleted topic {name} and its {count} records");
             }
         }
         Ok(())
@@ -133,37 +134,38 @@ fn records(topic: &Topic) -> u64 {
     (0..topic.config().partitions).map(|p| topic.end(p).0 - topic.start(p).0).sum()
 }
 
-fn describe(topic: &Topic) {
+fn describe(topic: &Topic) -> Result<()> {
     let config = topic.config();
-    println!("topic {}", topic.name());
+    outln!("topic {}", topic.name());
     for field in config.schema.fields() {
         let null = if field.is_nullable() { "" } else { " NOT NULL" };
-        println!("  column {} {}{null}", field.name(), field.data_type());
+        outln!("  column {} {}{null}", field.name(), field.data_type());
     }
     let sync = match config.sync {
         Sync::Always => "at once".to_string(),
         Sync::Every(span) => format!("within {} ms", span.as_secs_f64() * 1e3),
         Sync::Never => "when the system likes".to_string(),
     };
-    println!("  records become durable {sync}");
+    outln!("  records become durable {sync}");
     let retention = topic.retention();
     match (retention.max_age, retention.max_bytes) {
-        (None, None) => println!("  everything is kept"),
+        (None, None) => outln!("  everything is kept"),
         (age, bytes) => {
             if let Some(age) = age {
-                println!("  records older than {} s are removed", age.as_secs());
+                outln!("  records older than {} s are removed", age.as_secs());
             }
             if let Some(bytes) = bytes {
-                println!("  a partition keeps at most {bytes} bytes");
+                outln!("  a partition keeps at most {bytes} bytes");
             }
         }
     }
     let rows = (0..config.partitions)
         .map(|p| vec![p.to_string(), topic.start(p).to_string(), topic.end(p).to_string()])
         .collect();
-    super::print_columns(&["partition", "first offset", "next offset"], &[0, 1, 2], rows);
+    super::print_columns(&["partition", "first offset", "next offset"], &[0, 1, 2], rows)?;
     for (owner, positions) in topic.pins() {
         let at: Vec<String> = positions.iter().map(|(p, offset)| format!("{p} from {offset}")).collect();
-        println!("  needed by {owner}: partition {}", at.join(", "));
+        outln!("  needed by {owner}: partition {}", at.join(", "));
     }
 }
+    Ok(())

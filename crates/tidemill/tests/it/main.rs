@@ -15,6 +15,7 @@ mod letters;
 mod limits;
 mod live;
 mod load;
+mod pipes;
 mod programs;
 mod prompt;
 mod pty;
