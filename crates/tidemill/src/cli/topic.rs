@@ -11,7 +11,7 @@ use super::{
 use clap::{Args, Subcommand};
 use tidemill::{
     Duration, Result, Sync,
-    core::{parse_bytes, parse_duration},
+    core::parse_bytes,
     store::{Topic, TopicConfig, log::Retention},
 };
 
@@ -52,7 +52,7 @@ CREATE STREAM … WITH (connector = 'topic', topic = 'words')")]
         #[arg(long, value_name = "WHEN", default_value = "10ms", value_parser = sync)]
         sync: Sync,
         /// Remove records older than this, such as 7d, unless a program still needs them.
-        #[arg(long, visible_alias = "retention-age", value_name = "TIME", value_parser = age)]
+        #[arg(long, visible_alias = "retention-age", value_name = "TIME", value_parser = values::duration)]
         keep_for: Option<Duration>,
         /// Remove the oldest records beyond this size of a partition, such as 10GiB.
         #[arg(long, visible_alias = "retention-bytes", value_name = "SIZE", value_parser = size)]
@@ -80,10 +80,6 @@ fn sync(text: &str) -> Result<Sync, String> {
             values::duration(other).map(Sync::Every).map_err(|_| "write always, never, or a time such as 10ms".into())
         }
     }
-}
-
-fn age(text: &str) -> Result<Duration, String> {
-    parse_duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "write a time such as 7d, 12h or 30m".into())
 }
 
 fn size(text: &str) -> Result<u64, String> {

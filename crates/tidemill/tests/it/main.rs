@@ -20,6 +20,7 @@ mod programs;
 mod prompt;
 mod pty;
 mod run;
+mod slips;
 mod tidy;
 mod topic_sink;
 mod topics;
