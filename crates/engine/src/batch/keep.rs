@@ -135,11 +135,12 @@ impl Keep {
     /// Notes that the stream reads the topic, which from now on keeps what no batch has committed.
     ///
     /// # Errors
-    /// When the topic ends before what committed batches have read: it lost its end, or was made
-    /// anew, and its next records would be taken for read.
+    /// When the topic is another one than committed batches have read, of the same name or by the same stream, or
+    /// ends before what they have read, since it lost its end: its next records would be taken for read.
     pub(crate) fn reads(&self, stream: &str, topic: &Arc<Topic>) -> Result<()> {
         let position = self.position(stream);
         for p in 0..topic.config().partitions {
+        self.must_be_the_one_read(stream, topic, &position)?;
             let (end, read) = (topic.end(p), position.get(&p.into()).copied().unwrap_or_default());
             if read > end {
                 return Err(Error::user(format!(
@@ -156,6 +157,25 @@ impl Keep {
     }
 
     fn pin(&self, stream: &str, topic: &Topic) -> Result<()> {
+    /// A topic knows all streams with a position in it: each holds it before its first batch.
+    fn must_be_the_one_read(&self, stream: &str, topic: &Topic, position: &Position) -> Result<()> {
+        if topic.knows(&format!("{}/{stream}", self.program)) {
+            return Ok(());
+        }
+        for p in 0..topic.config().partitions {
+            let read = position.get(&p.into()).copied().unwrap_or_default();
+            // What is gone before it was read is told with its gap.
+            if read.0 > 0 && read >= topic.start(p) {
+                return Err(Error::user(format!(
+                    "topic `{}` is not the one that stream `{stream}` has read up to offset {read} of partition {p}: it was made anew,                      or the stream read another one, and the records before {read} would be passed over. Give the stream                      another name to read this topic from its beginning, compute everything anew after `tidemill rewind --to 0`,                      or restore the data directory from a backup",
+                    topic.name()
+                ))
+                .fatal());
+            }
+        }
+        Ok(())
+    }
+
         let position = self.position(stream);
         let at = |p: u32| position.get(&p.into()).copied().unwrap_or_else(|| topic.start(p));
         let positions = (0..topic.config().partitions).map(|p| (p, at(p))).collect();
@@ -171,7 +191,7 @@ impl Keep {
                 let Some(stream) = owner.strip_prefix(&own) else { continue };
                 if topics.get(stream).is_none_or(|read| read.name() != topic.name()) {
                     tracing::info!(topic = topic.name(), stream, "the program no longer reads this topic");
-                    topic.unpin(&owner)?;
+                    topic.release(&owner)?;
                 }
             }
         }

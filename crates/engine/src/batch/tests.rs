@@ -452,3 +452,58 @@ fn a_log_that_ends_before_what_was_read_is_refused_with_the_gap() {
     let error = program().start(text).unwrap_err().to_string();
     assert!(error.contains("`lines` partition 0 ends at offset 0") && error.contains("[0, 2) is gone"), "{error}");
 }
+
+#[test]
+fn a_topic_that_was_made_anew_is_not_taken_for_the_one_that_was_read() {
+    use crate::{
+        ingest::tests::{lines, registry},
+        testing::SqlProgram,
+    };
+    use tidemill_store::{Log, RealDisk, TopicConfig};
+    let dir = tempfile::tempdir().unwrap();
+    let program = || {
+        let builder = StreamingContext::builder("p").trigger(Trigger::Drain).data_dir(dir.path());
+        SqlProgram::over(builder.registry(registry()).build())
+    };
+    let log = || {
+        let clock = Arc::new(tidemill_core::ManualClock::at(Timestamp(1)));
+        Log::open(Arc::new(RealDisk), &dir.path().join("log"), clock).unwrap()
+    };
+    let text = "CREATE STREAM lines WITH (connector = 'idle'); CREATE VIEW n AS SELECT count(*) AS n FROM lines";
+    let other = text.replace("lines", "others");
+    let mut first = program();
+    first.start(text).unwrap();
+    let topic = first.pipeline().keep.as_ref().unwrap().log().topic("lines").unwrap();
+    topic.append(0, &lines(["a", "b"]), None).unwrap();
+    first.step().unwrap();
+    drop((topic, first));
+
+    // A program that reads it no more lets go of it, and knows it again when it comes back.
+    program().start(&other).unwrap();
+    let again = log();
+    let topic = again.topic("lines").unwrap();
+    assert!(topic.pins().is_empty() && topic.knows("p/lines"), "{:?}", topic.pins());
+    drop((topic, again));
+    program().start(text).unwrap();
+    program().start(&other).unwrap();
+
+    // The same name, and more records than were read: the first two were passed over.
+    let anew = log();
+    anew.delete_topic("lines").unwrap();
+    let topic = anew.create_topic("lines", &TopicConfig::new(lines(["x"]).schema())).unwrap();
+    topic.append(0, &lines(["c", "d", "e"]), None).unwrap();
+    drop((topic, anew));
+    let error = program().start(text).unwrap_err().to_string();
+    assert!(error.contains("`lines` is not the one that stream `lines` has read up to offset 2"), "{error}");
+    assert!(error.contains("rewind --to 0"), "{error}");
+    // The way out.
+    let disk: Arc<dyn tidemill_store::Disk> = Arc::new(RealDisk);
+    tidemill_store::rewind::rewind(&disk, dir.path(), "p", tidemill_store::rewind::Goal::Batch(BatchId(0)), None)
+        .unwrap();
+    let mut last = program();
+    last.start(text).unwrap();
+    last.step().unwrap();
+    assert_eq!(last.pipeline().keep.as_ref().unwrap().position("lines"), [(0.into(), Offset(3))].into());
+    let view = last.context().board().view("n").unwrap();
+    assert_eq!(view.rows.column(0).as_primitive::<Int64Type>().value(0), 3, "all of it was read");
+}

@@ -10,7 +10,7 @@ use super::{
 };
 use clap::{Args, Subcommand};
 use tidemill::{
-    Duration, Result, Sync,
+    Duration, Error, Result, Sync,
     core::parse_bytes,
     store::{Topic, TopicConfig, log::Retention},
 };
@@ -65,10 +65,21 @@ CREATE STREAM … WITH (connector = 'topic', topic = 'words')")]
         /// Its name.
         name: String,
     },
-    /// Delete a topic and all its records.
+    /// Delete a topic and all its records, unless a program needs them.
+    #[command(after_help = "\
+Examples:
+  tidemill topic delete words
+  tidemill topic delete words --force      although a program reads it
+
+A program that has read a topic holds its place in it, also while it is stopped. Made anew, the topic is \
+another one, which that program refuses to go on with: give its stream another name, or begin anew with \
+`tidemill rewind --to 0`.")]
     Delete {
         /// Its name.
         name: String,
+        /// Delete it although programs need it.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -115,15 +126,41 @@ impl TopicCommand {
                 let open = self.data.look()?;
                 describe(&*open.topic(&name)?)?;
             }
-            Action::Delete { name } => {
+            Action::Delete { name, force } => {
                 let open = self.data.open_existing()?;
-                let count = records(&*open.topic(&name)?);
+                let topic = open.topic(&name)?;
+                if !force {
+                    must_be_free(&topic)?;
+                }
+                let count = records(&topic);
                 open.log().delete_topic(&name)?;
                 outln!("deleted topic {name} and its {count} records");
             }
         }
         Ok(())
     }
+}
+
+/// Nobody's place is lost with the topic.
+fn must_be_free(topic: &Topic) -> Result<()> {
+    let pins = topic.pins();
+    let readers: Vec<String> = pins
+        .keys()
+        .map(|owner| match owner.split_once('/') {
+            Some((program, stream)) => format!("program `{program}` (stream `{stream}`)"),
+            None => owner.clone(),
+        })
+        .collect();
+    if readers.is_empty() {
+        return Ok(());
+    }
+    let name = topic.name();
+    Err(Error::user(format!(
+        "topic `{name}` is read by {}, and nothing was deleted: its place in the topic would be lost, and it could not go on \
+         with another topic of that name. Take the stream out of the program and run it once, or delete all the same with \
+         `tidemill topic delete {name} --force`",
+        readers.join(", ")
+    )))
 }
 
 fn records(topic: &Topic) -> u64 {
@@ -163,5 +200,5 @@ fn describe(topic: &Topic) -> Result<()> {
         let at: Vec<String> = positions.iter().map(|(p, offset)| format!("{p} from {offset}")).collect();
         outln!("  needed by {owner}: partition {}", at.join(", "));
     }
-}
     Ok(())
+}
