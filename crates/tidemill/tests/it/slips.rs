@@ -1,7 +1,7 @@
 //! Slips at the command line: each is told with the way out, and nothing is harmed by it.
 
 use crate::run::run;
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 const PROGRAM: &str = "CREATE STREAM words WITH (connector = 'topic', topic = 'words', format = 'text');\n\
                        CREATE VIEW n AS SELECT value, count(*) AS c FROM words GROUP BY value;\n";
@@ -17,6 +17,20 @@ fn read(dir: &Path) {
     tide(dir, "produce words", "ebb\nflow\n").code(0);
     fs::write(dir.join("p.sql"), PROGRAM).unwrap();
     run(dir, &RUN, "").code(0);
+}
+
+/// All files with their bytes.
+fn files(dir: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            all.extend(files(&path));
+        } else {
+            all.insert(path.clone(), fs::read(&path).unwrap());
+        }
+    }
+    all
 }
 
 #[test]
@@ -49,4 +63,21 @@ fn a_topic_that_a_program_reads_is_not_deleted_by_the_way() {
     run(at, &RUN, "").code(1).says(&["`words` is not the one that stream `words` has read", "tidemill rewind --to 0"]);
     tide(at, "rewind --to 0", "").code(0);
     assert!(run(at, &RUN, "").code(0).out.contains("3 records"));
+}
+
+#[test]
+fn a_backup_is_no_place_to_run_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    read(at);
+    tide(at, "backup b", "").code(0);
+    let before = files(&at.join("b"));
+    let program: Vec<&str> = RUN[..6].iter().copied().chain(["--data", "b"]).collect();
+    for words in [&program[..], &["topic", "create", "t", "--data", "b"], &["rewind", "--to", "0", "--data", "b"]] {
+        run(at, words, "").code(1).says(&["b is a backup", "tidemill restore b --data DIR"]);
+    }
+    assert_eq!(files(&at.join("b")), before, "it is as it was");
+    run(at, &["verify", "b"], "").code(0);
+    run(at, &["restore", "b", "--data", "r"], "").code(0);
+    run(at, &[&RUN[..6], &["--data", "r"]].concat(), "").code(0);
 }
