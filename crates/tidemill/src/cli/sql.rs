@@ -226,7 +226,10 @@ impl Sql {
 fn script(answers: &mut Answers, input: &mut dyn BufRead) -> Result<()> {
     let mut pending = String::new();
     for line in input.lines() {
-        let line = line.map_err(|e| Error::external("can't read standard input").because(e))?;
+        let mut line = line.map_err(|e| Error::external("can't read standard input").because(e))?;
+        if pending.is_empty() {
+            line = program::without_mark(line);
+        }
         if line.trim() == "\\q" {
             return Ok(());
         }

@@ -81,3 +81,19 @@ fn a_backup_is_no_place_to_run_in() {
     run(at, &["restore", "b", "--data", "r"], "").code(0);
     run(at, &[&RUN[..6], &["--data", "r"]].concat(), "").code(0);
 }
+
+#[test]
+fn a_byte_order_mark_is_passed_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    fs::write(at.join("in.json"), "\u{feff}{\"n\":1}\n{\"n\":2}\n").unwrap();
+    fs::write(at.join("in.csv"), "\u{feff}n\n4\n8\n").unwrap();
+    let program = "\u{feff}CREATE STREAM a (n BIGINT) WITH (connector = 'files', path = 'in.json', format = 'json');\n\
+                   CREATE STREAM b WITH (connector = 'files', path = 'in.csv', format = 'csv', header = 'true');\n\
+                   CREATE VIEW sums AS SELECT 'all' AS of, sum(n) AS n FROM (SELECT n FROM a UNION ALL SELECT n FROM b) AS u;\n";
+    fs::write(at.join("p.sql"), program).unwrap();
+    let ended = run(at, &RUN, "");
+    assert!(ended.code(0).out.contains(" sums: all 15 |") && ended.out.contains("0 refused"), "{}", ended.out);
+    let asked = tide(at, "sql", "\u{feff}SELECT 6 * 7 AS answer;\n");
+    assert!(asked.code(0).out.contains("42"), "{}", asked.out);
+}
