@@ -99,10 +99,15 @@ impl Options {
     }
 }
 
-/// The known word closest to `word`, if close enough to be a slip.
+/// The known word closest to `word`, if close enough to be a slip: words of one letter are so only by their case.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let limit = word.chars().count() / 3 + 1;
-    known.iter().map(|k| (edits(word, k), *k)).filter(|(d, _)| *d <= limit).min().map(|(_, k)| k)
+    let length = word.chars().count();
+    let limit = length / 3 + 1;
+    let near = |k: &str, distance| match length.min(k.chars().count()) {
+        0 | 1 => word.to_lowercase() == k.to_lowercase(),
+        _ => distance <= limit,
+    };
+    known.iter().map(|k| (edits(word, k), *k)).filter(|(d, k)| near(k, *d)).min().map(|(_, k)| k)
 }
 
 fn edits(a: &str, b: &str) -> usize {
@@ -195,6 +200,14 @@ mod tests {
     }
 
     #[test]
+    fn one_letter_is_a_slip_for_no_other() {
+        assert_eq!(nearest("q", &["n", "t", "id", "xq"]), None);
+        assert_eq!(nearest("idx", &["n", "id"]), Some("id"));
+        assert_eq!(nearest("ab", &["a", "x"]), None);
+        assert_eq!(nearest("N", &["m", "n"]), Some("n"));
+    }
+
+    #[test]
     fn durations_and_sizes_have_units() {
         let options = Options::new("x", [("a", "10s"), ("b", "1.5m"), ("c", "64KiB"), ("d", "soon")]);
         assert_eq!(options.duration("a", Duration::ZERO).unwrap(), Duration::from_secs(10));
@@ -202,8 +215,6 @@ mod tests {
         assert_eq!(options.bytes("c", 0).unwrap(), 65_536);
         assert!(options.duration("d", Duration::ZERO).is_err());
         assert!(options.finish().is_ok());
-    }
-}
         // What a number alone counts would be a guess; nothing is nothing in every unit.
         let bare = Options::new("x", [("age", "3600"), ("none", "0")]);
         assert_eq!(
@@ -214,3 +225,5 @@ mod tests {
         for (text, span) in [("7", None), ("1.5", None), ("7 d", Some(604_800)), ("0s", Some(0))] {
             assert_eq!(parse_duration(text), span.map(Duration::from_secs), "{text}");
         }
+    }
+}

@@ -22,7 +22,7 @@ use tidemill_store::{
     DataDir, Gate, Passing, Past,
     disk::Disk,
     ledger::{Committed, Ledger},
-    log::{Log, Retention, Sync, Topic, TopicConfig},
+    log::{Log, Retention, Sync, Topic, TopicConfig, check_program_name},
 };
 
 /// The durable side of a program; one owner a directory.
@@ -51,6 +51,7 @@ pub(crate) struct Keep {
 impl Keep {
     /// Takes ownership of the directory and recovers its log and ledger.
     pub(crate) fn open(path: &Path, config: &Config) -> Result<Self> {
+        check_program_name(&config.name)?;
         let disk = Arc::clone(&config.disk);
         let dir = disk.is_shared().then(|| DataDir::open(path)).transpose()?;
         let log = Arc::new(Log::open(Arc::clone(&disk), &path.join("log"), Arc::clone(&config.clock))?);
@@ -139,8 +140,8 @@ impl Keep {
     /// ends before what they have read, since it lost its end: its next records would be taken for read.
     pub(crate) fn reads(&self, stream: &str, topic: &Arc<Topic>) -> Result<()> {
         let position = self.position(stream);
-        for p in 0..topic.config().partitions {
         self.must_be_the_one_read(stream, topic, &position)?;
+        for p in 0..topic.config().partitions {
             let (end, read) = (topic.end(p), position.get(&p.into()).copied().unwrap_or_default());
             if read > end {
                 return Err(Error::user(format!(
@@ -156,7 +157,6 @@ impl Keep {
         self.pin(stream, topic)
     }
 
-    fn pin(&self, stream: &str, topic: &Topic) -> Result<()> {
     /// A topic knows all streams with a position in it: each holds it before its first batch.
     fn must_be_the_one_read(&self, stream: &str, topic: &Topic, position: &Position) -> Result<()> {
         if topic.knows(&format!("{}/{stream}", self.program)) {
@@ -176,6 +176,7 @@ impl Keep {
         Ok(())
     }
 
+    fn pin(&self, stream: &str, topic: &Topic) -> Result<()> {
         let position = self.position(stream);
         let at = |p: u32| position.get(&p.into()).copied().unwrap_or_else(|| topic.start(p));
         let positions = (0..topic.config().partitions).map(|p| (p, at(p))).collect();

@@ -28,7 +28,7 @@ mod tests;
 mod tidy;
 mod topic;
 
-pub use config::{Retention, Sync, TopicConfig, check_name};
+pub use config::{Retention, Sync, TopicConfig, check_name, check_program_name};
 pub use partition::{Appended, OnDurable};
 pub use reader::LogReader;
 pub use rows::LogRows;

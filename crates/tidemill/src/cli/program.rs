@@ -69,7 +69,7 @@ pub(crate) struct ProgramArgs {
     pub(crate) path: PathBuf,
 
     /// Name of the program, under which its batches and state are kept [default: the file's name].
-    #[arg(long)]
+    #[arg(long, value_parser = super::values::program_name)]
     pub(crate) name: Option<String>,
 
     #[command(flatten)]

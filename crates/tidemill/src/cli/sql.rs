@@ -9,6 +9,8 @@ use super::{
     program,
     table::table,
 };
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use clap::Args;
 use futures::FutureExt;
 use rustyline::{DefaultEditor, error::ReadlineError};
@@ -131,6 +133,18 @@ impl Answers {
         Ok(())
     }
 
+    fn asked_columns(&self, name: &str) -> Result<SchemaRef> {
+        let query = format!("SELECT * FROM {} LIMIT 0", quoted(name));
+        let rows = self.runtime.block_on(async {
+            match &self.asked {
+                Asked::History(shell) => shell.query_async(&query).await,
+                Asked::Program(context) => context.sql_async(&query).await,
+            }
+        });
+        let first = rows.map(|rows| rows.first().map(RecordBatch::schema));
+        first.unwrap_or_default().ok_or_else(|| Error::user(format!("there is no `{name}`; \\d lists what there is")))
+    }
+
     fn columns(&self, name: &str) -> Result<()> {
         let schema = match &self.asked {
             Asked::History(shell) => {
@@ -138,9 +152,21 @@ impl Answers {
             }
             Asked::Program(context) => context.board().view(name).map(|view| view.rows.schema()),
         };
-        let schema = schema.ok_or_else(|| Error::user(format!("there is no `{name}`; \\d lists what there is")))?;
+        // Whatever else can be asked has the columns of its answer.
+        let schema = schema.map_or_else(|| self.asked_columns(name), Ok)?;
         let rows = schema.fields().iter().map(|f| vec![f.name().clone(), f.data_type().to_string()]).collect();
         super::print_columns(&["column", "type"], &[], rows)
+    }
+}
+
+/// A name as it stands in FROM: of a state, what is behind `state.` is one name, dots, slashes and all.
+fn quoted(name: &str) -> String {
+    if name.contains('"') {
+        return name.to_string();
+    }
+    match name.strip_prefix("state.") {
+        Some(state) => format!("state.\"{state}\""),
+        None => format!("\"{name}\""),
     }
 }
 
@@ -274,7 +300,7 @@ fn is_complete(text: &str) -> bool {
     last.is_some_and(|last| pieces[last + 1..].iter().all(|(c, _)| c.is_whitespace()))
 }
 
-/// The characters without comments to the end of a line, and which of them divide.
+/// The characters, comments as spaces, and which of them divide.
 fn pieces(text: &str) -> Vec<(char, bool)> {
     let mut pieces = Vec::with_capacity(text.len());
     let mut quote = None;
@@ -283,6 +309,10 @@ fn pieces(text: &str) -> Vec<(char, bool)> {
         match (quote, c) {
             (None, '-') if chars.peek() == Some(&'-') => {
                 while chars.next_if(|c| *c != '\n').is_some() {}
+                continue;
+            }
+            (None, '/') if chars.peek() == Some(&'*') => {
+                pieces.extend(comment(&mut chars).into_iter().map(|c| (c, false)));
                 continue;
             }
             (None, '\'' | '"') => quote = Some(c),
@@ -294,6 +324,24 @@ fn pieces(text: &str) -> Vec<(char, bool)> {
     pieces
 }
 
+/// The comment that the `/` before these characters begins, as spaces: errors keep their line and column. One that
+/// is not closed is given as it stands, and so nothing is complete before its end.
+fn comment(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Vec<char> {
+    let (mut text, mut depth, mut last) = (vec!['/'], 1, None);
+    chars.next();
+    text.push('*');
+    while depth > 0 {
+        let Some(c) = chars.next() else { return text };
+        text.push(c);
+        match (last, c) {
+            (Some('/'), '*') => (depth, last) = (depth + 1, None),
+            (Some('*'), '/') => (depth, last) = (depth - 1, None),
+            _ => last = Some(c),
+        }
+    }
+    text.into_iter().map(|c| if c == '\n' { c } else { ' ' }).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -303,6 +351,13 @@ mod tests {
         assert_eq!(statements("a; b ;; c"), ["a", " b ", " c"]);
         assert_eq!(statements("select 'x;y' -- ; no\n, \";\";"), ["select 'x;y' \n, \";\""]);
         assert!(statements(" ; -- nothing").is_empty());
+        assert_eq!(statements("a /* ; /* ; */ ; */ + b; c"), ["a                   + b", " c"]);
+        assert_eq!(statements("'/*' ; /* '\n ; */ d"), ["'/*' ", "     \n      d"]);
+        assert!(statements("/* ; */ ; /**/").is_empty());
+        for (text, complete) in [("a; /* ; */", true), ("a /* ; */", false), ("a; /* b", false), ("a /* ;\n*/ ;", true)]
+        {
+            assert_eq!(is_complete(text), complete, "{text}");
+        }
         for (text, complete) in
             [("a;", true), ("a; \n", true), ("a; b", false), ("'a;", false), ("-- a;", false), ("a -- b\n;", true)]
         {

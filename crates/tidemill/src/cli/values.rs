@@ -9,6 +9,7 @@ use tidemill::{
     connectors::format::time::instant,
     core::{Clock, parse_bytes, parse_duration},
     engine::SystemClock,
+    store::log::check_program_name,
 };
 
 /// `250ms`, `20s`, `5m`, `1h`.
@@ -34,6 +35,11 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
         _ => Err("write records per second, such as 2000 or 2000/s".to_string()),
     }
+}
+
+/// A program's name.
+pub(crate) fn program_name(text: &str) -> Result<String, String> {
+    check_program_name(text).map(|()| text.to_string()).map_err(|error| error.to_string())
 }
 
 /// `512MiB`, `2GB`.

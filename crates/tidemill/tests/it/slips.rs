@@ -97,3 +97,77 @@ fn a_byte_order_mark_is_passed_over() {
     let asked = tide(at, "sql", "\u{feff}SELECT 6 * 7 AS answer;\n");
     assert!(asked.code(0).out.contains("42"), "{}", asked.out);
 }
+
+#[cfg(not(feature = "sqlite"))]
+#[test]
+fn a_connector_of_another_build_names_that_build() {
+    let dir = tempfile::tempdir().unwrap();
+    let stream = "CREATE STREAM s (n BIGINT) WITH (connector = 'files', path = 'in', format = 'json');\n";
+    for what in [
+        "CREATE SINK o WITH (connector = 'sqlite', path = 'x.db', table = 't'); INSERT INTO o SELECT n FROM s;",
+        "CREATE TABLE o (n BIGINT) WITH (connector = 'postgres', key = 'n'); CREATE VIEW v AS SELECT count(*) AS c FROM s;",
+    ] {
+        fs::write(dir.path().join("p.sql"), format!("{stream}{what}")).unwrap();
+        tide(dir.path(), "check p.sql", "").code(1).says(&["this build has no connector", "--features full"]);
+    }
+}
+
+#[test]
+fn a_programs_name_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("p.sql"), PROGRAM).unwrap();
+    let refused = run(dir.path(), &["check", "p.sql", "--name", "a b"], "");
+    refused.code(2).says(&["\"a b\" can't be a program's name: use 1 to 200 of A-Z"]);
+}
+
+#[test]
+fn what_sql_lists_it_describes() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    read(at);
+    let listed = tide(at, "sql", "\\d\n");
+    let state = listed.code(0).out.lines().find_map(|line| line.strip_prefix("state ")).unwrap().to_string();
+    let described = tide(at, "sql", &format!("\\d state.{state}\n"));
+    assert!(described.code(0).out.starts_with("column ") && described.out.contains("\nvalue "), "{}", described.out);
+    for name in ["dead", "\"dead\"", "p.dead"] {
+        let described = tide(at, "sql", &format!("\\d {name}\n"));
+        assert!(described.code(0).out.contains("\nreason "), "{name}: {}", described.out);
+    }
+    tide(at, "sql", "\\d nothing\n").code(1).says(&["there is no `nothing`; \\d lists what there is"]);
+    let divided = tide(at, "sql", "SELECT 1 AS a /* ; no\n; */;\nSELECT 2 AS b;\n");
+    assert!(divided.code(0).out.contains(" a ") && divided.out.contains(" b "), "{}", divided.out);
+}
+
+#[test]
+fn a_torn_end_is_a_note_to_who_only_looks() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    read(at);
+    let segment = at.join("d/log/words/0/00000000000000000000.seg");
+    let mut file = fs::OpenOptions::new().append(true).open(&segment).unwrap();
+    std::io::Write::write_all(&mut file, &[7; 100]).unwrap();
+    let ledger = fs::read_dir(at.join("d/programs/p/ledger")).unwrap().next().unwrap().unwrap().path();
+    let mut file = fs::OpenOptions::new().append(true).open(ledger).unwrap();
+    std::io::Write::write_all(&mut file, &[7; 100]).unwrap();
+    let before = files(at);
+    let verified = tide(at, "verify", "");
+    assert!(
+        verified.code(0).out.contains("note: ") && verified.out.contains("a torn end of 100 bytes"),
+        "{verified:?}"
+    );
+    assert_eq!(verified.err, "", "nothing is cut off");
+    tide(at, "topic list", "").code(0);
+    let kept = |all: BTreeMap<_, _>| {
+        all.into_iter().filter(|(path, _): &(std::path::PathBuf, Vec<u8>)| !path.ends_with("GATE")).collect::<Vec<_>>()
+    };
+    assert_eq!(kept(files(at)), kept(before), "verify only reads");
+}
+
+#[test]
+fn help_has_help() {
+    let dir = tempfile::tempdir().unwrap();
+    for (with, without) in [("help --help", "help"), ("help -h", "help"), ("topic help --help", "topic help")] {
+        let words = |text: &str| run(dir.path(), &text.split(' ').collect::<Vec<_>>(), "").code(0).out.clone();
+        assert!(words(with) == words(without) && words(with).contains("Commands:"), "{with}");
+    }
+}
