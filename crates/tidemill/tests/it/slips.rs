@@ -66,6 +66,29 @@ fn a_topic_that_a_program_reads_is_not_deleted_by_the_way() {
 }
 
 #[test]
+fn a_stream_that_was_left_out_goes_on_in_its_topic() {
+    let dir = tempfile::tempdir().unwrap();
+    let at = dir.path();
+    read(at);
+    tide(at, "topic create others", "").code(0);
+    let needed = || tide(at, "topic describe words", "").code(0).out.contains("needed by p/words: partition 0 from 2");
+    assert!(needed());
+    let changed: Vec<&str> = RUN.iter().copied().chain(["--accept-changes"]).collect();
+    fs::write(at.join("p.sql"), PROGRAM.replace("words", "others").replace("VIEW n", "VIEW m")).unwrap();
+    run(at, &changed, "").code(0);
+    assert!(!needed(), "nothing is held for a stream that is not there");
+    tide(at, "produce words", "more\n").code(0);
+    fs::write(at.join("p.sql"), PROGRAM).unwrap();
+    let again = run(at, &changed, "");
+    assert!(again.code(0).out.contains("1 records in"), "it goes on after what it had read: {}", again.out);
+
+    // The stream's name, and another topic.
+    fs::write(at.join("p.sql"), PROGRAM.replace("topic = 'words'", "topic = 'others'")).unwrap();
+    tide(at, "produce others", "a\nb\nc\nd\n").code(0);
+    run(at, &changed, "").code(1).says(&["`others` is not the one that stream `words` has read up to offset 3"]);
+}
+
+#[test]
 fn a_backup_is_no_place_to_run_in() {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
