@@ -18,11 +18,6 @@ use std::{
 };
 use tidemill::Error;
 
-/// Columns and strings of a batch are made on one thread and dropped on another, thousands a batch: an allocator
-/// made for that takes a sixth off a small one.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse_from(words(std::env::args_os().collect()));
     tidemill::logging::init(arguments.verbose);
