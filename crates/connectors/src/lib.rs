@@ -46,6 +46,10 @@ mod tries;
 use std::sync::Arc;
 use tidemill_core::{Input, Registry};
 
+/// Which build has the connectors of databases.
+#[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+const WITH_DATABASES: &str = "the one with all connectors has it (cargo build --release --features full)";
+
 /// A registry of everything here.
 pub fn registry() -> Registry {
     let mut registry = Registry::default();
@@ -69,6 +73,10 @@ pub fn register(registry: &mut Registry) {
 
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
     registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));
+    #[cfg(not(feature = "sqlite"))]
+    registry.note_elsewhere("sqlite", WITH_DATABASES);
+    #[cfg(not(feature = "postgres"))]
+    registry.note_elsewhere("postgres", WITH_DATABASES);
     #[cfg(feature = "sqlite")]
     registry.add_sink("sqlite", |o| Ok(Arc::new(database::SqliteSink::from_options(o)?)));
     #[cfg(feature = "sqlite")]

@@ -34,6 +34,8 @@ pub struct Registry {
     formats: BTreeMap<&'static str, FormatFactory>,
     sinks: BTreeMap<&'static str, SinkFactory>,
     lookups: BTreeMap<&'static str, LookupFactory>,
+    /// Connectors that another build has, and which.
+    elsewhere: BTreeMap<&'static str, &'static str>,
 }
 
 impl fmt::Debug for Registry {
@@ -68,6 +70,16 @@ impl Registry {
         self.lookups.insert(name, factory);
     }
 
+    /// Notes that another build has a sink or a table of this name, and which build; who asks for it is told.
+    pub fn note_elsewhere(&mut self, name: &'static str, build: &'static str) {
+        self.elsewhere.insert(name, build);
+    }
+
+    /// Why this build has no connector of that name, where another has it.
+    pub fn elsewhere(&self, name: &str) -> Option<String> {
+        self.elsewhere.get(name).map(|build| format!("this build has no connector `{name}`: {build}"))
+    }
+
     /// Names of the tables that are asked by key.
     pub fn lookups(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.lookups.keys().copied()
@@ -78,6 +90,7 @@ impl Registry {
     /// # Errors
     /// When there is none of that name, or its options are wrong.
     pub fn lookup(&self, options: &Options, columns: &SchemaRef, key: &[String]) -> Result<Arc<dyn Lookup>> {
+        self.must_be_here(options)?;
         find(&self.lookups, options, "connector", None)?(options, columns, key)
     }
 
@@ -102,7 +115,15 @@ impl Registry {
     /// # Errors
     /// When there is none of that name, or its options are wrong.
     pub fn sink(&self, options: &Options) -> Result<Arc<dyn Sink>> {
+        self.must_be_here(options)?;
         find(&self.sinks, options, "connector", None)?(options)
+    }
+
+    fn must_be_here(&self, options: &Options) -> Result<()> {
+        match options.get("connector").and_then(|name| self.elsewhere(name)) {
+            Some(why) => Err(Error::user(format!("{}: {why}", options.owner()))),
+            None => Ok(()),
+        }
     }
 }
 

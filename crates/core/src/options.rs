@@ -57,14 +57,16 @@ impl Options {
         }
     }
 
-    /// A duration such as `250ms`, `10s`, `5m`, `1h`; a bare number is milliseconds.
+    /// A duration such as `250ms`, `10s`, `5m`, `1h`, `7d`.
     ///
     /// # Errors
-    /// When it can't be parsed.
+    /// When it can't be parsed, naming the units; a number without one is refused.
     pub fn duration(&self, key: &str, default: Duration) -> Result<Duration> {
         match self.get(key) {
             None => Ok(default),
-            Some(text) => parse_duration(text).ok_or_else(|| self.bad(key, text, "a duration such as 250ms, 10s, 5m")),
+            Some(text) => parse_duration(text).ok_or_else(|| {
+                self.bad(key, text, "a duration with its unit (ms, s, m, h, d), such as 250ms, 10s or 7d")
+            }),
         }
     }
 
@@ -97,10 +99,15 @@ impl Options {
     }
 }
 
-/// The known word closest to `word`, if close enough to be a slip.
+/// The known word closest to `word`, if close enough to be a slip: words of one letter are so only by their case.
 pub fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let limit = word.chars().count() / 3 + 1;
-    known.iter().map(|k| (edits(word, k), *k)).filter(|(d, _)| *d <= limit).min().map(|(_, k)| k)
+    let length = word.chars().count();
+    let limit = length / 3 + 1;
+    let near = |k: &str, distance| match length.min(k.chars().count()) {
+        0 | 1 => word.to_lowercase() == k.to_lowercase(),
+        _ => distance <= limit,
+    };
+    known.iter().map(|k| (edits(word, k), *k)).filter(|(d, k)| near(k, *d)).min().map(|(_, k)| k)
 }
 
 fn edits(a: &str, b: &str) -> usize {
@@ -135,12 +142,14 @@ fn split_unit(text: &str) -> Option<(f64, String)> {
     Some((text[..cut].parse().ok()?, text[cut..].trim().to_lowercase()))
 }
 
-/// Parses `250ms`, `10s`, `5m`, `1h`; a bare number is milliseconds.
+/// Parses `250ms`, `10s`, `5m`, `1h`, `7d`, and `0`. Any other number without a unit is none: some would take it
+/// for milliseconds, some for seconds, and `keep-for 7` for days.
 pub fn parse_duration(text: &str) -> Option<Duration> {
     let (number, unit) = split_unit(text)?;
     let seconds = match unit.as_str() {
         "us" | "µs" => number / 1e6,
-        "" | "ms" => number / 1e3,
+        "" if number == 0.0 => 0.0,
+        "ms" => number / 1e3,
         "s" | "sec" | "second" | "seconds" => number,
         "m" | "min" | "minute" | "minutes" => number * 60.0,
         "h" | "hour" | "hours" => number * 3600.0,
@@ -191,6 +200,14 @@ mod tests {
     }
 
     #[test]
+    fn one_letter_is_a_slip_for_no_other() {
+        assert_eq!(nearest("q", &["n", "t", "id", "xq"]), None);
+        assert_eq!(nearest("idx", &["n", "id"]), Some("id"));
+        assert_eq!(nearest("ab", &["a", "x"]), None);
+        assert_eq!(nearest("N", &["m", "n"]), Some("n"));
+    }
+
+    #[test]
     fn durations_and_sizes_have_units() {
         let options = Options::new("x", [("a", "10s"), ("b", "1.5m"), ("c", "64KiB"), ("d", "soon")]);
         assert_eq!(options.duration("a", Duration::ZERO).unwrap(), Duration::from_secs(10));
@@ -198,5 +215,15 @@ mod tests {
         assert_eq!(options.bytes("c", 0).unwrap(), 65_536);
         assert!(options.duration("d", Duration::ZERO).is_err());
         assert!(options.finish().is_ok());
+        // What a number alone counts would be a guess; nothing is nothing in every unit.
+        let bare = Options::new("x", [("age", "3600"), ("none", "0")]);
+        assert_eq!(
+            bare.duration("age", Duration::ZERO).unwrap_err().to_string(),
+            "x: option `age` must be a duration with its unit (ms, s, m, h, d), such as 250ms, 10s or 7d, not `3600`"
+        );
+        assert_eq!(bare.duration("none", Duration::from_secs(1)).unwrap(), Duration::ZERO);
+        for (text, span) in [("7", None), ("1.5", None), ("7 d", Some(604_800)), ("0s", Some(0))] {
+            assert_eq!(parse_duration(text), span.map(Duration::from_secs), "{text}");
+        }
     }
 }

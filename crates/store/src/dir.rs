@@ -15,6 +15,7 @@
 //! operating system's and goes with the process; a left-over file locks nothing.
 
 use crate::{
+    backup::MANIFEST,
     disk::{self, RealDisk},
     fault::{Named, io_error},
 };
@@ -46,11 +47,18 @@ impl DataDir {
     ///
     /// # Errors
     /// At once when another process, or another part of this one, owns it,
-    /// naming the process; when a newer Tidemill wrote it, naming the version
+    /// naming the process; when it is a backup, which stays as it is; when a newer Tidemill wrote it, naming the version
     /// needed; when the disk refuses.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let disk = Arc::new(RealDisk);
+        if disk::Disk::exists(&*disk, &path.join(MANIFEST)) {
+            let shown = path.display();
+            return Err(Error::user(format!(
+                "{shown} is a backup ({MANIFEST} lies in it) and stays as it is: make a data directory of it with \
+                 `tidemill restore {shown} --data DIR`, and use that"
+            )));
+        }
         disk::create_dir(&*disk, path).named("create", path)?;
         let lock = lock(path)?;
         if disk::Disk::exists(&*disk, &path.join(UNFINISHED)) {
@@ -275,6 +283,16 @@ mod tests {
             }
             assert!(check_format(tmp.path(), &now[..at]).is_err(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn a_backup_is_refused_and_left_as_it_is() {
+        let tmp = tempfile::tempdir().unwrap();
+        std::fs::write(tmp.path().join("BACKUP.json"), "{}").unwrap();
+        let error = DataDir::open(tmp.path()).unwrap_err().to_string();
+        assert!(error.contains("is a backup") && error.contains("tidemill restore "), "{error}");
+        let names: Vec<_> = std::fs::read_dir(tmp.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names, ["BACKUP.json"], "no lock, no format");
     }
 
     #[test]

@@ -283,7 +283,12 @@ impl Ledger {
                 }
             }
             if at < scan.len {
-                tracing::warn!(path = %path.display(), bytes = scan.len - at, "the torn end of the ledger was cut off");
+                let bytes = scan.len - at;
+                if disk.is_frozen() {
+                    tracing::debug!(path = %path.display(), bytes, "the torn end of the ledger is not looked at");
+                } else {
+                    tracing::warn!(path = %path.display(), bytes, "the torn end of the ledger was cut off");
+                }
                 file.truncate(at).named("cut", &path)?;
             }
             // What a dead process wrote may still be in memory only.

@@ -5,18 +5,21 @@
 //! second Ctrl-C. Results go to standard output, everything else to standard
 //! error.
 
+#![deny(clippy::print_stdout, reason = "a closed pipe would end the process: `cli::out` writes")]
+
 mod cli;
 
 use clap::Parser;
 use std::{
     error::Error as _,
+    ffi::OsString,
     io::{self, IsTerminal, Write},
     process::ExitCode,
 };
 use tidemill::Error;
 
 fn main() -> ExitCode {
-    let arguments = cli::Cli::parse();
+    let arguments = cli::Cli::parse_from(words(std::env::args_os().collect()));
     tidemill::logging::init(arguments.verbose);
     match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -25,6 +28,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The words of the command line; `help --help` is `help`, for which it was meant.
+fn words(mut words: Vec<OsString>) -> Vec<OsString> {
+    let at = usize::from(words.get(1).is_some_and(|command| command == "topic" || command == "dead")) + 1;
+    if words.get(at).is_some_and(|word| word == "help") {
+        words.truncate(words.iter().position(|word| word == "--help" || word == "-h").unwrap_or(words.len()));
+    }
+    words
 }
 
 /// `error: what failed`, then its causes.

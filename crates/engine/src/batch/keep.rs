@@ -22,7 +22,7 @@ use tidemill_store::{
     DataDir, Gate, Passing, Past,
     disk::Disk,
     ledger::{Committed, Filled, Ledger},
-    log::{Log, Retention, Sync, Topic, TopicConfig},
+    log::{Log, Retention, Sync, Topic, TopicConfig, check_program_name},
     rewind::TopicUndo,
 };
 
@@ -52,6 +52,7 @@ pub(crate) struct Keep {
 impl Keep {
     /// Takes ownership of the directory and recovers its log and ledger.
     pub(crate) fn open(path: &Path, config: &Config) -> Result<Self> {
+        check_program_name(&config.name)?;
         let disk = Arc::clone(&config.disk);
         let dir = disk.is_shared().then(|| DataDir::open(path)).transpose()?;
         let log = Arc::new(Log::open(Arc::clone(&disk), &path.join("log"), Arc::clone(&config.clock))?);
@@ -148,10 +149,11 @@ impl Keep {
     /// Notes that the stream reads the topic, which from now on keeps what no batch has committed.
     ///
     /// # Errors
-    /// When the topic ends before what committed batches have read: it lost its end, or was made
-    /// anew, and its next records would be taken for read.
+    /// When the topic is another one than committed batches have read, of the same name or by the same stream, or
+    /// ends before what they have read, since it lost its end: its next records would be taken for read.
     pub(crate) fn reads(&self, stream: &str, topic: &Arc<Topic>) -> Result<()> {
         let position = self.position(stream);
+        self.must_be_the_one_read(stream, topic, &position)?;
         for p in 0..topic.config().partitions {
             let (end, read) = (topic.end(p), position.get(&p.into()).copied().unwrap_or_default());
             if read > end {
@@ -166,6 +168,25 @@ impl Keep {
         }
         self.topics.lock().insert(stream.to_string(), Arc::clone(topic));
         self.pin(stream, topic)
+    }
+
+    /// A topic knows all streams with a position in it: each holds it before its first batch.
+    fn must_be_the_one_read(&self, stream: &str, topic: &Topic, position: &Position) -> Result<()> {
+        if topic.knows(&format!("{}/{stream}", self.program)) {
+            return Ok(());
+        }
+        for p in 0..topic.config().partitions {
+            let read = position.get(&p.into()).copied().unwrap_or_default();
+            // What is gone before it was read is told with its gap.
+            if read.0 > 0 && read >= topic.start(p) {
+                return Err(Error::user(format!(
+                    "topic `{}` is not the one that stream `{stream}` has read up to offset {read} of partition {p}: it was made anew,                      or the stream read another one, and the records before {read} would be passed over. Give the stream                      another name to read this topic from its beginning, compute everything anew after `tidemill rewind --to 0`,                      or restore the data directory from a backup",
+                    topic.name()
+                ))
+                .fatal());
+            }
+        }
+        Ok(())
     }
 
     fn pin(&self, stream: &str, topic: &Topic) -> Result<()> {
@@ -184,7 +205,7 @@ impl Keep {
                 let Some(stream) = owner.strip_prefix(&own) else { continue };
                 if topics.get(stream).is_none_or(|read| read.name() != topic.name()) {
                     tracing::info!(topic = topic.name(), stream, "the program no longer reads this topic");
-                    topic.unpin(&owner)?;
+                    topic.release(&owner)?;
                 }
             }
         }

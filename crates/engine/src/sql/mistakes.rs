@@ -129,6 +129,9 @@ fn plainly(text: &str) -> String {
         && let Some((function, types)) = call.split_once('(')
     {
         let types = types.strip_suffix(')').unwrap_or(types);
+        if let Some(told) = arity(text, function, arguments(types)) {
+            return told;
+        }
         let types = if types.is_empty() { "no argument".to_string() } else { spelt(types) };
         Some(format!(
             "function `{function}` can't take {types}: convert it, as in CAST(x AS BIGINT), or take another column"
@@ -162,6 +165,53 @@ fn plainly(text: &str) -> String {
         }
         rest.split("\nThis issue was likely caused by a bug").next().unwrap_or(rest).trim_end().to_string()
     })
+}
+
+/// What is wrong with the number of arguments, where none of the forms that the function has takes so many.
+fn arity(text: &str, function: &str, given: usize) -> Option<String> {
+    let (_, forms) = text.split_once("Candidate functions:\n")?;
+    let own = format!("\t{function}(");
+    let mut counts: Vec<usize> = Vec::new();
+    for form in forms.lines().filter_map(|line| line.strip_prefix(&own)) {
+        let form = form.strip_suffix(')').unwrap_or(form);
+        let number = ["String(", "Numeric(", "Comparable("].iter().find_map(|kind| form.strip_prefix(kind));
+        counts.push(match number.and_then(|number| number.strip_suffix(')')?.parse().ok()) {
+            Some(number) => number,
+            None if form == "NullAry()" => 0,
+            // It looks at its arguments itself, and says how many it wants, or takes any number.
+            None if form == "UserDefined" => {
+                let (_, wanted) = text.split_once(" requires ").or_else(|| text.split_once(" expects "))?;
+                wanted.split_whitespace().next()?.parse().ok()?
+            }
+            None if form.contains("..") => return None,
+            None => arguments(form),
+        });
+    }
+    counts.sort_unstable();
+    counts.dedup();
+    let most = *counts.last()?;
+    if counts.contains(&given) {
+        return None;
+    }
+    let takes: Vec<String> =
+        counts.iter().map(|count| if *count == 0 { "no".into() } else { count.to_string() }).collect();
+    let noun = if most == 1 { "argument" } else { "arguments" };
+    let got = if given == 0 { "none".to_string() } else { given.to_string() };
+    Some(format!("function `{function}` takes {} {noun}, not {got}", takes.join(" or ")))
+}
+
+/// How many arguments a list of types stands for.
+fn arguments(types: &str) -> usize {
+    let (mut depth, mut commas) = (0_i32, 0);
+    for c in types.chars() {
+        match c {
+            '(' | '[' | '<' | '{' => depth += 1,
+            ')' | ']' | '>' | '}' => depth -= 1,
+            ',' if depth == 0 => commas += 1,
+            _ => {}
+        }
+    }
+    if types.trim().is_empty() { 0 } else { commas + 1 }
 }
 
 fn between<'a>(text: &'a str, before: &str, after: &str) -> Option<&'a str> {

@@ -66,7 +66,7 @@ fn span_or(options: &Options, key: &str, none: &str, default: Option<Duration>) 
     match options.get(key) {
         Some(text) if text.eq_ignore_ascii_case(none) => Ok(None),
         Some(text) => tidemill_core::parse_duration(text).map(Some).ok_or_else(|| {
-            Error::user(format!("option `{key}` must be a duration such as '30s' or '1h', or '{none}', not `{text}`"))
+            Error::user(format!("option `{key}` must be a duration with its unit (ms, s, m, h, d), such as '30s' or '1h', or '{none}', not `{text}`"))
         }),
         None => Ok(default),
     }

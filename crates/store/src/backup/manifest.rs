@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, path::Path};
 use tidemill_core::{BatchId, Error, Result, Timestamp};
 
 /// Name of the file.
-pub(super) const MANIFEST: &str = "BACKUP.json";
+pub(crate) const MANIFEST: &str = "BACKUP.json";
 const VERSION: u32 = 1;
 
 /// What a backup holds.

@@ -35,6 +35,7 @@ use crate::{
 };
 use capture::Capture;
 use manifest::Entry;
+pub(crate) use manifest::MANIFEST;
 use std::{
     collections::BTreeSet,
     io::IoSlice,

@@ -129,6 +129,10 @@ impl Disk for FrozenDisk {
         false
     }
 
+    fn is_frozen(&self) -> bool {
+        true
+    }
+
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         if mode == Mode::Create {
             let bytes = Arc::default();

@@ -80,6 +80,11 @@ pub trait Disk: Send + Sync + fmt::Debug {
         true
     }
 
+    /// Whether what is done to it stays in memory: it shows files that are only looked at.
+    fn is_frozen(&self) -> bool {
+        false
+    }
+
     /// Bytes left on the disk; `None` where that isn't known.
     fn free_bytes(&self, path: &Path) -> Option<u64> {
         let _ = path;

@@ -124,6 +124,18 @@ struct Stored {
 /// # Errors
 /// Says which names are fine.
 pub fn check_name(name: &str) -> Result<()> {
+    check_name_of("a topic", name)
+}
+
+/// Whether a name can be a program's: it becomes a directory, and begins topics' names.
+///
+/// # Errors
+/// Says which names are fine.
+pub fn check_program_name(name: &str) -> Result<()> {
+    check_name_of("a program", name)
+}
+
+fn check_name_of(what: &str, name: &str) -> Result<()> {
     let fine = (1..=200).contains(&name.len())
         && !name.starts_with('.')
         && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
@@ -132,7 +144,7 @@ pub fn check_name(name: &str) -> Result<()> {
     }
     let shown: String = name.chars().take(40).flat_map(char::escape_default).collect();
     Err(Error::user(format!(
-        "\"{shown}\" can't be a topic's name: use 1 to 200 of A-Z a-z 0-9 . _ - and do not begin with a dot"
+        "\"{shown}\" can't be {what}'s name: use 1 to 200 of A-Z a-z 0-9 . _ - and do not begin with a dot"
     )))
 }
 

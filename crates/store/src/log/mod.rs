@@ -29,7 +29,7 @@ mod tests;
 mod tidy;
 mod topic;
 
-pub use config::{Retention, Sync, TopicConfig, check_name};
+pub use config::{Retention, Sync, TopicConfig, check_name, check_program_name};
 pub use partition::{Appended, OnDurable};
 pub use reader::LogReader;
 pub use rows::LogRows;
@@ -152,10 +152,11 @@ impl Log {
         self.topics.read().values().map(Arc::clone).collect()
     }
 
-    /// Deletes a topic and its rows. Handles to it take no more rows.
+    /// Deletes a topic and its rows, whoever still needs them: ask [`Topic::pins`] before. Handles to it take
+    /// no more rows.
     ///
     /// # Errors
-    /// When there is none of that name, a pin still needs it, or the disk refuses.
+    /// When there is none of that name, or the disk refuses.
     pub fn delete_topic(&self, name: &str) -> Result<()> {
         let mut topics = self.topics.write();
         let topic = topics.get(name).ok_or_else(|| Error::user(format!("there is no topic \"{name}\"")))?;

@@ -4,6 +4,10 @@
 //! keeps more than is needed, never less. It is written before anything is
 //! deleted on its account.
 //!
+//! An owner without any partition holds nothing: it has read the topic, and does
+//! not any more. A program that has positions in a topic that knows nothing of it
+//! has them from another one of that name.
+//!
 //! Invariant: what retention deletes is behind every pin on disk.
 
 use crate::{
@@ -67,6 +71,22 @@ impl Pins {
         Ok(())
     }
 
+    /// Lets go of what an owner holds, and still knows it.
+    pub(super) fn release(&mut self, disk: &dyn Disk, owner: &str) -> Result<()> {
+        match self.owners.get_mut(owner) {
+            Some(held) if !held.is_empty() => {
+                held.clear();
+                self.save(disk)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether the owner has ever held something.
+    pub(super) fn knows(&self, owner: &str) -> bool {
+        self.owners.contains_key(owner)
+    }
+
     /// Writes the file if it is behind.
     pub(super) fn save(&mut self, disk: &dyn Disk) -> Result<()> {
         if self.stored == self.owners {
@@ -83,7 +103,8 @@ impl Pins {
         self.stored.values().filter_map(|p| p.get(&partition)).map(|o| o.0).min()
     }
 
+    /// What is held, by owner.
     pub(super) fn all(&self) -> Owners {
-        self.owners.clone()
+        self.owners.iter().filter(|(_, held)| !held.is_empty()).map(|(o, held)| (o.clone(), held.clone())).collect()
     }
 }

@@ -233,11 +233,12 @@ impl Recovery<'_> {
             scan.extent.end = mark.end;
             extendable = false;
         } else if scan.extent.len < len && !vouched {
-            tracing::warn!(
-                path = %path.display(),
-                bytes = len - scan.extent.len,
-                "the torn end of a segment was cut off; it had not been durable"
-            );
+            let bytes = len - scan.extent.len;
+            if self.disk.is_frozen() {
+                tracing::debug!(path = %path.display(), bytes, "the torn end of a segment is not looked at");
+            } else {
+                tracing::warn!(path = %path.display(), bytes, "the torn end of a segment was cut off; it had not been durable");
+            }
             let file = self.disk.open(&path, Mode::Append).named("open", &path)?;
             file.truncate(scan.extent.len).named("cut", &path)?;
             cut = true;

@@ -327,6 +327,20 @@ impl Topic {
         self.pins.lock().remove(&*self.shared.disk, owner)
     }
 
+    /// Lets go of what `owner` pinned and remembers that it has read this topic.
+    ///
+    /// # Errors
+    /// When that can't be written.
+    pub fn release(&self, owner: &str) -> Result<()> {
+        self.pins.lock().release(&*self.shared.disk, owner)
+    }
+
+    /// Whether `owner` pins something, or did until it [released](Self::release) it: not so in a topic
+    /// that was made anew under the name of one that it has read.
+    pub fn knows(&self, owner: &str) -> bool {
+        self.pins.lock().knows(owner)
+    }
+
     /// All pins, by owner and partition.
     pub fn pins(&self) -> BTreeMap<String, BTreeMap<u32, Offset>> {
         self.pins.lock().all()

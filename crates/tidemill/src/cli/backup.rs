@@ -3,7 +3,7 @@
 //! Invariant: as [`tidemill::store::backup`] has it; a directory that holds
 //! something is never written to.
 
-use super::data::DataArg;
+use super::{data::DataArg, out::outln};
 use clap::Args;
 use std::path::PathBuf;
 use tidemill::{
@@ -38,7 +38,7 @@ pub(crate) struct BackupCommand {
 impl BackupCommand {
     pub(crate) fn run(self) -> Result<()> {
         let made = backup::backup(&self.data.path, &self.to, SystemClock.now())?;
-        println!("copied {} to {}: {}", self.data.path.display(), self.to.display(), what(&made));
+        outln!("copied {} to {}: {}", self.data.path.display(), self.to.display(), what(&made));
         Ok(())
     }
 }
@@ -66,12 +66,12 @@ impl Verify {
         let dir = self.dir.unwrap_or(self.data.path);
         let verified = backup::verify(&dir)?;
         for finding in &verified.findings {
-            println!("{}: {finding}", if finding.damage { "damage" } else { "note" });
+            outln!("{}: {finding}", if finding.damage { "damage" } else { "note" });
         }
         let damage = verified.damage().count();
-        println!("read {} files, {} bytes of {}", verified.files, verified.bytes, dir.display());
+        outln!("read {} files, {} bytes of {}", verified.files, verified.bytes, dir.display());
         for (program, batch) in &verified.batches {
-            println!("program {program}: committed up to batch {batch}");
+            outln!("program {program}: committed up to batch {batch}");
         }
         if damage > 0 {
             return Err(Error::external(format!(
@@ -80,7 +80,7 @@ impl Verify {
                 if damage == 1 { "place" } else { "places" }
             )));
         }
-        println!("all is whole");
+        outln!("all is whole");
         Ok(())
     }
 }
@@ -103,7 +103,7 @@ pub(crate) struct Restore {
 impl Restore {
     pub(crate) fn run(self) -> Result<()> {
         let made = backup::restore(&self.from, &self.data.path)?;
-        println!("restored {} to {}: {}", self.from.display(), self.data.path.display(), what(&made));
+        outln!("restored {} to {}: {}", self.from.display(), self.data.path.display(), what(&made));
         Ok(())
     }
 }

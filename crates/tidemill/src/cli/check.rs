@@ -2,7 +2,7 @@
 //!
 //! Invariant: nothing is started, connected to or written.
 
-use super::program::ProgramArgs;
+use super::{out::outln, program::ProgramArgs};
 use clap::Args;
 use tidemill::Result;
 
@@ -23,7 +23,7 @@ impl Check {
     pub(crate) fn run(self) -> Result<()> {
         // Planning finds what declaring can't.
         self.program.checked()?.explain()?;
-        println!("ok");
+        outln!("ok");
         Ok(())
     }
 }

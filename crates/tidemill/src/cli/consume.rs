@@ -4,12 +4,15 @@
 //! terminal without control characters); rows of other topics come out as JSON
 //! lines. A closed pipe ends the command quietly.
 
-use super::data::{DataArg, is_raw};
+use super::{
+    data::{DataArg, is_raw},
+    out,
+};
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, cast::AsArray};
 use arrow_schema::{Field, Schema};
 use clap::Args;
 use std::{
-    io::{self, BufWriter, IsTerminal, Write},
+    io::{self, IsTerminal},
     sync::Arc,
 };
 use tidemill::{
@@ -57,14 +60,10 @@ impl Consume {
     pub(crate) fn run(self) -> Result<()> {
         let open = self.data.look()?;
         let topic = open.topic(&self.topic)?;
-        let mut out = BufWriter::new(io::stdout().lock());
-        match self.print(&topic, &mut out).and_then(|()| out.flush().map_err(unprintable)) {
-            Err(error) if closed(&error) => Ok(()),
-            done => done,
-        }
+        self.print(&topic)
     }
 
-    fn print(&self, topic: &Topic, out: &mut dyn Write) -> Result<()> {
+    fn print(&self, topic: &Topic) -> Result<()> {
         let partitions = match self.partition {
             Some(p) if p < topic.config().partitions => p..p + 1,
             Some(p) => {
@@ -88,33 +87,40 @@ impl Consume {
             let to = end.min(from.saturating_add(left));
             left -= to - from;
             for rows in topic.read(p, Offset(from), Offset(to)) {
-                self.rows(topic, p, &rows?, safe, out)?;
+                out::bytes(&self.rows(topic, p, &rows?, safe)?)?;
+                if out::is_closed() {
+                    return Ok(());
+                }
             }
         }
         Ok(())
     }
 
-    fn rows(&self, topic: &Topic, partition: u32, rows: &LogRows, safe: bool, out: &mut dyn Write) -> Result<()> {
+    fn rows(&self, topic: &Topic, partition: u32, rows: &LogRows, safe: bool) -> Result<Vec<u8>> {
         let lines: Vec<Vec<u8>> = if is_raw(topic) {
             rows.rows.column(0).as_binary::<i32>().iter().map(|v| v.unwrap_or_default().to_vec()).collect()
         } else {
             json_lines(&rows.rows)?
         };
+        let mut text = Vec::new();
         for (offset, line) in (rows.base.0..).zip(lines) {
             if self.offsets {
-                write!(out, "{partition}:{offset}\t").map_err(unprintable)?;
+                text.extend_from_slice(format!("{partition}:{offset}\t").as_bytes());
             }
             if safe {
-                let text = String::from_utf8_lossy(&line);
-                let shown: String =
-                    text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect();
-                out.write_all(shown.as_bytes()).map_err(unprintable)?;
+                let line = String::from_utf8_lossy(&line);
+                text.extend(
+                    line.chars()
+                        .map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c })
+                        .collect::<String>()
+                        .into_bytes(),
+                );
             } else {
-                out.write_all(&line).map_err(unprintable)?;
+                text.extend_from_slice(&line);
             }
-            out.write_all(b"\n").map_err(unprintable)?;
+            text.push(b'\n');
         }
-        Ok(())
+        Ok(text)
     }
 }
 
@@ -143,14 +149,4 @@ fn readable(bytes: &[u8]) -> String {
         Ok(text) => text.to_string(),
         Err(_) => bytes.iter().fold("\\x".to_string(), |text, byte| format!("{text}{byte:02x}")),
     }
-}
-
-fn unprintable(error: io::Error) -> Error {
-    Error::external("can't write to standard output").because(error)
-}
-
-fn closed(error: &Error) -> bool {
-    use std::error::Error as _;
-    let cause = error.source().and_then(|e| e.downcast_ref::<io::Error>());
-    cause.is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
 }

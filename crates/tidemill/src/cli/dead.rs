@@ -3,11 +3,15 @@
 //! Invariant: it works beside the running program and changes nothing but its
 //! mailbox: a replay is a request that the program takes between two batches.
 
-use super::{data::DataArg, values};
+use super::{
+    data::DataArg,
+    out::{self, outln},
+    values,
+};
 use clap::{Args, Subcommand};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
 };
 use tidemill::{
     Error, Result, Timestamp,
@@ -176,8 +180,7 @@ fn by_reason(letters: &Letters, filter: &LetterFilter) -> Result<()> {
     let rows = counts.into_iter().map(|((stream, kind), (count, replayed, last))| {
         vec![stream, kind.to_string(), count.to_string(), replayed.to_string(), last]
     });
-    super::print_columns(&["stream", "kind", "letters", "replayed", "the newest says"], &[2, 3], rows.collect());
-    Ok(())
+    super::print_columns(&["stream", "kind", "letters", "replayed", "the newest says"], &[2, 3], rows.collect())
 }
 
 fn list(letters: &Letters, filter: &LetterFilter, max: usize) -> Result<()> {
@@ -207,9 +210,9 @@ fn list(letters: &Letters, filter: &LetterFilter, max: usize) -> Result<()> {
         ]
     });
     let headings = ["letter", "kept", "stream", "partition:offset", "batch", "state", "reason", "record"];
-    super::print_columns(&headings, &[0, 4], rows.collect());
+    super::print_columns(&headings, &[0, 4], rows.collect())?;
     if (shown as u64) < total {
-        println!("{total} letters, the newest {shown} are shown; --max N shows more, --by-reason counts them");
+        outln!("{total} letters, the newest {shown} are shown; --max N shows more, --by-reason counts them");
     }
     Ok(())
 }
@@ -229,8 +232,6 @@ fn show(letters: &Letters, numbers: &[u64], raw: bool) -> Result<()> {
         return Err(Error::user("--raw prints the bytes of one letter"));
     }
     let mut wanted: BTreeSet<u64> = numbers.iter().copied().collect();
-    let mut out = io::stdout().lock();
-    let failed = |e: io::Error| Error::external("can't write to standard output").because(e);
     for kept in letters.all() {
         let kept = kept?;
         if !wanted.remove(&kept.number) {
@@ -238,7 +239,7 @@ fn show(letters: &Letters, numbers: &[u64], raw: bool) -> Result<()> {
         }
         let letter = &kept.letter;
         if raw {
-            return out.write_all(&letter.raw).map_err(failed);
+            return out::bytes(&letter.raw);
         }
         let batch = letter.batch.map_or_else(|| "none: a receiver refused it".to_string(), |batch| batch.to_string());
         let state = match (state(letters, &kept), kept.only_kept()) {
@@ -252,8 +253,7 @@ fn show(letters: &Letters, numbers: &[u64], raw: bool) -> Result<()> {
             Ok(text) => (text.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }).collect(), ""),
             Err(_) => (hex(&letter.raw), ", not UTF-8"),
         };
-        writeln!(
-            out,
+        outln!(
             "letter {}\n  kept       {}\n  stream     {}\n  partition  {}\n  offset     {}\n  batch      {batch}\n  reason     {}\n  state      {state}\n  record     {} bytes{note}\n{text}",
             kept.number,
             kept.kept,
@@ -262,8 +262,7 @@ fn show(letters: &Letters, numbers: &[u64], raw: bool) -> Result<()> {
             letter.offset,
             one_line(&letter.reason, usize::MAX),
             letter.raw.len(),
-        )
-        .map_err(failed)?;
+        );
     }
     match wanted.first() {
         Some(missing) => Err(Error::user(format!("there is no letter {missing}; `tidemill dead list` shows them"))),
@@ -294,20 +293,20 @@ fn replay(letters: &Letters, filter: &LetterFilter, again: bool, dry_run: bool) 
         }
     }
     for (why, count) in cannot {
-        println!("{} can't be run again: {why}", letters_of(count));
+        outln!("{} can't be run again: {why}", letters_of(count));
     }
     if before > 0 {
-        println!("{} passed over: run again before, or asked for; --again takes those, too", letters_of(before));
+        outln!("{} passed over: run again before, or asked for; --again takes those, too", letters_of(before));
     }
     let of: Vec<String> = streams.iter().map(|(stream, count)| format!("{count} of stream {stream}")).collect();
     let total = chosen.len() as u64;
     if total == 0 {
-        println!("nothing to run again");
+        outln!("nothing to run again");
     } else if dry_run {
-        println!("would run again {} ({}); without --dry-run it is done", letters_of(total), of.join(", "));
+        outln!("would run again {} ({}); without --dry-run it is done", letters_of(total), of.join(", "));
     } else {
         letters.ask(&chosen, again, SystemClock.now())?;
-        println!(
+        outln!(
             "asked to run again {} ({}): by the next batch when the program runs, else at its next start",
             letters_of(total),
             of.join(", ")

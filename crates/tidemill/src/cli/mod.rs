@@ -10,6 +10,7 @@ mod consume;
 mod data;
 mod dead;
 mod demo;
+mod out;
 mod plan;
 mod produce;
 mod program;
@@ -24,6 +25,7 @@ mod topic;
 mod values;
 
 use clap::{Parser, Subcommand};
+use out::outln;
 use tidemill::{Result, assemble::Ended};
 use unicode_width::UnicodeWidthStr;
 
@@ -120,20 +122,21 @@ pub(crate) fn error_word(terminal: bool) -> &'static str {
 }
 
 /// What a run did, in two lines.
-fn print_summary(ended: &Ended) {
+fn print_summary(ended: &Ended) -> Result<()> {
     let last = ended.last.map_or_else(|| "without a batch".to_string(), |b| format!("after batch {b}"));
-    println!("Stopped {last}: {} records in {} batches,", ended.records, ended.batches);
-    println!(
+    outln!("Stopped {last}: {} records in {} batches,", ended.records, ended.batches);
+    outln!(
         "{} refused, {} late; delay p50 {:.1} ms, p99 {:.1} ms.",
         ended.refused,
         ended.late,
         ended.delay_p50.as_secs_f64() * 1e3,
         ended.delay_p99.as_secs_f64() * 1e3,
     );
+    Ok(())
 }
 
 /// Rows under headings, in columns as wide as needed; the columns `right` are aligned to the right.
-fn print_columns(headings: &[&str], right: &[usize], rows: Vec<Vec<String>>) {
+fn print_columns(headings: &[&str], right: &[usize], rows: Vec<Vec<String>>) -> Result<()> {
     let mut table = vec![headings.iter().map(ToString::to_string).collect::<Vec<_>>()];
     table.extend(rows);
     let widths: Vec<usize> =
@@ -153,6 +156,7 @@ fn print_columns(headings: &[&str], right: &[usize], rows: Vec<Vec<String>>) {
                 line.push_str(&pad);
             }
         }
-        println!("{}", line.trim_end());
+        outln!("{}", line.trim_end());
     }
+    Ok(())
 }

@@ -2,7 +2,10 @@
 //!
 //! Invariant: nothing is started, connected to or written.
 
-use super::program::ProgramArgs;
+use super::{
+    out::{out, outln},
+    program::ProgramArgs,
+};
 use clap::Args;
 use tidemill::Result;
 
@@ -29,12 +32,12 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn run(self) -> Result<()> {
         let context = self.program.checked()?;
-        println!("program {}", context.name());
-        println!();
+        outln!("program {}", context.name());
+        outln!();
         if let Some(changes) = context.changes()? {
-            println!("{}", self.program.change.text(&changes, &self.program.run_command()));
+            outln!("{}", self.program.change.text(&changes, &self.program.run_command()));
         }
-        print!("{}", context.explain()?);
+        out!("{}", context.explain()?);
         Ok(())
     }
 }

@@ -4,7 +4,10 @@
 //! kept it is durable. A line over the bound is refused by its number, the ones
 //! before it are kept.
 
-use super::data::{DataArg, is_raw, raw_schema};
+use super::{
+    data::{DataArg, is_raw, raw_schema},
+    out::outln,
+};
 use arrow_array::{RecordBatch, builder::BinaryBuilder};
 use clap::Args;
 use std::{
@@ -62,7 +65,7 @@ impl Produce {
             tracing::warn!(topic = topic.name(), error = error.chain(), "old records could not be removed");
         }
         let next = topic.end(self.partition);
-        println!(
+        outln!(
             "kept {} lines in {} partition {}, offsets [{first}, {next})",
             next.0 - first.0,
             self.topic,

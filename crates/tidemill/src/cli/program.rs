@@ -20,7 +20,16 @@ pub(crate) fn read(path: &Path) -> Result<String> {
         return Err(failed("it is larger than 1 MiB"));
     }
     let bytes = std::fs::read(path).map_err(|e| failed("is the path right?").because(e))?;
-    String::from_utf8(bytes).map_err(|e| failed("it is not UTF-8").because(e))
+    let text = String::from_utf8(bytes).map_err(|e| failed("it is not UTF-8").because(e))?;
+    Ok(without_mark(text))
+}
+
+/// Text without the byte order mark that some editors put before it.
+pub(crate) fn without_mark(mut text: String) -> String {
+    if text.starts_with('\u{feff}') {
+        text.drain(..'\u{feff}'.len_utf8());
+    }
+    text
 }
 
 /// Declares a program; its errors name the file.
@@ -60,7 +69,7 @@ pub(crate) struct ProgramArgs {
     pub(crate) path: PathBuf,
 
     /// Name of the program, under which its batches and state are kept [default: the file's name].
-    #[arg(long)]
+    #[arg(long, value_parser = super::values::program_name)]
     pub(crate) name: Option<String>,
 
     #[command(flatten)]
@@ -141,6 +150,8 @@ mod tests {
         let path = dir.path().join("p.sql");
         assert!(read(&path).unwrap_err().to_string().contains("p.sql"));
         assert!(read(dir.path()).unwrap_err().to_string().contains("no file"));
+        std::fs::write(&path, "\u{feff}SELECT '\u{feff}'").unwrap();
+        assert_eq!(read(&path).unwrap(), "SELECT '\u{feff}'", "a mark is no part of the program");
         std::fs::write(&path, b"\xff\xfe").unwrap();
         assert!(read(&path).unwrap_err().to_string().contains("UTF-8"));
     }

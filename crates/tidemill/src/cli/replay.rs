@@ -5,6 +5,7 @@
 
 use super::{
     data::{DataArg, is_raw},
+    out::outln,
     values,
 };
 use arrow_array::cast::AsArray;
@@ -117,7 +118,7 @@ async fn serve(name: &str, listen: &str, recording: Recording, replay: Replay) -
     let listening = |kind| signal(kind).map_err(|e| Error::external("can't listen for signals").because(e));
     let (mut interrupt, mut terminate) = (listening(SignalKind::interrupt())?, listening(SignalKind::terminate())?);
     let server = ReplayServer::bind(listen, recording, replay).await?;
-    println!("serving {name} at {}; Ctrl-C ends it", server.address()?);
+    outln!("serving {name} at {}; Ctrl-C ends it", server.address()?);
     let sent = server.sent();
     let (handle, stop) = StopHandle::new();
     let running = server.run(stop);
@@ -129,7 +130,7 @@ async fn serve(name: &str, listen: &str, recording: Recording, replay: Replay) -
     }
     handle.stop();
     running.await?;
-    println!("sent {} lines", sent.lines.load(std::sync::atomic::Ordering::Relaxed));
+    outln!("sent {} lines", sent.lines.load(std::sync::atomic::Ordering::Relaxed));
     Ok(())
 }
 

@@ -2,7 +2,13 @@
 //!
 //! Invariant: nothing is written, neither state nor output nor ledger.
 
-use super::{data::DataArg, program, rewind::program_name, table::table};
+use super::{
+    data::DataArg,
+    out::{out, outln},
+    program,
+    rewind::program_name,
+    table::table,
+};
 use arrow_array::RecordBatch;
 use clap::Args;
 use std::path::PathBuf;
@@ -70,48 +76,47 @@ impl ReplayBatch {
     }
 
     fn print(&self, name: &str, replayed: &Replayed) -> Result<()> {
-        println!("program {name}, batch {} of {}", replayed.batch.id, replayed.batch.time);
+        outln!("program {name}, batch {} of {}", replayed.batch.id, replayed.batch.time);
         for (stream, rows) in &replayed.inputs {
             let ranges: Vec<String> =
                 replayed.batch.ranges.get(stream).into_iter().flatten().map(ToString::to_string).collect();
             let what = if ranges.is_empty() { "nothing new".to_string() } else { ranges.join(" ") };
-            println!("\nread from {stream}: {what}");
+            outln!("\nread from {stream}: {what}");
             self.table(rows)?;
         }
         for letter in &replayed.refused {
-            println!(
+            outln!(
                 "refused: {} partition {} offset {}: {}",
-                letter.stream, letter.partition, letter.offset, letter.reason
+                letter.stream,
+                letter.partition,
+                letter.offset,
+                letter.reason
             );
         }
         if self.plan {
             for (output, plan) in &replayed.plans {
-                println!("\nplan of {output}:\n{}", plan.trim_end());
+                outln!("\nplan of {output}:\n{}", plan.trim_end());
             }
         }
         for state in &replayed.states {
-            println!(
-                "\nstate.{}{}",
-                state.operator,
-                state.note.as_ref().map(|n| format!(" ({n})")).unwrap_or_default()
-            );
+            outln!("\nstate.{}{}", state.operator, state.note.as_ref().map(|n| format!(" ({n})")).unwrap_or_default());
             if state.before.is_empty() && state.after.is_empty() {
-                println!("nothing changed");
+                outln!("nothing changed");
                 continue;
             }
-            println!("before, of the keys that changed:");
+            outln!("before, of the keys that changed:");
             self.table(&state.before)?;
-            println!("after:");
+            outln!("after:");
             self.table(&state.after)?;
         }
         for (output, rows) in &replayed.outputs {
-            println!("\noutput {output}:");
+            outln!("\noutput {output}:");
             self.table(rows)?;
         }
         for (of, at) in &replayed.watermarks {
-            println!("\nwatermark of {of}: {at}");
+            outln!("\nwatermark of {of}: {at}");
         }
-        println!("\nNothing was written.");
+        outln!("\nNothing was written.");
         Ok(())
     }
 
@@ -124,9 +129,9 @@ impl ReplayBatch {
             left -= take;
             shown.push(rows.slice(0, take));
         }
-        print!("{}", table(&shown, CELL)?);
+        out!("{}", table(&shown, CELL)?);
         if total > self.rows {
-            println!("… of {total} rows; --rows shows more");
+            outln!("… of {total} rows; --rows shows more");
         }
         Ok(())
     }

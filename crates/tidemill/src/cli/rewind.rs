@@ -4,7 +4,7 @@
 //! each output; the next `run` does it. A fork changes nothing of the first
 //! directory, whose program may be running.
 
-use super::data::DataArg;
+use super::{data::DataArg, out::outln};
 use arrow_array::{Array, StringArray, TimestampMicrosecondArray, cast::AsArray, types::TimestampMicrosecondType};
 use arrow_schema::{DataType, TimeUnit};
 use clap::Args;
@@ -119,14 +119,9 @@ impl Rewind {
             let owned = DataDir::open(into)?;
             let made = fork::fork(&disk, path, &name, self.to, into)?;
             drop(owned);
-            println!(
-                "Program {name} of {} is copied to {}, as after {}.",
-                path.display(),
-                into.display(),
-                after(&made)
-            );
-            gaps(&made);
-            println!("Next: tidemill run {name}.sql --data {}", into.display());
+            outln!("Program {name} of {} is copied to {}, as after {}.", path.display(), into.display(), after(&made));
+            gaps(&made)?;
+            outln!("Next: tidemill run {name}.sql --data {}", into.display());
             return Ok(());
         }
         let Some(goal) = self.to else { return self.list(&*disk, &name) };
@@ -134,27 +129,27 @@ impl Rewind {
         if self.dry_run {
             let would = rewind::plan(&disk, path, &name, way)?;
             if would.outputs.is_empty() && would.upto <= would.to {
-                println!("Program {name} stands after {} already: nothing would be undone.", after(&would));
+                outln!("Program {name} stands after {} already: nothing would be undone.", after(&would));
                 return Ok(());
             }
-            println!("Program {name} would go back to {}; {} be undone.", after(&would), undone(&would, "would"));
-            outputs(&would);
-            gaps(&would);
-            println!("Nothing was changed; without --dry-run it is done.");
+            outln!("Program {name} would go back to {}; {} be undone.", after(&would), undone(&would, "would"));
+            outputs(&would)?;
+            gaps(&would)?;
+            outln!("Nothing was changed; without --dry-run it is done.");
             return Ok(());
         }
         let owned = DataDir::open(path)?;
         let done = rewind::rewind(&disk, path, &name, way)?;
         drop(owned);
         if done.upto <= done.to {
-            println!("Program {name} stands after {} already: nothing is undone.", after(&done));
+            outln!("Program {name} stands after {} already: nothing is undone.", after(&done));
             return Ok(());
         }
         let is = if done.upto.0 == done.to.0 + 1 { "is" } else { "are" };
-        println!("Program {name} is back to {}; {} undone.", after(&done), undone(&done, is));
-        outputs(&done);
-        gaps(&done);
-        println!(
+        outln!("Program {name} is back to {}; {} undone.", after(&done), undone(&done, is));
+        outputs(&done)?;
+        gaps(&done)?;
+        outln!(
             "Next: `tidemill plan {name}.sql` shows what the next run does, `tidemill run {name}.sql` goes on with batch {}.",
             done.upto.0 + 1
         );
@@ -168,7 +163,7 @@ impl Rewind {
         let recent = past.as_ref().map(|past| past.recent().collect::<Vec<_>>()).unwrap_or_default();
         match (recent.first(), recent.last()) {
             (Some(first), Some(last)) => {
-                println!(
+                outln!(
                     "Program {name} has {} batches that are kept, {} ({}) to {} ({}).",
                     recent.len(),
                     first.id,
@@ -176,9 +171,9 @@ impl Rewind {
                     last.id,
                     last.time
                 );
-                println!("Go back with --to BATCH or --to TIME; 0 is the beginning.");
+                outln!("Go back with --to BATCH or --to TIME; 0 is the beginning.");
             }
-            _ => println!("Program {name} has committed no batch."),
+            _ => outln!("Program {name} has committed no batch."),
         }
         Ok(())
     }
@@ -202,21 +197,23 @@ fn undone(done: &rewind::Rewound, verb: &str) -> String {
 }
 
 /// What becomes of what the outputs wrote.
-fn outputs(done: &rewind::Rewound) {
+fn outputs(done: &rewind::Rewound) -> Result<()> {
     if done.outputs.is_empty() {
-        return;
+        return Ok(());
     }
-    println!("What they wrote, when the program starts:");
+    outln!("What they wrote, when the program starts:");
     for output in &done.outputs {
-        println!("  {} ({}): {}", output.name, output.what, output.becomes);
+        outln!("  {} ({}): {}", output.name, output.what, output.becomes);
     }
+    Ok(())
 }
 
 /// What the log has lost of what will be read again.
-fn gaps(done: &rewind::Rewound) {
+fn gaps(done: &rewind::Rewound) -> Result<()> {
     for gap in &done.gaps {
-        println!("Not everything can be read again: {gap}");
+        outln!("Not everything can be read again: {gap}");
     }
+    Ok(())
 }
 
 #[cfg(test)]

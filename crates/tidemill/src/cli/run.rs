@@ -3,7 +3,7 @@
 //! Invariant: as [`tidemill::assemble`] has it: what was finished is kept, and
 //! the same command continues there.
 
-use super::{change::HEADING, program::ProgramArgs, values};
+use super::{change::HEADING, out::outln, program::ProgramArgs, values};
 use clap::Args;
 use std::net::SocketAddr;
 use tidemill::{
@@ -86,8 +86,8 @@ impl Run {
         let show = if self.headless { Show::Lines } else { Show::Auto };
         let page = (!self.no_web).then_some(self.web);
         let ended = Assembly::new(context).page(page).show(show).run_for(self.run_for).run()?;
-        super::print_summary(&ended);
-        println!("Kept in {}; the same command continues there.", self.program.data.path.display());
+        super::print_summary(&ended)?;
+        outln!("Kept in {}; the same command continues there.", self.program.data.path.display());
         Ok(())
     }
 }

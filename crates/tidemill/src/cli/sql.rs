@@ -3,12 +3,19 @@
 //! Invariant: it only reads; a mistake in a query ends a script with an error
 //! and leaves a person at the prompt.
 
-use super::{data::DataArg, program, table::table};
+use super::{
+    data::DataArg,
+    out::{self, out, outln},
+    program,
+    table::table,
+};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
 use clap::Args;
 use futures::FutureExt;
 use rustyline::{DefaultEditor, error::ReadlineError};
 use std::{
-    io::{self, BufRead, IsTerminal, Write},
+    io::{self, BufRead, IsTerminal},
     path::PathBuf,
     sync::Arc,
 };
@@ -80,6 +87,9 @@ impl Answers {
     }
 
     fn query(&mut self, query: &str) -> Result<()> {
+        if out::is_closed() {
+            return Ok(());
+        }
         let (asked, interrupts) = (&self.asked, &mut self.interrupts);
         let rows = self.runtime.block_on(async {
             let answer = async {
@@ -94,7 +104,8 @@ impl Answers {
             }
         })?;
         let cut = if io::stdout().is_terminal() { CELL } else { usize::MAX };
-        print(&table(&rows, cut)?)
+        out!("{}", table(&rows, cut)?);
+        Ok(())
     }
 
     /// `\\d` and `\\d NAME`.
@@ -118,7 +129,20 @@ impl Answers {
                 }
             }
         }
-        print(if text.is_empty() { "nothing yet\n" } else { &text })
+        out!("{}", if text.is_empty() { "nothing yet\n" } else { &text });
+        Ok(())
+    }
+
+    fn asked_columns(&self, name: &str) -> Result<SchemaRef> {
+        let query = format!("SELECT * FROM {} LIMIT 0", quoted(name));
+        let rows = self.runtime.block_on(async {
+            match &self.asked {
+                Asked::History(shell) => shell.query_async(&query).await,
+                Asked::Program(context) => context.sql_async(&query).await,
+            }
+        });
+        let first = rows.map(|rows| rows.first().map(RecordBatch::schema));
+        first.unwrap_or_default().ok_or_else(|| Error::user(format!("there is no `{name}`; \\d lists what there is")))
     }
 
     fn columns(&self, name: &str) -> Result<()> {
@@ -128,10 +152,21 @@ impl Answers {
             }
             Asked::Program(context) => context.board().view(name).map(|view| view.rows.schema()),
         };
-        let schema = schema.ok_or_else(|| Error::user(format!("there is no `{name}`; \\d lists what there is")))?;
+        // Whatever else can be asked has the columns of its answer.
+        let schema = schema.map_or_else(|| self.asked_columns(name), Ok)?;
         let rows = schema.fields().iter().map(|f| vec![f.name().clone(), f.data_type().to_string()]).collect();
-        super::print_columns(&["column", "type"], &[], rows);
-        Ok(())
+        super::print_columns(&["column", "type"], &[], rows)
+    }
+}
+
+/// A name as it stands in FROM: of a state, what is behind `state.` is one name, dots, slashes and all.
+fn quoted(name: &str) -> String {
+    if name.contains('"') {
+        return name.to_string();
+    }
+    match name.strip_prefix("state.") {
+        Some(state) => format!("state.\"{state}\""),
+        None => format!("\"{name}\""),
     }
 }
 
@@ -182,7 +217,7 @@ impl Sql {
         let history = self.data.path.join("sql-history");
         // There is none at the first start.
         let _none = editor.load_history(&history);
-        println!("A query ends with `;`. \\d lists what can be asked, \\q leaves.");
+        outln!("A query ends with `;`. \\d lists what can be asked, \\q leaves.");
         let mut pending = String::new();
         loop {
             let prompt = if pending.trim().is_empty() { "tidemill> " } else { "     ...> " };
@@ -191,7 +226,7 @@ impl Sql {
                 Ok(line) => {
                     let begun = pending.clone();
                     if let Err(error) = take(answers, &mut pending, &line) {
-                        println!("{} {}", super::error_word(io::stdout().is_terminal()), error.chain());
+                        outln!("{} {}", super::error_word(io::stdout().is_terminal()), error.chain());
                     }
                     if pending.is_empty() {
                         // A statement is kept whole. A history that can't grow is no reason to stop.
@@ -217,7 +252,10 @@ impl Sql {
 fn script(answers: &mut Answers, input: &mut dyn BufRead) -> Result<()> {
     let mut pending = String::new();
     for line in input.lines() {
-        let line = line.map_err(|e| Error::external("can't read standard input").because(e))?;
+        let mut line = line.map_err(|e| Error::external("can't read standard input").because(e))?;
+        if pending.is_empty() {
+            line = program::without_mark(line);
+        }
         if line.trim() == "\\q" {
             return Ok(());
         }
@@ -262,7 +300,7 @@ fn is_complete(text: &str) -> bool {
     last.is_some_and(|last| pieces[last + 1..].iter().all(|(c, _)| c.is_whitespace()))
 }
 
-/// The characters without comments to the end of a line, and which of them divide.
+/// The characters, comments as spaces, and which of them divide.
 fn pieces(text: &str) -> Vec<(char, bool)> {
     let mut pieces = Vec::with_capacity(text.len());
     let mut quote = None;
@@ -271,6 +309,10 @@ fn pieces(text: &str) -> Vec<(char, bool)> {
         match (quote, c) {
             (None, '-') if chars.peek() == Some(&'-') => {
                 while chars.next_if(|c| *c != '\n').is_some() {}
+                continue;
+            }
+            (None, '/') if chars.peek() == Some(&'*') => {
+                pieces.extend(comment(&mut chars).into_iter().map(|c| (c, false)));
                 continue;
             }
             (None, '\'' | '"') => quote = Some(c),
@@ -282,11 +324,22 @@ fn pieces(text: &str) -> Vec<(char, bool)> {
     pieces
 }
 
-fn print(text: &str) -> Result<()> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(|e| Error::external("can't write to standard output").because(e))
+/// The comment that the `/` before these characters begins, as spaces: errors keep their line and column. One that
+/// is not closed is given as it stands, and so nothing is complete before its end.
+fn comment(chars: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Vec<char> {
+    let (mut text, mut depth, mut last) = (vec!['/'], 1, None);
+    chars.next();
+    text.push('*');
+    while depth > 0 {
+        let Some(c) = chars.next() else { return text };
+        text.push(c);
+        match (last, c) {
+            (Some('/'), '*') => (depth, last) = (depth + 1, None),
+            (Some('*'), '/') => (depth, last) = (depth - 1, None),
+            _ => last = Some(c),
+        }
+    }
+    text.into_iter().map(|c| if c == '\n' { c } else { ' ' }).collect()
 }
 
 #[cfg(test)]
@@ -298,6 +351,13 @@ mod tests {
         assert_eq!(statements("a; b ;; c"), ["a", " b ", " c"]);
         assert_eq!(statements("select 'x;y' -- ; no\n, \";\";"), ["select 'x;y' \n, \";\""]);
         assert!(statements(" ; -- nothing").is_empty());
+        assert_eq!(statements("a /* ; /* ; */ ; */ + b; c"), ["a                   + b", " c"]);
+        assert_eq!(statements("'/*' ; /* '\n ; */ d"), ["'/*' ", "     \n      d"]);
+        assert!(statements("/* ; */ ; /**/").is_empty());
+        for (text, complete) in [("a; /* ; */", true), ("a /* ; */", false), ("a; /* b", false), ("a /* ;\n*/ ;", true)]
+        {
+            assert_eq!(is_complete(text), complete, "{text}");
+        }
         for (text, complete) in
             [("a;", true), ("a; \n", true), ("a; b", false), ("'a;", false), ("-- a;", false), ("a -- b\n;", true)]
         {

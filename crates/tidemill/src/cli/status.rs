@@ -3,7 +3,10 @@
 //! Invariant: the answer is bounded, the wait is bounded, and only loopback is
 //! asked, as only loopback is served.
 
-use super::values;
+use super::{
+    out::{out, outln},
+    values,
+};
 use clap::Args;
 use serde_json::Value;
 use std::{
@@ -40,10 +43,10 @@ impl Status {
             ["/api/program", "/api/inputs", "/api/batches"].map(|path| get(self.web, path));
         let (program, inputs, batches) = (program?, inputs?, batches?);
         if self.json {
-            println!("{}", serde_json::json!({ "program": program, "inputs": inputs, "batches": batches }));
+            outln!("{}", serde_json::json!({ "program": program, "inputs": inputs, "batches": batches }));
             return Ok(());
         }
-        print!("{}", text(&program, &inputs, &batches));
+        out!("{}", text(&program, &inputs, &batches));
         Ok(())
     }
 }

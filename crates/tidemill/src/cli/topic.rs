@@ -5,12 +5,13 @@
 
 use super::{
     data::{DataArg, raw_schema},
+    out::outln,
     values,
 };
 use clap::{Args, Subcommand};
 use tidemill::{
-    Duration, Result, Sync,
-    core::{parse_bytes, parse_duration},
+    Duration, Error, Result, Sync,
+    core::parse_bytes,
     store::{Topic, TopicConfig, log::Retention},
 };
 
@@ -51,7 +52,7 @@ CREATE STREAM … WITH (connector = 'topic', topic = 'words')")]
         #[arg(long, value_name = "WHEN", default_value = "10ms", value_parser = sync)]
         sync: Sync,
         /// Remove records older than this, such as 7d, unless a program still needs them.
-        #[arg(long, visible_alias = "retention-age", value_name = "TIME", value_parser = age)]
+        #[arg(long, visible_alias = "retention-age", value_name = "TIME", value_parser = values::duration)]
         keep_for: Option<Duration>,
         /// Remove the oldest records beyond this size of a partition, such as 10GiB.
         #[arg(long, visible_alias = "retention-bytes", value_name = "SIZE", value_parser = size)]
@@ -64,10 +65,21 @@ CREATE STREAM … WITH (connector = 'topic', topic = 'words')")]
         /// Its name.
         name: String,
     },
-    /// Delete a topic and all its records.
+    /// Delete a topic and all its records, unless a program needs them.
+    #[command(after_help = "\
+Examples:
+  tidemill topic delete words
+  tidemill topic delete words --force      although a program reads it
+
+A program that has read a topic holds its place in it, also while it is stopped. Made anew, the topic is \
+another one, which that program refuses to go on with: give its stream another name, or begin anew with \
+`tidemill rewind --to 0`.")]
     Delete {
         /// Its name.
         name: String,
+        /// Delete it although programs need it.
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -79,10 +91,6 @@ fn sync(text: &str) -> Result<Sync, String> {
             values::duration(other).map(Sync::Every).map_err(|_| "write always, never, or a time such as 10ms".into())
         }
     }
-}
-
-fn age(text: &str) -> Result<Duration, String> {
-    parse_duration(text).filter(|d| !d.is_zero()).ok_or_else(|| "write a time such as 7d, 12h or 30m".into())
 }
 
 fn size(text: &str) -> Result<u64, String> {
@@ -97,7 +105,7 @@ impl TopicCommand {
                 let retention = Retention { max_age: keep_for, max_bytes: keep_bytes };
                 let config = TopicConfig { partitions, sync, retention, ..TopicConfig::new(raw_schema()) };
                 open.log().create_topic(&name, &config)?;
-                println!("made topic {name} in {}", open.path().display());
+                outln!("made topic {name} in {}", open.path().display());
             }
             Action::List => {
                 let open = self.data.look()?;
@@ -112,58 +120,85 @@ impl TopicCommand {
                         columns.join(", "),
                     ]
                 });
-                super::print_columns(&["topic", "partitions", "records", "columns"], &[1, 2], rows.collect());
+                super::print_columns(&["topic", "partitions", "records", "columns"], &[1, 2], rows.collect())?;
             }
             Action::Describe { name } => {
                 let open = self.data.look()?;
-                describe(&*open.topic(&name)?);
+                describe(&*open.topic(&name)?)?;
             }
-            Action::Delete { name } => {
+            Action::Delete { name, force } => {
                 let open = self.data.open_existing()?;
-                let count = records(&*open.topic(&name)?);
+                let topic = open.topic(&name)?;
+                if !force {
+                    must_be_free(&topic)?;
+                }
+                let count = records(&topic);
                 open.log().delete_topic(&name)?;
-                println!("deleted topic {name} and its {count} records");
+                outln!("deleted topic {name} and its {count} records");
             }
         }
         Ok(())
     }
 }
 
+/// Nobody's place is lost with the topic.
+fn must_be_free(topic: &Topic) -> Result<()> {
+    let pins = topic.pins();
+    let readers: Vec<String> = pins
+        .keys()
+        .map(|owner| match owner.split_once('/') {
+            Some((program, stream)) => format!("program `{program}` (stream `{stream}`)"),
+            None => owner.clone(),
+        })
+        .collect();
+    if readers.is_empty() {
+        return Ok(());
+    }
+    let name = topic.name();
+    Err(Error::user(format!(
+        "topic `{name}` is read by {}, and nothing was deleted: its place in the topic would be lost, and it could not go on \
+         with another topic of that name. Take the stream out of the program and run it once, or delete all the same with \
+         `tidemill topic delete {name} --force`",
+        readers.join(", ")
+    )))
+}
+
 fn records(topic: &Topic) -> u64 {
     (0..topic.config().partitions).map(|p| topic.end(p).0 - topic.start(p).0).sum()
 }
 
-fn describe(topic: &Topic) {
+fn describe(topic: &Topic) -> Result<()> {
     let config = topic.config();
-    println!("topic {}", topic.name());
+    outln!("topic {}", topic.name());
     for field in config.schema.fields() {
         let null = if field.is_nullable() { "" } else { " NOT NULL" };
-        println!("  column {} {}{null}", field.name(), field.data_type());
+        outln!("  column {} {}{null}", field.name(), field.data_type());
     }
     let sync = match config.sync {
         Sync::Always => "at once".to_string(),
         Sync::Every(span) => format!("within {} ms", span.as_secs_f64() * 1e3),
         Sync::Never => "when the system likes".to_string(),
     };
-    println!("  records become durable {sync}");
+    outln!("  records become durable {sync}");
     let retention = topic.retention();
     match (retention.max_age, retention.max_bytes) {
-        (None, None) => println!("  everything is kept"),
+        (None, None) => outln!("  everything is kept"),
         (age, bytes) => {
             if let Some(age) = age {
-                println!("  records older than {} s are removed", age.as_secs());
+                outln!("  records older than {} s are removed", age.as_secs());
             }
             if let Some(bytes) = bytes {
-                println!("  a partition keeps at most {bytes} bytes");
+                outln!("  a partition keeps at most {bytes} bytes");
             }
         }
     }
     let rows = (0..config.partitions)
         .map(|p| vec![p.to_string(), topic.start(p).to_string(), topic.end(p).to_string()])
         .collect();
-    super::print_columns(&["partition", "first offset", "next offset"], &[0, 1, 2], rows);
+    super::print_columns(&["partition", "first offset", "next offset"], &[0, 1, 2], rows)?;
     for (owner, positions) in topic.pins() {
         let at: Vec<String> = positions.iter().map(|(p, offset)| format!("{p} from {offset}")).collect();
-        println!("  needed by {owner}: partition {}", at.join(", "));
+        outln!("  needed by {owner}: partition {}", at.join(", "));
     }
+    Ok(())
 }

@@ -9,15 +9,14 @@ use tidemill::{
     connectors::format::time::instant,
     core::{Clock, parse_bytes, parse_duration},
     engine::SystemClock,
+    store::log::check_program_name,
 };
 
 /// `250ms`, `20s`, `5m`, `1h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    // A bare number would be milliseconds in a program, seconds to most people: here it must say.
-    match parse_duration(text) {
-        Some(span) if !span.is_zero() && text.ends_with(|c: char| c.is_ascii_alphabetic()) => Ok(span),
-        _ => Err("write a duration with its unit, such as 250ms, 20s, 5m or 1h".to_string()),
-    }
+    parse_duration(text)
+        .filter(|span| !span.is_zero())
+        .ok_or_else(|| "write a duration with its unit (ms, s, m, h, d), such as 250ms, 20s, 5m, 1h or 7d".to_string())
 }
 
 /// `2026-01-31T15:00:00Z`, or `90m`: so long ago.
@@ -36,6 +35,11 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
         Ok(rate) if rate.is_finite() && rate > 0.0 => Ok(rate),
         _ => Err("write records per second, such as 2000 or 2000/s".to_string()),
     }
+}
+
+/// A program's name.
+pub(crate) fn program_name(text: &str) -> Result<String, String> {
+    check_program_name(text).map(|()| text.to_string()).map_err(|error| error.to_string())
 }
 
 /// `512MiB`, `2GB`.
@@ -68,7 +72,8 @@ mod tests {
     fn a_duration_says_its_unit() {
         assert_eq!(duration("20s"), Ok(Duration::from_secs(20)));
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
-        for wrong in ["20", "", "s", "0s", "-1s", "soon"] {
+        assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
+        for wrong in ["20", "7", "", "s", "0", "0s", "-1s", "soon"] {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
     }

@@ -7,6 +7,7 @@ use super::super::{
     column::{TAKES, nullable},
     time,
 };
+use super::scan::MARK;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde_json::{Map, Value};
 use std::{collections::HashMap, sync::Arc};
@@ -28,7 +29,11 @@ enum Seen {
 }
 
 pub(super) fn schema(sample: &[&[u8]]) -> Result<SchemaRef> {
-    let objects = sample.iter().filter_map(|record| serde_json::from_slice::<Map<String, Value>>(record).ok());
+    let unmarked = |record: &&'_ [u8]| -> Option<Map<String, Value>> {
+        let text = std::str::from_utf8(record).ok()?;
+        serde_json::from_str(text.strip_prefix(MARK).unwrap_or(text)).ok()
+    };
+    let objects = sample.iter().filter_map(unmarked);
     let Seen::Object(members) = objects.map(|o| object(&o)).fold(Seen::Object(Vec::new()), merge) else {
         return Err(Error::internal("objects merge to an object"));
     };

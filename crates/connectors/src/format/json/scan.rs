@@ -125,12 +125,17 @@ fn length_bit(length: usize) -> u64 {
     1 << length.min(63)
 }
 
+/// The byte order mark.
+pub(super) const MARK: char = '\u{feff}';
+
 /// Checks a record and reports the values at `paths`.
 ///
 /// # Errors
 /// Where and why the record is not one well-formed JSON object.
 pub fn scan<'a>(record: &'a str, paths: &Paths, mut found: impl FnMut(usize, Raw<'a>)) -> Result<(), Fault> {
-    let mut walk = Walk { text: record, bytes: record.as_bytes(), at: 0 };
+    // A byte order mark, which editors and exports put before the first record, is no part of it.
+    let at = if record.starts_with(MARK) { MARK.len_utf8() } else { 0 };
+    let mut walk = Walk { text: record, bytes: record.as_bytes(), at };
     walk.space();
     if walk.peek() != Some(b'{') {
         let what = if walk.at == walk.bytes.len() { "the record is empty" } else { "expected an object" };

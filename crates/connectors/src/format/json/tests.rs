@@ -65,6 +65,16 @@ fn each_type_takes_what_it_should() {
     assert!((0..9).all(|c| rows.column(c).is_null(1)));
 }
 
+#[test]
+fn a_byte_order_mark_before_a_record_is_passed_over() {
+    let records: [&[u8]; 3] = [b"\xef\xbb\xbf{\"n\":1}", b"\xef\xbb\xbf {\"n\":2}", b"{\"n\":3}"];
+    let (rows, refused) = decode(&JsonFormat::new(schema(&[("n", DataType::Int64)])).unwrap(), &[0], &records);
+    assert_eq!(refused, []);
+    assert_eq!(rows.column(0).as_primitive::<Int64Type>().values(), &[1, 2, 3]);
+    let sampled = JsonFormat::infer(&records[..1]).unwrap();
+    assert_eq!(sampled.schema().field(0).name(), "n");
+}
+
 /// Each bad record, refused with its reason, between two good ones.
 #[test]
 fn bad_records_are_refused_with_the_reason() {
@@ -100,7 +110,9 @@ fn bad_records_are_refused_with_the_reason() {
         (b"{\"n\":1\0}", "byte 6: expected a comma or `}`"),
         (b"{\"m\":\"\xff\"}", "byte 6: not UTF-8"),
         (b"{'n':1}", "byte 1: expected a key in quotes"),
-        (b"\xef\xbb\xbf{}", "byte 0: expected an object"),
+        (b"\xef\xbb\xbf\xef\xbb\xbf{}", "byte 3: expected an object"),
+        (b"\xef\xbb\xbf", "byte 3: the record is empty"),
+        (b"\xef\xbb\xbf{\"n\":1}x", "byte 10: bytes after the object"),
         (b"{\"n\":1.5}", "field \"n\": expected an integer, found 1.5"),
         (b"{\"n\":\"many\"}", "field \"n\": expected an integer, found \"many\""),
         (b"{\"n\":[1]}", "field \"n\": expected an integer, found an array"),

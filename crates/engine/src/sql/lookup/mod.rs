@@ -74,6 +74,9 @@ impl Asked {
         let options = Options::new(format!("table \"{name}\""), options.iter().cloned());
         let connector = options.get("connector").unwrap_or_default().to_lowercase();
         let is_program = connector == "program";
+        if let Some(why) = registry.elsewhere(&connector) {
+            return Err(Error::user(format!("{}: {why}", options.owner())));
+        }
         if !is_program && !registry.lookups().any(|known| known == connector) {
             return Ok(None);
         }

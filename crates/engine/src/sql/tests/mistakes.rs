@@ -61,6 +61,11 @@ fn errors_name_the_place_and_the_way_out() {
             "CREATE VIEW v AS SELECT sum(tag) AS n FROM posts",
             "line 2, column 25: CREATE VIEW v: function `sum` can't take TEXT: convert it, as in CAST(x AS BIGINT)",
         ),
+        ("CREATE VIEW v AS SELECT upper(tag, tag) AS n FROM posts", "function `upper` takes 1 argument, not 2"),
+        ("CREATE VIEW v AS SELECT upper() AS n FROM posts", "function `upper` takes 1 argument, not none"),
+        ("CREATE VIEW v AS SELECT date_trunc(t) AS n FROM posts", "function `date_trunc` takes 2 arguments, not 1"),
+        ("CREATE VIEW v AS SELECT round(x, 1, 2) AS n FROM posts", "function `round` takes 1 or 2 arguments, not 3"),
+        ("CREATE VIEW v AS SELECT sum(n, n) AS n FROM posts", "function `sum` takes 1 argument, not 2"),
         (
             "CREATE VIEW v AS SELECT n FROM posts WHERE tag = \"ebb\"",
             "line 2, column 50: CREATE VIEW v: there is no column `ebb`; there are t, tag, n, x; a text stands in single quotes: 'ebb'",

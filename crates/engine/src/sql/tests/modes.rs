@@ -182,7 +182,8 @@ fn what_makes_no_sense_is_told_with_the_way_out() {
         ("", "CREATE VIEW v WITH (emit = 'update') AS SELECT tag FROM posts", "option `emit` is about windows"),
         ("", "CREATE VIEW v WITH (late = 'x') AS SELECT count(*) AS c FROM posts", "option `late` is about windows"),
         ("", "CREATE VIEW v WITH (emits = 'x') AS SELECT count(*) AS c FROM posts", "did you mean `emit`?"),
-        (", idle_after = 'soon'", windowed.as_str(), "must be a duration such as '30s' or '1h', or 'never'"),
+        (", idle_after = 'soon'", windowed.as_str(), "must be a duration with its unit (ms, s, m, h, d), such as '30s' or '1h', or 'never'"),
+        (", idle_after = '30'", windowed.as_str(), "must be a duration with its unit (ms, s, m, h, d)"),
         (
             "",
             "CREATE VIEW v AS SELECT count(*) AS c FROM SESSION(TABLE posts, DESCRIPTOR(t)) GROUP BY window_start",

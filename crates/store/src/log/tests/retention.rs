@@ -258,9 +258,13 @@ fn options_say_what_is_kept() {
     assert_eq!(of(&[]).unwrap(), None);
     let both = of(&[("retention_age", "1h"), ("retention_bytes", "1GB")]).unwrap().unwrap();
     assert_eq!(both, Retention { max_age: Some(Duration::from_secs(3600)), max_bytes: Some(1_000_000_000) });
-    for wrong in
-        [("retention_age", "0s"), ("retention_age", "soon"), ("retention_bytes", "0"), ("retention_bytes", "x")]
-    {
+    for wrong in [
+        ("retention_age", "0s"),
+        ("retention_age", "soon"),
+        ("retention_age", "3600"),
+        ("retention_bytes", "0"),
+        ("retention_bytes", "x"),
+    ] {
         let error = of(&[wrong]).unwrap_err().to_string();
         assert!(error.contains("stream \"s\"") && error.contains(wrong.0), "{error}");
     }

@@ -10,7 +10,7 @@
 
 mod sample;
 
-use super::{program, values};
+use super::{out::outln, program, values};
 use clap::{Args, ValueEnum};
 use parking_lot::Mutex;
 use std::{
@@ -139,9 +139,9 @@ impl Demo {
         if let (0, false, Some(error)) = (ended.records, ended.interrupted, reach.error()) {
             return Err(error);
         }
-        super::print_summary(&ended);
-        println!("Kept in {}: posts, batches and state.", data.display());
-        println!("The same command continues there; to begin anew, delete that directory.");
+        super::print_summary(&ended)?;
+        outln!("Kept in {}: posts, batches and state.", data.display());
+        outln!("The same command continues there; to begin anew, delete that directory.");
         Ok(())
     }
 
