@@ -9,7 +9,7 @@
 //! again with the same tokens, after a crash, and must leave the same output.
 //! A sink that can't says so in [`Sink::guarantee`].
 
-use crate::{BatchId, Result, Timestamp};
+use crate::{BatchId, Claim, Result, Timestamp};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
@@ -38,6 +38,12 @@ pub trait Sink: Send + Sync + fmt::Debug {
 
     /// What it promises.
     fn guarantee(&self) -> Guarantee;
+
+    /// What it has for itself alone: a second sink of a program that takes the
+    /// same is refused. `None` when several may write there side by side.
+    fn claim(&self) -> Option<Claim> {
+        None
+    }
 
     /// Called once before the first batch with the columns to come.
     ///

@@ -21,7 +21,8 @@
 //! Invariant: a file in `path` without a leading dot is whole and belongs to a
 //! committed batch. A commit may be repeated; a quiet batch makes no file. The
 //! `files` source passes over names with a dot, so the output can be read as it
-//! grows. Several sinks need several directories.
+//! grows. Several sinks need several directories, and a program with two in one is
+//! refused.
 //!
 //! A part of a batch makes a file in each directory that it has rows for, at most
 //! 1000; no list of files is kept anywhere. In a `text` file, a line end within a value stays one; `json` escapes it.
@@ -31,6 +32,7 @@ use super::{
     partition::{self, PartitionBy},
     undo,
 };
+use crate::place::real_path;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -41,7 +43,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tidemill_core::{BatchId, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
+use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
 use tidemill_store::disk::{self, Disk, DiskFile, Mode, RealDisk};
 
 /// Encoded bytes that are written together.
@@ -168,6 +170,11 @@ impl Sink for FilesSink {
 
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        let claim = Claim::new(format!("directory {}", real_path(&self.path).display()));
+        Some(if self.by.is_some() { claim.with_dealt_out() } else { claim })
     }
 
     async fn open(&self, schema: SchemaRef) -> Result<()> {

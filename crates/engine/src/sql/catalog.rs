@@ -240,6 +240,9 @@ impl Catalog {
                     Some("topic") => SinkKind::Topic(context.declare.topic_sink(&options)?),
                     _ => SinkKind::Other(context.declare.sink(&options)?),
                 };
+                if let SinkKind::Other(sink) = &sink {
+                    context.declare.take_target(sink.as_ref(), &format!("sink `{name}`"))?;
+                }
                 self.sinks.insert(name, SinkEntry { sink, used: false });
                 Ok(())
             }

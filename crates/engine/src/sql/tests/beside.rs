@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::{TryStreamExt, stream::BoxStream};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use tidemill_core::{BatchId, Guarantee, ManualClock, Registry, Result, Sink, StagedPart, Timestamp};
+use tidemill_core::{BatchId, Claim, Guarantee, ManualClock, Registry, Result, Sink, StagedPart, Timestamp};
 use tidemill_store::{
     DataDir,
     log::{Log, TopicConfig},
@@ -71,6 +71,68 @@ fn rows_go_into_sinks_when_there_are_any() {
     let stored = std::mem::take(&mut *STORED.lock());
     assert_eq!(stored.len(), 1, "one window closed");
     assert_eq!((stored[0].0, sorted(&[stored[0].1.clone()])), (2, vec!["|a|2|".to_string()]));
+}
+
+/// Has the place that its option names for itself.
+#[derive(Debug)]
+struct Placed(String);
+
+#[async_trait]
+impl Sink for Placed {
+    fn describe(&self) -> String {
+        format!("placed {}", self.0)
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        Some(Claim::new(format!("place {}", self.0)))
+    }
+
+    async fn stage(
+        &self,
+        _batch: BatchId,
+        _time: Timestamp,
+        _part: usize,
+        _rows: BoxStream<'_, Result<RecordBatch>>,
+    ) -> Result<Option<StagedPart>> {
+        Ok(None)
+    }
+
+    async fn commit(&self, _batch: BatchId, _parts: &[StagedPart]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn two_outputs_into_one_place_are_refused() {
+    let start = |program: &str, beside: Option<&str>| {
+        let mut registry = Registry::default();
+        registry.add_sink("placed", |o| Ok(Arc::new(Placed(o.require("at", "where")?.to_string()))));
+        let context = crate::StreamingContext::builder("test").partitions(2).registry(registry).build();
+        let mut sql = SqlProgram::over(context);
+        sql.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])]]);
+        if let Some(at) = beside {
+            let numbers = sql.context().queue_stream([vec![1_i64]]).unwrap();
+            numbers.to_sink(Arc::new(Placed(at.to_string())));
+        }
+        sql.start(&format!("{POSTS}{program}"))
+    };
+    let insert = "INSERT INTO s SELECT tag FROM posts;";
+    let two = format!(
+        "CREATE SINK s WITH (connector = 'placed', at = 'x');\nCREATE SINK t WITH (at = 'x', connector = 'placed');{insert}"
+    );
+    let told = "sink `t` would write to place x, as sink `s` does, and rows of one would take the place of the other's";
+    let error = start(&two, None).unwrap_err().to_string();
+    assert!(error.starts_with("line 3, column 13: CREATE SINK t: ") && error.contains(told), "{error}");
+    start(&two.replacen("'x'", "'y'", 1), None).unwrap();
+
+    let one = format!("CREATE SINK s WITH (connector = 'placed', at = 'x'); {insert}");
+    let error = start(&one, Some("x")).unwrap_err().to_string();
+    assert!(error.contains("sink `s` would write to place x, as output `sink` does"), "{error}");
+    start(&one, Some("y")).unwrap();
 }
 
 #[test]
