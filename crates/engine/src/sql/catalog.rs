@@ -326,6 +326,7 @@ impl Catalog {
 
     /// The logical plan of a query.
     async fn logical(&self, state: &SessionState, query: Box<Query>) -> Result<LogicalPlan> {
+        super::refused::check_program(&query, state)?;
         let statement = DfStatement::Statement(Box::new(AstStatement::Query(query)));
         let references = state.resolve_table_references(&statement).map_err(of_df)?;
         for reference in references {

@@ -65,6 +65,7 @@ mod past;
 mod progress;
 mod provider;
 mod query;
+mod refused;
 mod reload;
 mod rows;
 mod running;
