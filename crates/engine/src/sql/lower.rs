@@ -103,6 +103,13 @@ pub(super) async fn plan_as(
     // Before anything that takes time by the depth.
     check_depth(&plan)?;
     let mut plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+    let fixed = changes(&plan)? == Changes::Nothing;
+    if fixed && !view {
+        return plan_err!(
+            "its rows come from no stream, and would be written again in each batch: read a stream, or a view of one, and \
+             join the table to it; a view shows a table's rows"
+        );
+    }
     loop {
         let (arranged, cut) = arrange(plan)?;
         plan = arranged;
@@ -193,7 +200,7 @@ pub(super) async fn plan_as(
     let whole = if kind == Shape::Whole { whole_nodes(&optimized)? } else { Vec::new() };
     let shown = view && kind == Shape::Stateless && name == cx.name;
     Ok(Planned {
-        select: Select { schema, body, gives: kind, view: shown, repeats: view, whole, definition: None },
+        select: Select { schema, body, gives: kind, fixed, view: shown, repeats: view, whole, definition: None },
         inputs,
         kind,
         times,
@@ -288,6 +295,8 @@ pub(super) struct Select {
     schema: SchemaRef,
     body: Body,
     gives: Shape,
+    /// Whether it reads tables only.
+    fixed: bool,
     /// Whether its rows are shown as they come, not stored.
     view: bool,
     /// Whether rows that have not changed are given again.
@@ -329,6 +338,7 @@ impl Operator for Select {
 
     fn gives(&self) -> &'static str {
         match self.gives {
+            Shape::Stateless if self.fixed => "the rows of tables, as they stand, in each batch (complete)",
             Shape::Stateless => "new rows in each batch, which stay (append)",
             Shape::Whole => "the whole result so far in each batch that changes it (complete)",
             Shape::Windowed => "the rows of each window once, when it closes (append)",

@@ -159,6 +159,57 @@ fn a_whole_result_is_stored_when_it_has_changed() {
     assert_eq!(sorted(&[program.view("counts").unwrap()]), ["|a|1|"], "and show what there is");
 }
 
+#[test]
+fn what_reads_no_stream_is_shown_and_not_written() {
+    static STORED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("names.csv");
+    std::fs::write(&path, "tag,name\na,Anna\n").unwrap();
+    let path = path.display();
+    let tables = format!(
+        "CREATE TABLE names WITH (connector = 'csv', path = '{path}');
+         CREATE TABLE read_again WITH (connector = 'csv', path = '{path}', reload = '1s');
+         CREATE VIEW one AS SELECT 1 AS tag;
+         CREATE VIEW named AS SELECT name, count(*) AS n FROM names GROUP BY name;
+         CREATE SINK out WITH (connector = 'noting');"
+    );
+    let start = |statement: &str| {
+        let mut registry = Registry::default();
+        registry.add_sink("noting", |_| Ok(Arc::new(Noting(&STORED))));
+        let context = crate::StreamingContext::builder("test").partitions(2).registry(registry).build();
+        let mut program = SqlProgram::over(context);
+        program.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])]]);
+        program.start(&format!("{POSTS}{tables}\n{statement}")).map(|()| program)
+    };
+    for query in [
+        "SELECT * FROM names",
+        "VALUES (7)",
+        "SELECT 1 AS a",
+        "SELECT * FROM read_again",
+        "SELECT * FROM one",
+        "SELECT * FROM named WHERE name IN (SELECT tag FROM names)",
+        "SELECT name FROM names UNION ALL SELECT 'x' AS name",
+    ] {
+        let error = start(&format!("INSERT INTO out {query}")).map(|_| ()).unwrap_err().to_string();
+        let expected = "INSERT INTO out: its rows come from no stream, and would be written again in each batch";
+        assert!(error.contains(expected), "{query}: {error}");
+    }
+    let program =
+        start("INSERT INTO out SELECT posts.tag, name FROM posts LEFT JOIN names ON posts.tag = names.tag").unwrap();
+    for _ in 0..3 {
+        program.step().unwrap();
+    }
+    assert_eq!(*STORED.lock(), [1], "a stream's rows are written once");
+    assert_eq!(sorted(&[program.view("one").unwrap()]), ["|1|"]);
+    assert_eq!(sorted(&[program.view("named").unwrap()]), ["|Anna|1|"]);
+    let looked_at = crate::StreamingContext::builder("test").check_only().build();
+    looked_at.declare_sql("CREATE VIEW one AS SELECT 1 AS tag").unwrap();
+    let plan = looked_at.explain().unwrap();
+    assert!(plan.contains("gives the rows of tables, as they stand, in each batch (complete)"), "{plan}");
+    // An INSERT of which the planner finds that it gives nothing still reads a stream.
+    start("INSERT INTO out SELECT tag FROM posts WHERE false").unwrap();
+}
+
 /// Notes the batches in which it got rows.
 #[derive(Debug)]
 struct Noting(&'static Mutex<Vec<u64>>);
