@@ -45,6 +45,16 @@ pub trait Sink: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Whether it can take rows of these columns, as far as that is known
+    /// without connecting or writing: a program is checked by it before it starts.
+    ///
+    /// # Errors
+    /// With the column, and what to change.
+    fn takes(&self, schema: &SchemaRef) -> Result<()> {
+        let _ = schema;
+        Ok(())
+    }
+
     /// Called once before the first batch with the columns to come.
     ///
     /// # Errors

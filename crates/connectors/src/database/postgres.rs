@@ -254,6 +254,10 @@ impl Sink for PostgresSink {
         Some(Claim::new(format!("table {} of {}", self.table.name, self.server.real_place())))
     }
 
+    fn takes(&self, schema: &SchemaRef) -> Result<()> {
+        self.table.with(schema).map(drop)
+    }
+
     async fn open(&self, schema: SchemaRef) -> Result<()> {
         let opened = self.table.with(&schema)?;
         let mut client = self.client().await?;

@@ -290,6 +290,10 @@ impl Sink for SqliteSink {
         Some(Claim::new(format!("table {table} of {}", real_path(&self.path).display())))
     }
 
+    fn takes(&self, schema: &SchemaRef) -> Result<()> {
+        self.table.with(schema).map(drop)
+    }
+
     async fn open(&self, schema: SchemaRef) -> Result<()> {
         let (path, opened) = (self.path.clone(), self.table.with(&schema)?);
         let base = tokio::task::spawn_blocking(move || {

@@ -177,11 +177,11 @@ impl Sink for FilesSink {
         Some(if self.by.is_some() { claim.with_dealt_out() } else { claim })
     }
 
-    async fn open(&self, schema: SchemaRef) -> Result<()> {
-        let mut written = Schema::clone(&schema);
+    fn takes(&self, schema: &SchemaRef) -> Result<()> {
+        let mut written = Schema::clone(schema);
         if let Some(by) = &self.by {
-            by.check(&schema)?;
-            written = schema.project(&by.rest(&schema)).map_err(|e| Error::internal("files: columns").because(e))?;
+            by.check(schema)?;
+            written = schema.project(&by.rest(schema)).map_err(|e| Error::internal("files: columns").because(e))?;
         }
         let is_text = |ty: &DataType| matches!(ty, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
         if self.format == FileFormat::Text
@@ -194,6 +194,11 @@ impl Sink for FilesSink {
                 columns.join(", ")
             )));
         }
+        Ok(())
+    }
+
+    async fn open(&self, schema: SchemaRef) -> Result<()> {
+        self.takes(&schema)?;
         let (disk, path) = (Arc::clone(&self.disk), self.path.clone());
         blocking(move || disk::create_dir(&*disk, &path)).await?.map_err(|e| self.failed("make", &self.path, e))
     }

@@ -494,7 +494,13 @@ impl Catalog {
         let Planned { mut select, inputs, parts, .. } = planned;
         claim_parts(context, &parts)?;
         select.definition = Some(definition);
-        unique_names(&crate::plan::Operator::schema(&select))?;
+        let schema = crate::plan::Operator::schema(&select);
+        unique_names(&schema)?;
+        match (&sink, &context.config.data_dir) {
+            (SinkKind::Other(sink), _) => sink.takes(&schema)?,
+            (SinkKind::Topic(sink), Some(data)) => sink.takes_in(&schema, &*context.config.disk, data)?,
+            (SinkKind::Topic(_), None) => {}
+        }
         context.declare.claim("output", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
         match sink {

@@ -53,3 +53,34 @@ fn two_sinks_into_one_directory_are_refused() {
     assert_eq!(lines("two"), [r#"{"word":"ebb"}"#, r#"{"word":"flow"}"#]);
     assert_eq!(lines("three"), [r#"{"n":1}"#, r#"{"n":2}"#]);
 }
+
+#[test]
+fn what_run_refuses_is_refused_by_check() {
+    let dir = words();
+    let into = |options: &str, columns: &str| {
+        format!("{WORDS}CREATE SINK s WITH ({options});\nINSERT INTO s SELECT {columns} FROM words;\n")
+    };
+    let files = "connector = 'files', path = 'out', format = 'json'";
+    let topic = "connector = 'topic', topic = 't'";
+    let place = "p.sql: line 3, column 1";
+    for (text, says) in [
+        (
+            into(&format!("{files}, partition_by = 'wrod'"), "word, n"),
+            [place, "option `partition_by`: there is no column `wrod`; did you mean `word`?"],
+        ),
+        (into(&files.replace("json", "text"), "word, n"), [place, "format `text` takes one column of TEXT"]),
+        (WORDS.to_string(), ["the program has no output", "add a view"]),
+        (into(files, "word").replace("INSERT", "-- INSERT"), ["the program has no output", "add a view"]),
+    ] {
+        refused(dir.path(), &text, &says);
+    }
+    assert!(!dir.path().join("out").exists());
+
+    // A topic that is there has columns of its own.
+    fs::write(dir.path().join("p.sql"), into(topic, "word")).unwrap();
+    let args = ["run", "p.sql", "--data", "d", "--trigger", "drain", "--headless", "--no-web"];
+    run(dir.path(), &args, "").code(0);
+    run(dir.path(), &["check", "p.sql", "--data", "d"], "").code(0);
+    let says = [place, "topic `t` has the columns (word Utf8), and the rows have (word Utf8, n Int64)"];
+    refused(dir.path(), &into(topic, "word, n"), &says);
+}
