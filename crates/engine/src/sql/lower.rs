@@ -73,6 +73,19 @@ pub(super) enum Shape {
 }
 
 impl Shape {
+    /// For people: which rows a batch gives.
+    fn told(self) -> &'static str {
+        match self {
+            Self::Stateless => "new rows in each batch, which stay (append)",
+            Self::Whole => "the whole result so far in each batch that changes it (complete)",
+            Self::Windowed => "the rows of each window once, when it closes (append)",
+            Self::Changed => {
+                "the rows of the groups that the batch changed, as they stand, the same group again (update)"
+            }
+            Self::Changing => "the rows of windows or groups as they change, the same one again (update)",
+        }
+    }
+
     /// What readers of such rows have to know.
     pub(super) fn changes(self) -> Changes {
         match self {
@@ -197,6 +210,14 @@ pub(super) async fn plan_as(
             (body, inputs, kind)
         }
     };
+    let again = kind == Shape::Whole || (kind == Shape::Changing && matches!(body, Body::Rows(_)));
+    if options.stays && again {
+        return plan_err!(
+            "option `emit` = 'append': no row of this view stays, it gives {}; leave the option out, or group by a window \
+             (TUMBLE, HOP, SESSION), whose rows come once, when it closes",
+            kind.told()
+        );
+    }
     let whole = if kind == Shape::Whole { whole_nodes(&optimized)? } else { Vec::new() };
     let shown = view && kind == Shape::Stateless && name == cx.name;
     Ok(Planned {
@@ -339,13 +360,7 @@ impl Operator for Select {
     fn gives(&self) -> &'static str {
         match self.gives {
             Shape::Stateless if self.fixed => "the rows of tables, as they stand, in each batch (complete)",
-            Shape::Stateless => "new rows in each batch, which stay (append)",
-            Shape::Whole => "the whole result so far in each batch that changes it (complete)",
-            Shape::Windowed => "the rows of each window once, when it closes (append)",
-            Shape::Changed => {
-                "the rows of the groups that the batch changed, as they stand, the same group again (update)"
-            }
-            Shape::Changing => "the rows of windows or groups as they change, the same one again (update)",
+            gives => gives.told(),
         }
     }
 

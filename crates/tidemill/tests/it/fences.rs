@@ -84,3 +84,18 @@ fn what_run_refuses_is_refused_by_check() {
     let says = [place, "topic `t` has the columns (word Utf8), and the rows have (word Utf8, n Int64)"];
     refused(dir.path(), &into(topic, "word, n"), &says);
 }
+
+#[test]
+fn two_streams_over_standard_input_are_refused() {
+    let dir = words();
+    let text = "CREATE STREAM a WITH (connector = 'stdin');\nCREATE STREAM b WITH (connector = 'stdin');\n\
+                CREATE VIEW v AS SELECT * FROM a UNION ALL SELECT * FROM b;\n";
+    let says = ["p.sql: line 2, column 15: CREATE STREAM b: stream `b` would read standard input, as stream `a` does"];
+    refused(dir.path(), text, &says);
+    fs::write(
+        dir.path().join("p.sql"),
+        text.replace("CREATE STREAM b", "-- ").replace(" UNION ALL SELECT * FROM b", ""),
+    )
+    .unwrap();
+    run(dir.path(), &["check", "p.sql", "--data", "d"], "").code(0);
+}
