@@ -261,7 +261,7 @@ fn restore(
             let neutral = operator.neutral()?;
             let taken = |version: Version| {
                 let rows = version.rows.iter().map(|rows| migrated_rows(rows, &to, neutral.as_ref()));
-                Ok(Version { whole: version.whole, rows: rows.collect::<Result<_>>()? })
+                Ok(Version { rows: rows.collect::<Result<_>>()?, ..version })
             };
             operator.restore(&versions.into_iter().map(taken).collect::<Result<Vec<_>>>()?)?;
             Ok((!steps.is_empty()).then(|| steps.join("; ")))

@@ -28,9 +28,9 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::StreamExt;
 use parking_lot::Mutex;
-use std::{fmt::Debug, ops::Range, sync::Arc, time::Instant};
+use std::{fmt::Debug, ops::Range, sync::Arc};
 use tidemill_core::{
-    Budget, Chunk, ChunkStream, Duration, Offset, OffsetRange, PartitionId, Position, Result, Shape, Source, Timestamp,
+    Budget, Chunk, ChunkStream, Offset, OffsetRange, PartitionId, Position, Result, Shape, Source, Timestamp,
 };
 
 /// What a program over queued batches gives for each batch.
@@ -302,28 +302,26 @@ impl SqlProgram {
     /// # Errors
     /// When it fails, or nothing was started.
     pub fn step(&self) -> Result<()> {
-        self.steps(1).map(drop)
+        self.steps(1, || {})
     }
 
-    /// Runs so many batches, one after the other, and says how long each took.
-    /// As in a running program, the loop is one of the threads that run the batches.
+    /// Runs so many batches, one after the other, and tells of each when it has ended. As in
+    /// a running program, the loop is one of the threads that run the batches.
     ///
     /// # Errors
     /// When one fails, or nothing was started.
-    pub fn steps(&self, count: usize) -> Result<Vec<Duration>> {
+    pub fn steps(&self, count: usize, mut ended: impl FnMut() + Send + 'static) -> Result<()> {
         let pipeline = self.pipeline.clone().ok_or_else(|| tidemill_core::Error::user("start the program first"))?;
         let run = async move {
-            let mut times = Vec::with_capacity(count);
             for _ in 0..count {
                 let last = pipeline.previous_time().unwrap_or_default();
-                let begun = Instant::now();
                 pipeline.step(Timestamp(last.0 + 1_000_000)).await?;
-                times.push(begun.elapsed());
+                ended();
             }
-            Ok(times)
+            Ok(())
         };
-        let ended = self.runtime.block_on(self.runtime.spawn(run));
-        ended.map_err(|e| tidemill_core::Error::internal("a batch panicked").because(e))?
+        let ran = self.runtime.block_on(self.runtime.spawn(run));
+        ran.map_err(|e| tidemill_core::Error::internal("a batch panicked").because(e))?
     }
 
     /// The program that was started.

@@ -8,11 +8,12 @@
 //! A delta is what one batch changed, a snapshot everything. Where a later row
 //! of a key replaces an earlier one, a delta may also repeat rows that did not
 //! change: in turn, so that after one round the deltas since its begin hold
-//! everything, which their heads then say, and no snapshot is needed. Each file is
-//! written aside, synced and renamed, names the version before it, and ends
-//! with a foot, so that a file that is there is whole or known to be damaged,
-//! and a missing one is noticed. The files, byte by byte, are in
-//! `docs/formats/state.md`.
+//! everything, which their heads then say, and no snapshot is needed. Where rows
+//! add up, those kept again are told from the others, and read only in a chain that
+//! begins with their round. Each file is written aside, synced and renamed, names the
+//! version before it, and ends with a foot, so that a file that is there is whole or
+//! known to be damaged, and a missing one is noticed. The files, byte by byte, are
+//! in `docs/formats/state.md`.
 //!
 //! Invariant: `load` gives the whole state of a version or an error, never a
 //! part of it. Called by the engine's state stores, which decide when a
@@ -36,8 +37,8 @@ use tidemill_core::{BatchId, Error, Result};
 mod file;
 mod look;
 mod unfinished;
-use file::Part;
 pub(crate) use file::{FileHead, Writer, read_rows};
+use file::{Mark, Part, Word};
 pub use look::{operators_in, remove_all};
 pub use unfinished::Unfinished;
 #[cfg(test)]
@@ -79,6 +80,26 @@ struct Links {
     since: Option<u64>,
 }
 
+/// How rows that are kept again, and told from others, go with those that came before them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Again {
+    /// Each row that was there before the round comes once in it, and not otherwise.
+    Once,
+    /// In place of all rows that came before and have the same values in these columns.
+    InPlaceOf(Vec<usize>),
+}
+
+/// Rows to be kept again, told from others.
+#[derive(Debug)]
+pub struct KeptAgain<'a> {
+    /// The version with which their round began.
+    pub round: BatchId,
+    /// How they go with others.
+    pub again: &'a Again,
+    /// The rows.
+    pub rows: &'a [RecordBatch],
+}
+
 /// What [`StateFiles::load_each`] hands out, in this order.
 #[derive(Debug)]
 pub enum Piece {
@@ -86,6 +107,8 @@ pub enum Piece {
     Reset,
     /// A version begins. A snapshot replaces what came before it.
     Version(BatchId, StateKind),
+    /// The rows of the version that follow are kept again.
+    Again(Again),
     /// Rows of it.
     Rows(RecordBatch),
 }
@@ -135,9 +158,44 @@ impl StateFiles {
     /// # Errors
     /// As [`StateFiles::save_delta`].
     pub fn save_rolled(&mut self, version: BatchId, rows: &[RecordBatch], since: Option<BatchId>) -> Result<()> {
+        self.save_rows(version, rows, None, since)
+    }
+
+    /// As [`StateFiles::save_rolled`], of an operator whose rows add up: `kept` are the rows that are
+    /// kept again beside those that the version changed. They are read only by who begins with the
+    /// version with which their round began.
+    ///
+    /// # Errors
+    /// As [`StateFiles::save_delta`].
+    pub fn save_again(
+        &mut self,
+        version: BatchId,
+        rows: &[RecordBatch],
+        kept: &KeptAgain<'_>,
+        since: Option<BatchId>,
+    ) -> Result<()> {
+        self.save_rows(version, rows, Some(kept), since)
+    }
+
+    fn save_rows(
+        &mut self,
+        version: BatchId,
+        rows: &[RecordBatch],
+        kept: Option<&KeptAgain<'_>>,
+        since: Option<BatchId>,
+    ) -> Result<()> {
         self.refuse_older(version)?;
-        let mut writer = self.create(version, StateKind::Delta, since)?;
-        for rows in rows {
+        let from = rows.iter().map(|rows| rows.num_rows() as u64).sum();
+        let mark = kept.map(|kept| Mark {
+            from,
+            round: kept.round.0,
+            keys: match kept.again {
+                Again::Once => None,
+                Again::InPlaceOf(columns) => Some(columns.clone()),
+            },
+        });
+        let mut writer = self.create(version, StateKind::Delta, since, mark)?;
+        for rows in rows.iter().chain(kept.map_or(&[][..], |kept| kept.rows)) {
             writer.rows(rows)?;
         }
         self.finish(version, StateKind::Delta, writer)?;
@@ -152,7 +210,7 @@ impl StateFiles {
     /// As [`StateFiles::save_delta`].
     pub fn save_snapshot(&mut self, version: BatchId, rows: impl Iterator<Item = RecordBatch>) -> Result<()> {
         self.refuse_older(version)?;
-        let mut writer = self.create(version, StateKind::Snapshot, None)?;
+        let mut writer = self.create(version, StateKind::Snapshot, None, None)?;
         for rows in rows {
             writer.rows(&rows)?;
         }
@@ -174,13 +232,18 @@ impl StateFiles {
         self.files.iter().rev().map(|(v, _)| *v).find(|v| *v < version)
     }
 
-    fn create(&self, version: BatchId, kind: StateKind, since: Option<BatchId>) -> Result<Writer> {
+    fn create(&self, version: BatchId, kind: StateKind, since: Option<BatchId>, again: Option<Mark>) -> Result<Writer> {
         let head = FileHead {
             operator: self.name.clone(),
-            kind,
+            kind: match (kind, &again) {
+                (StateKind::Snapshot, _) => Word::Snapshot,
+                (StateKind::Delta, None) => Word::Delta,
+                (StateKind::Delta, Some(_)) => Word::Rolled,
+            },
             version: version.0,
             previous: self.before(version.0),
             since: since.map(|since| since.0),
+            again,
         };
         Writer::create(&self.disk, self.path(version.0, kind), &head, &self.schema)
     }
@@ -209,6 +272,7 @@ impl StateFiles {
                 Piece::Reset => versions.clear(),
                 Piece::Version(version, kind) => versions.push((version, kind, Vec::new())),
                 Piece::Rows(rows) => versions.iter_mut().last().into_iter().for_each(|v| v.2.push(rows.clone())),
+                Piece::Again(_) => {}
             }
             Ok(())
         })?;
@@ -233,7 +297,7 @@ impl StateFiles {
             each(Piece::Version(BatchId(*version), StateKind::Snapshot))?;
             let read = self.read(*version, StateKind::Snapshot, &mut |part| match part {
                 Part::Head(_) => Ok(()),
-                Part::Rows(rows) => each(Piece::Rows(rows)).inspect_err(|_| refused = true),
+                Part::Rows(rows) | Part::Again(rows) => each(Piece::Rows(rows)).inspect_err(|_| refused = true),
             });
             match read {
                 Ok(()) => {
@@ -259,13 +323,26 @@ impl StateFiles {
         }
         for version in newer(base).filter(|v| begin.is_none_or(|begin| *v >= begin)) {
             let (first, expected, mut gap) = (begin == Some(version), at, None);
+            // Rows of other rounds came before, or are in the versions of this chain.
+            let mut of_round = None;
             let read = self.read(version, StateKind::Delta, &mut |part| match part {
                 Part::Head(head) if !first && head.previous != expected => {
                     gap = Some(head.previous);
                     Err(Error::internal("a gap"))
                 }
-                Part::Head(_) => each(Piece::Version(BatchId(version), StateKind::Delta)),
+                Part::Head(head) => {
+                    let mark = head.again.as_ref().filter(|mark| Some(mark.round) == begin);
+                    of_round = mark.map(|mark| (mark.again(), false));
+                    each(Piece::Version(BatchId(version), StateKind::Delta))
+                }
                 Part::Rows(rows) => each(Piece::Rows(rows)),
+                Part::Again(rows) => {
+                    let Some((again, is_told)) = &mut of_round else { return Ok(()) };
+                    if !std::mem::replace(is_told, true) {
+                        each(Piece::Again(again.clone()))?;
+                    }
+                    each(Piece::Rows(rows))
+                }
             });
             if let Some(previous) = gap {
                 return Err(self.broken(at, previous, version, damaged));

@@ -15,11 +15,6 @@ use std::{
 };
 use tidemill::Error;
 
-/// Columns and strings of a batch are made on one thread and dropped on another, thousands a batch: an allocator
-/// made for that takes a sixth off a small one.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse();
     tidemill::logging::init(arguments.verbose);

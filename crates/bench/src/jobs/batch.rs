@@ -7,7 +7,7 @@
 use crate::{Result, measure::median};
 use arrow_array::{RecordBatch, StringArray, TimestampMicrosecondArray};
 use serde::Serialize;
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 use tidemill_engine::testing::SqlProgram;
 
 /// Batches of each kind.
@@ -63,7 +63,15 @@ fn measure(view: &str, batches: &[Vec<RecordBatch>]) -> Result<(f64, f64)> {
         "CREATE STREAM posts (WATERMARK FOR created AS created - INTERVAL '1' SECOND) WITH (connector = 'program');";
     program.start(&format!("{stream} CREATE VIEW v AS {view}"))?;
     let median_of = |count: usize| -> Result<f64> {
-        let times: Vec<f64> = program.steps(count)?.iter().map(|time| time.as_secs_f64() * 1e6).collect();
+        let (tell, ended) = std::sync::mpsc::channel();
+        let mut begun = Instant::now();
+        program.steps(count, move || {
+            let now = Instant::now();
+            // Nobody leaves before the end.
+            let _heard = tell.send(now - begun);
+            begun = Instant::now();
+        })?;
+        let times: Vec<f64> = ended.iter().map(|time| time.as_secs_f64() * 1e6).collect();
         Ok(median(&times[WARM..]).unwrap_or_default())
     };
     Ok((median_of(batches.len())?, median_of(BATCHES)?))

@@ -1,7 +1,7 @@
 //! When the rows of a state are kept a second time, so that old files may go.
 //!
 //! ```text
-//! later rows replace earlier ones        others (an aggregate's rows add up)
+//! rows may be kept again                 others (aggregates that all keys' windows share)
 //! batch 7   delta + rows in turn         batch 7   delta; all rows are set aside, as they are
 //! batch 8   delta + rows in turn         batch 8   delta; a piece of them is written
 //! batch 9   delta + the last of them     batch 9   delta; the last piece: 7.snap
@@ -15,7 +15,7 @@
 use crate::state::{StateOperator, Swept};
 use arrow_array::RecordBatch;
 use tidemill_core::{BatchId, Result};
-use tidemill_store::state::{StateFiles, Unfinished};
+use tidemill_store::state::{Again, KeptAgain, StateFiles, Unfinished};
 
 /// Deltas may hold this many times the rows of the state before all are kept again.
 const REPEAT_FACTOR: usize = 3;
@@ -38,6 +38,8 @@ const PIECES: u64 = 32;
 pub(crate) struct KeptState {
     pub(super) name: String,
     delta: Vec<RecordBatch>,
+    /// Rows that are kept again, where they are told from others: how, and since when their round goes on.
+    again: Option<(BatchId, Again, Vec<RecordBatch>)>,
     /// The deltas from here on hold all rows, this one included.
     since: Option<BatchId>,
     /// All rows, when a snapshot is due.
@@ -103,7 +105,7 @@ impl StateEntry {
                         *deltas += usize::from(!whole);
                     }
                     Piece::Rows(batch) if !whole => *rows += batch.num_rows(),
-                    Piece::Rows(_) | Piece::Reset => {}
+                    Piece::Rows(_) | Piece::Reset | Piece::Again(_) => {}
                 }
                 each(piece)
             })
@@ -117,6 +119,7 @@ impl StateEntry {
         let mut kept = KeptState {
             name: operator.name().to_string(),
             delta: Vec::new(),
+            again: None,
             since: self.since,
             whole: None,
             ends_round: false,
@@ -129,10 +132,14 @@ impl StateEntry {
         if operator.sweeps() {
             let begin = self.sweep.is_none();
             if begin {
-                (self.sweep, self.rows, self.deltas) = (Some(batch), count, 1);
+                (self.rows, self.deltas) = (count, 1);
             }
+            let round = *self.sweep.get_or_insert(batch);
             let Swept { rows, whole } = operator.sweep(pace(all, count, self.rows), begin)?;
-            delta.extend(rows);
+            match operator.marks() {
+                Some(again) => kept.again = Some((round, again, rows)),
+                None => delta.extend(rows),
+            }
             if whole {
                 self.since = self.sweep.take();
                 (kept.since, kept.ends_round) = (self.since, true);
@@ -149,7 +156,14 @@ impl StateEntry {
 
     /// Makes the version durable. May be repeated.
     pub(super) fn save(&mut self, version: BatchId, kept: &KeptState) -> Result<()> {
-        if kept.delta.is_empty() { Ok(()) } else { self.files.save_rolled(version, &kept.delta, kept.since) }
+        match &kept.again {
+            _ if kept.delta.is_empty() => Ok(()),
+            Some((round, again, rows)) => {
+                let again = KeptAgain { round: *round, again, rows };
+                self.files.save_again(version, &kept.delta, &again, kept.since)
+            }
+            None => self.files.save_rolled(version, &kept.delta, kept.since),
+        }
     }
 
     /// After the commit point: writes a piece of the snapshot that is under way,

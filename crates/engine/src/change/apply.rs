@@ -124,12 +124,12 @@ impl Keep {
         let (neutral, columns) = (operator.neutral()?, operator.schema());
         let versions = versions
             .into_iter()
-            .map(|Version { whole, rows }| {
+            .map(|Version { whole, again, rows }| {
                 let rows = rows
                     .iter()
                     .map(|rows| migrate::rows(rows, &columns, neutral.as_ref()))
                     .collect::<Result<Vec<_>>>()?;
-                Ok(Version { whole, rows })
+                Ok(Version { whole, again, rows })
             })
             .collect::<Result<Vec<_>>>()?;
         operator.restore(&versions)?;

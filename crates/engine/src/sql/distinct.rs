@@ -10,17 +10,19 @@
 //! or `date_trunc`. Then a key leaves when the watermark is past its time, and a
 //! row that comes later still is late.
 //!
-//! The state has the keys' columns. Invariant: of the rows of a batch with one key
-//! the first of the first partition is given.
+//! The state has the keys' columns. A key that is kept again is the same key, so the
+//! rows of a sweep need no mark. Invariant: of the rows of a batch with one key the
+//! first of the first partition is given.
 
 use super::{
     late::Late,
     leaves,
+    ordered::Ordered,
     progress::{Time, micros, time_of},
 };
 use crate::{
     plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_once},
-    state::{StateOperator, Version},
+    state::{StateOperator, Swept, Version},
 };
 use arrow_array::{
     ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, TimestampMicrosecondArray, UInt32Array, cast::AsArray,
@@ -37,7 +39,7 @@ use datafusion::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::BTreeMap,
     sync::{Arc, OnceLock},
 };
 use tidemill_core::{BatchId, Error, Result, Timestamp};
@@ -176,19 +178,40 @@ impl Operator for DistinctOperator {
     }
 }
 
-type Keys = HashSet<Box<[u8]>, foldhash::fast::FixedState>;
+/// The keys of one time.
+#[derive(Debug, Default)]
+struct Keys {
+    keys: Ordered<()>,
+    /// The last round in which one came, and how many were there before.
+    round: u64,
+    before: usize,
+}
+
+impl Keys {
+    /// How many are to be kept again in a round: others came in it, and are in its deltas.
+    fn due(&self, round: u64) -> usize {
+        if self.round == round { self.before } else { self.keys.len() }
+    }
+}
 
 #[derive(Debug, Default)]
 struct Seen {
     /// By the time after which they are forgotten; 0 when they never are.
     keys: BTreeMap<i64, Keys>,
+    /// How many they are.
+    count: usize,
+    /// Number of the sweep that goes on, and time and number of the next key that it gives.
+    round: u64,
+    sweep: (i64, usize),
     delta: Option<(BatchId, Vec<RecordBatch>)>,
 }
 
 impl Seen {
     /// Forgets the keys of times before `at`.
     fn forget(&mut self, at: i64) {
-        self.keys = self.keys.split_off(&at);
+        while let Some(first) = self.keys.first_entry().filter(|first| *first.key() < at) {
+            self.count -= first.remove().keys.len();
+        }
     }
 }
 
@@ -223,12 +246,24 @@ impl DistinctState {
         for (at, row) in (0_u32..).zip(&rows) {
             let time = times.as_ref().map_or(0, |times| times.value(at as usize));
             let known = seen.keys.entry(time).or_default();
-            if !known.contains(row.as_ref()) {
-                known.insert(row.as_ref().into());
+            let before = known.keys.len();
+            if known.keys.take(row.as_ref()).1 {
+                if known.round != seen.round {
+                    (known.round, known.before) = (seen.round, before);
+                }
+                seen.count += 1;
                 fresh.push(at);
             }
         }
         Ok(fresh)
+    }
+
+    /// Keys as rows.
+    fn rows_of<'a>(&self, keys: impl Iterator<Item = &'a (Box<[u8]>, ())>) -> Result<RecordBatch> {
+        let parser = self.plan.converter.parser();
+        let columns = self.plan.converter.convert_rows(keys.map(|(key, ())| parser.parse(key)));
+        let rows = columns.and_then(|columns| RecordBatch::try_new(self.schema(), columns));
+        rows.map_err(|e| Error::internal(format!("the state of `{}`", self.plan.name)).because(e))
     }
 
     /// The aged time of a watermark: keys before it are forgotten.
@@ -327,7 +362,7 @@ impl StateOperator for DistinctState {
         let mut seen = Seen::default();
         for version in versions {
             if version.whole {
-                seen.keys.clear();
+                (seen.keys, seen.count) = (BTreeMap::new(), 0);
             }
             for rows in &version.rows {
                 let known = RecordBatch::try_new(self.schema(), rows.columns().to_vec())
@@ -346,20 +381,46 @@ impl StateOperator for DistinctState {
         Ok(self.seen.lock().delta.take_if(|(of, _)| *of == batch).map(|(_, rows)| rows).unwrap_or_default())
     }
 
+    fn sweeps(&self) -> bool {
+        true
+    }
+
+    fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
+        let seen = &mut *self.seen.lock();
+        if begin {
+            (seen.round, seen.sweep) = (seen.round + 1, (i64::MIN, 0));
+        }
+        let (mut left, mut found, mut whole) = (rows, Vec::new(), true);
+        for (time, keys) in seen.keys.range(seen.sweep.0..) {
+            let from = if *time == seen.sweep.0 { seen.sweep.1 } else { 0 };
+            let due = keys.due(seen.round).saturating_sub(from);
+            let page = keys.keys.page(from, left.min(due));
+            seen.sweep = (*time, from + page.len());
+            left -= page.len();
+            found.extend(page);
+            whole = page.len() == due;
+            if !whole {
+                break;
+            }
+        }
+        let rows = if found.is_empty() { Vec::new() } else { vec![self.rows_of(found.into_iter())?] };
+        Ok(Swept { rows, whole })
+    }
+
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
         let seen = self.seen.lock();
-        let parser = self.plan.converter.parser();
-        let mut out = Vec::new();
-        for keys in seen.keys.values().filter(|keys| !keys.is_empty()) {
-            let columns = self.plan.converter.convert_rows(keys.iter().map(|key| parser.parse(key)));
-            let rows = columns.and_then(|columns| RecordBatch::try_new(self.schema(), columns));
-            out.push(rows.map_err(|e| Error::internal(format!("the state of `{}`", self.plan.name)).because(e))?);
+        if seen.count == 0 {
+            return Ok(Vec::new());
         }
-        Ok(out)
+        Ok(vec![self.rows_of(seen.keys.values().flat_map(|keys| keys.keys.all()))?])
     }
 
     fn rows(&self) -> usize {
-        self.seen.lock().keys.values().map(HashSet::len).sum()
+        self.seen.lock().count
+    }
+
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        Some(Arc::new(Self::new(Arc::clone(&self.plan))))
     }
 }
 

@@ -12,19 +12,23 @@
 //! one when they pile up. So the state is as large as the open sessions, however
 //! many records they have.
 //!
+//! On disk a row is what it adds, so a sweep gives all rows of a key together, marked:
+//! they take the place of all that was read of the key before.
+//!
 //! Invariant: what is given follows from the rows and the watermark before the
 //! batch, and after it; a closed session never grows again, since a record before
 //! the watermark is late. So a state that was restored from old rows drops what
 //! had been given, and goes on as before. Called by [`super::state`].
 
 use super::{
+    blocks::Blocks,
     number::Keys,
     state::{Layout, Role, feed},
     times::Emit,
 };
 use crate::{
     plan::BatchRun,
-    state::{StateOperator, Version},
+    state::{StateOperator, Swept, Version},
 };
 use arrow_array::{
     Array, ArrayRef, Int64Array, RecordBatch, TimestampMicrosecondArray,
@@ -32,7 +36,6 @@ use arrow_array::{
     types::{Int64Type, TimestampMicrosecondType},
 };
 use arrow_schema::{DataType, SchemaRef};
-use arrow_select::interleave::interleave_record_batch;
 use datafusion::{
     common::{Result as DfResult, internal_datafusion_err},
     execution::TaskContext,
@@ -41,13 +44,15 @@ use datafusion::{
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    ops::Bound,
     sync::Arc,
 };
 use tidemill_core::{BatchId, Error, Result, Timestamp, WindowKind, WindowSpec};
+use tidemill_store::state::Again;
 
 /// Rows are merged when there are more than twice as many as after the last time, and this many more.
 const MERGE_ROWS: usize = 16 * 1024;
-/// Blocks of rows that are held before they are merged however few they have.
+/// Or when they came in more blocks than this, so that what piles up of a few keys is soon one row each.
 const MERGE_BLOCKS: usize = 64;
 
 type Key = Arc<[u8]>;
@@ -82,13 +87,15 @@ struct Closing {
 
 #[derive(Debug, Default)]
 struct Inner {
-    blocks: Vec<RecordBatch>,
+    blocks: Blocks,
     keys: BTreeMap<Key, Vec<Run>>,
     /// Ends of sessions, to find those that close.
     ends: BTreeSet<(i64, Key)>,
     /// Rows in use, and rows after the last merge.
     rows: usize,
     merged: usize,
+    /// The last key that the sweep gave.
+    swept: Option<Key>,
     delta: Option<(BatchId, Vec<RecordBatch>)>,
 }
 
@@ -144,16 +151,17 @@ impl KeyedWindows {
         let piled = {
             let inner = &mut *self.inner.lock();
             self.drop_closed(inner, timing.horizon(now));
-            let held: usize = inner.blocks.iter().map(RecordBatch::num_rows).sum();
-            let piled = held > inner.merged * 2 + MERGE_ROWS || inner.blocks.len() > MERGE_BLOCKS;
+            inner.blocks.tidy()?;
+            let many = if inner.blocks.came() > MERGE_BLOCKS { 0 } else { MERGE_ROWS };
+            let piled = inner.blocks.rows() > inner.merged * 2 + many;
             if piled { Some(self.all(inner)?) } else { None }
         };
         if let Some(rows) = piled {
             let merged = if rows.is_empty() { rows } else { feed(merge, task, rows).await? };
             let inner = &mut *self.inner.lock();
-            let delta = inner.delta.take();
-            *inner = self.rebuilt(&merged)?;
-            inner.delta = delta;
+            let merged = Version { whole: false, again: None, rows: merged };
+            let rebuilt = self.read(&[merged])?;
+            *inner = Inner { delta: inner.delta.take(), swept: inner.swept.take(), ..rebuilt };
         }
         Ok(results.into_iter().filter(|rows| rows.num_rows() > 0).collect())
     }
@@ -220,27 +228,27 @@ impl KeyedWindows {
     }
 
     fn interleaved(&self, inner: &Inner, rows: &[(usize, usize)]) -> DfResult<RecordBatch> {
-        if rows.is_empty() {
-            return Ok(RecordBatch::new_empty(Arc::clone(&self.layout.kept)));
-        }
-        Ok(interleave_record_batch(&inner.blocks.iter().collect::<Vec<_>>(), rows)?)
+        let rows = inner.blocks.gather(rows)?;
+        Ok(rows.unwrap_or_else(|| RecordBatch::new_empty(Arc::clone(&self.layout.kept))))
     }
 
     /// All rows, those of a session in one pane.
     fn all(&self, inner: &Inner) -> DfResult<Vec<RecordBatch>> {
-        let runs = || inner.keys.values().flatten();
-        let places: Vec<(usize, usize)> = runs().flat_map(|run| run.pieces.iter().map(|p| (p.block, p.row))).collect();
-        if places.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows = self.interleaved(inner, &places)?;
+        let runs: Vec<&Run> = inner.keys.values().flatten().collect();
+        Ok(self.rows_of(inner, &runs)?.into_iter().collect())
+    }
+
+    /// The rows of these runs, those of a session in one pane; `None` for none.
+    fn rows_of(&self, inner: &Inner, runs: &[&Run]) -> DfResult<Option<RecordBatch>> {
+        let places = runs.iter().flat_map(|run| run.pieces.iter().map(|piece| (piece.block, piece.row)));
+        let Some(rows) = inner.blocks.gather(&places.collect::<Vec<_>>())? else { return Ok(None) };
         if !matches!(self.window, WindowKind::Session(_)) {
-            return Ok(vec![rows]);
+            return Ok(Some(rows));
         }
-        let panes = runs().flat_map(|run| std::iter::repeat_n(run.low, run.pieces.len())).collect();
+        let panes = runs.iter().flat_map(|run| std::iter::repeat_n(run.low, run.pieces.len())).collect();
         let mut columns = rows.columns().to_vec();
         columns[self.layout.pane] = numbers(panes, self.layout.kept.field(self.layout.pane).data_type());
-        Ok(vec![RecordBatch::try_new(Arc::clone(&self.layout.kept), columns)?])
+        Ok(Some(RecordBatch::try_new(Arc::clone(&self.layout.kept), columns)?))
     }
 
     /// Adds partial rows.
@@ -251,8 +259,7 @@ impl KeyedWindows {
         let [pane, low, high] = [self.layout.pane, self.layout.low, self.layout.high].map(|at| micros(rows.column(at)));
         let (pane, low, high) = (pane?, low?, high?);
         let keys: Vec<ArrayRef> = self.layout.key.iter().map(|at| Arc::clone(rows.column(*at))).collect();
-        let block = inner.blocks.len();
-        inner.blocks.push(rows.clone());
+        let block = inner.blocks.push(rows.clone());
         inner.rows += rows.num_rows();
         let Inner { keys: of, ends, .. } = inner;
         self.keys.each(&keys, rows.num_rows(), |row, key| {
@@ -301,12 +308,35 @@ impl KeyedWindows {
         }
     }
 
-    /// A state that holds `blocks`, of which everything that is closed was given.
-    fn rebuilt(&self, blocks: &[RecordBatch]) -> DfResult<Inner> {
+    /// Forgets the keys of rows that take the place of all that was read of them.
+    fn replace(&self, inner: &mut Inner, rows: &RecordBatch) -> DfResult<()> {
+        let columns: Vec<ArrayRef> = self.layout.key.iter().map(|at| Arc::clone(rows.column(*at))).collect();
+        let Inner { keys, ends, rows: count, .. } = inner;
+        self.keys.each(&columns, rows.num_rows(), |_, key| {
+            let Some((key, runs)) = keys.remove_entry(key) else { return };
+            for run in runs {
+                *count -= run.pieces.len();
+                if let WindowKind::Session(gap) = self.window {
+                    ends.remove(&(run.high.saturating_add(gap), Arc::clone(&key)));
+                }
+            }
+        })
+    }
+
+    /// A state that holds what these versions do, of which everything that is closed was given.
+    fn read(&self, versions: &[Version]) -> DfResult<Inner> {
         let (mut inner, mut touched) = (Inner::default(), BTreeSet::new());
-        for rows in blocks {
-            let rows = RecordBatch::try_new(Arc::clone(&self.layout.kept), rows.columns().to_vec())?;
-            self.insert(&mut inner, &rows, 0, &mut touched)?;
+        let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
+        for version in &versions[from..] {
+            let own = |rows: &RecordBatch| RecordBatch::try_new(Arc::clone(&self.layout.kept), rows.columns().to_vec());
+            let blocks: Vec<RecordBatch> = version.rows.iter().map(own).collect::<std::result::Result<_, _>>()?;
+            if version.again.is_some() {
+                blocks.iter().try_for_each(|rows| self.replace(&mut inner, rows))?;
+            }
+            for rows in &blocks {
+                self.insert(&mut inner, rows, 0, &mut touched)?;
+            }
+            inner.blocks.tidy()?;
         }
         if let WindowKind::Count(spec) = self.window {
             let _given_before = count_windows(&mut inner, spec, &touched);
@@ -398,10 +428,8 @@ impl StateOperator for KeyedWindows {
     }
 
     fn restore(&self, versions: &[Version]) -> Result<()> {
-        let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
-        let blocks: Vec<RecordBatch> = versions[from..].iter().flat_map(|version| version.rows.clone()).collect();
         let restored = self
-            .rebuilt(&blocks)
+            .read(versions)
             .map_err(|e| Error::user(format!("the state of `{}` has other columns", self.name)).because(e))?;
         *self.inner.lock() = restored;
         Ok(())
@@ -409,6 +437,32 @@ impl StateOperator for KeyedWindows {
 
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
         Ok(self.inner.lock().delta.take_if(|(of, _)| *of == batch).map(|(_, rows)| rows).unwrap_or_default())
+    }
+
+    fn sweeps(&self) -> bool {
+        true
+    }
+
+    fn marks(&self) -> Option<Again> {
+        Some(Again::InPlaceOf(self.layout.key.clone()))
+    }
+
+    fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
+        let inner = &mut *self.inner.lock();
+        let from = inner.swept.take().filter(|_| !begin).map_or(Bound::Unbounded, Bound::Excluded);
+        let (mut runs, mut count, mut whole) = (Vec::new(), 0, true);
+        for (key, of_key) in inner.keys.range::<Key, _>((from, Bound::Unbounded)) {
+            if count >= rows {
+                whole = false;
+                break;
+            }
+            count += of_key.iter().map(|run| run.pieces.len()).sum::<usize>();
+            runs.extend(of_key);
+            inner.swept = Some(Arc::clone(key));
+        }
+        let rows = self.rows_of(inner, &runs);
+        let rows = rows.map_err(|e| Error::internal(format!("the state of `{}`", self.name)).because(e))?;
+        Ok(Swept { rows: rows.into_iter().collect(), whole })
     }
 
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
@@ -421,5 +475,9 @@ impl StateOperator for KeyedWindows {
 
     fn rows(&self) -> usize {
         self.inner.lock().rows
+    }
+
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        Self::new(self.name.clone(), self.layout.clone(), self.window).ok().map(|state| Arc::new(state) as _)
     }
 }

@@ -42,6 +42,7 @@
 //! functions for social text, [`query`] answers questions beside the program,
 //! [`past`] those about state.
 
+mod blocks;
 mod catalog;
 mod checks;
 mod cut;
@@ -58,6 +59,7 @@ mod lookup;
 mod lower;
 mod mistakes;
 mod number;
+mod ordered;
 mod panes;
 mod parse;
 mod parts;

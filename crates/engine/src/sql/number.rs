@@ -4,14 +4,16 @@
 //! in their own order, so a batch that runs again gives the same numbers. All
 //! rows go through one partition: the order is the point.
 //!
-//! State, under `<view>.rows`: for each key how many rows it has had.
+//! State, under `<view>.rows`: for each key how many rows it has had; the last row of
+//! a key counts.
 //!
 //! Invariant: the numbers of a key follow each other from 0 without a gap.
 //! Made by [`super::panes`]; the windows are in [`super::keyed`].
 
+use super::ordered::Ordered;
 use crate::{
     plan::{BatchRun, Kernel, NodeInputs, Rows, external, rows_once},
-    state::{StateOperator, Version},
+    state::{StateOperator, Swept, Version},
 };
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, cast::AsArray, types::Int64Type};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -21,7 +23,7 @@ use datafusion::{
 };
 use futures::TryStreamExt;
 use parking_lot::Mutex;
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{fmt, sync::Arc};
 use tidemill_core::{BatchId, Error, Result, Timestamp, WindowSpec};
 
 /// Column of the state that says how many.
@@ -65,7 +67,9 @@ impl Keys {
 
 #[derive(Debug, Default)]
 struct Inner {
-    counts: HashMap<Box<[u8]>, i64>,
+    counts: Ordered<i64>,
+    /// The next key that the sweep gives, and the first that it need not: that came later.
+    sweep: (usize, usize),
     delta: Option<(BatchId, Vec<RecordBatch>)>,
 }
 
@@ -97,37 +101,34 @@ impl Numbers {
     /// Numbers the rows of a batch, in order.
     fn number(&self, batch: BatchId, blocks: &[RecordBatch]) -> DfResult<Vec<Int64Array>> {
         let inner = &mut *self.inner.lock();
-        let mut changed: HashMap<Box<[u8]>, ()> = HashMap::new();
+        let mut changed: Vec<usize> = Vec::new();
         let mut out = Vec::with_capacity(blocks.len());
         for rows in blocks {
             let mut numbers = Vec::with_capacity(rows.num_rows());
             self.keys.each(&self.keys_of(rows), rows.num_rows(), |_, key| {
-                let count = match inner.counts.get_mut(key) {
-                    Some(count) => count,
-                    None => inner.counts.entry(key.into()).or_default(),
-                };
-                numbers.push(*count);
-                *count += 1;
-                if !changed.contains_key(key) {
-                    changed.insert(key.into(), ());
+                let (at, _) = inner.counts.take(key);
+                changed.push(at);
+                if let Some(count) = inner.counts.value_mut(at) {
+                    numbers.push(*count);
+                    *count += 1;
                 }
             })?;
             out.push(Int64Array::from(numbers));
         }
-        let delta = self.rows_of(changed.keys().filter_map(|key| inner.counts.get_key_value(key)))?;
+        changed.sort_unstable();
+        changed.dedup();
+        let delta = self.rows_of(changed.into_iter().flat_map(|at| inner.counts.page(at, 1)))?;
         inner.delta = Some((batch, delta));
         Ok(out)
     }
 
-    fn rows_of<'a>(&self, counts: impl Iterator<Item = (&'a Box<[u8]>, &'a i64)>) -> DfResult<Vec<RecordBatch>> {
-        let mut counts: Vec<_> = counts.collect();
+    fn rows_of<'a>(&self, counts: impl Iterator<Item = &'a (Box<[u8]>, i64)>) -> DfResult<Vec<RecordBatch>> {
+        let counts: Vec<_> = counts.collect();
         if counts.is_empty() {
             return Ok(Vec::new());
         }
-        // The same rows whatever the table's order.
-        counts.sort();
         let mut columns = self.keys.columns(counts.iter().map(|(key, _)| key.as_ref()))?;
-        columns.push(Arc::new(Int64Array::from_iter_values(counts.iter().map(|(_, count)| **count))));
+        columns.push(Arc::new(Int64Array::from_iter_values(counts.iter().map(|(_, count)| *count))));
         Ok(vec![RecordBatch::try_new(Arc::clone(&self.schema), columns)?])
     }
 }
@@ -150,7 +151,7 @@ impl StateOperator for Numbers {
         let mut inner = Inner::default();
         for version in versions {
             if version.whole {
-                inner.counts.clear();
+                inner.counts = Ordered::default();
             }
             for rows in &version.rows {
                 let count = rows.num_columns().saturating_sub(1);
@@ -159,7 +160,8 @@ impl StateOperator for Numbers {
                     counts.ok_or_else(|| Error::user(format!("the state of `{}` has no counts", self.name)))?;
                 self.keys
                     .each(&rows.columns()[..count], rows.num_rows(), |row, key| {
-                        inner.counts.insert(key.into(), counts.value(row));
+                        let (at, _) = inner.counts.take(key);
+                        inner.counts.value_mut(at).into_iter().for_each(|count| *count = counts.value(row));
                     })
                     .map_err(broken)?;
             }
@@ -172,13 +174,35 @@ impl StateOperator for Numbers {
         Ok(self.inner.lock().delta.take_if(|(of, _)| *of == batch).map(|(_, rows)| rows).unwrap_or_default())
     }
 
+    fn sweeps(&self) -> bool {
+        true
+    }
+
+    fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
+        let inner = &mut *self.inner.lock();
+        if begin {
+            inner.sweep = (0, inner.counts.len());
+        }
+        let (from, end) = inner.sweep;
+        let page = inner.counts.page(from, rows.min(end - from));
+        inner.sweep.0 += page.len();
+        let rows = self.rows_of(page.iter()).map_err(|e| Error::internal("numbers of rows").because(e))?;
+        Ok(Swept { rows, whole: inner.sweep.0 == end })
+    }
+
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
         let inner = self.inner.lock();
-        self.rows_of(inner.counts.iter()).map_err(|e| Error::internal("numbers of rows").because(e))
+        self.rows_of(inner.counts.all().iter()).map_err(|e| Error::internal("numbers of rows").because(e))
     }
 
     fn rows(&self) -> usize {
         self.inner.lock().counts.len()
+    }
+
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        let keys = Keys::new(self.schema.fields()[..self.places.len()].iter().map(|field| field.data_type())).ok()?;
+        let (name, schema) = (self.name.clone(), Arc::clone(&self.schema));
+        Some(Arc::new(Self { name, schema, places: self.places.clone(), keys, inner: Mutex::default() }))
     }
 }
 

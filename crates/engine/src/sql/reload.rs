@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     plan::{BatchRun, Kernel, Lowering, NodeInputs, Operator, Rows, rows_from},
-    state::{StateOperator, Version},
+    state::{StateOperator, Swept, Version},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -173,6 +173,15 @@ impl StateOperator for Reloaded {
 
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
         Ok(self.current.lock().delta.take_if(|(of, _)| *of == batch).map(|(_, rows)| rows).unwrap_or_default())
+    }
+
+    fn sweeps(&self) -> bool {
+        true
+    }
+
+    /// Each version is the whole table: there is nothing to keep again.
+    fn sweep(&self, _rows: usize, _begin: bool) -> Result<Swept> {
+        Ok(Swept { rows: Vec::new(), whole: true })
     }
 
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {

@@ -1,5 +1,6 @@
 //! SQL programs against an oracle: plain DataFusion over all the input at once.
 
+mod again;
 mod aggregates;
 mod beside;
 mod decoding;

@@ -81,7 +81,7 @@ fn check<K: Key + Ord + Debug>(key: impl Fn(u64) -> K, keys: u64) {
         let first = *sweep.get_or_insert(versions.len());
         let swept = state.sweep(usize::try_from(keys / 4).unwrap(), begin).unwrap();
         rows.extend(swept.rows);
-        versions.push(Version { whole: false, rows });
+        versions.push(Version { whole: false, again: None, rows });
         if swept.whole {
             versions.drain(..first);
             sweep = None;

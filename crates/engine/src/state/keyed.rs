@@ -22,7 +22,8 @@
 use super::{
     Feed, StateOperator, Swept, Version,
     alarms::{Alarm, Micros},
-    bin::{BINS, Bin, NONE, Slot, Touched, bin_of, counts_to_starts, no_bucket, too_many_rows},
+    bin::{BINS, Bin, NONE, Slot, Touched, bin_of, no_bucket},
+    binned::Binned,
     cold::Cold,
     life::Life,
     memory::{Share, StateMemory},
@@ -31,7 +32,7 @@ use crate::{
     plan::external,
     record::{Key, Record, finish_batch, hash_key, partition_of, read_batch, schema_of},
 };
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, UInt32Array, cast::AsArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, cast::AsArray};
 use arrow_schema::{Schema, SchemaRef};
 use datafusion::common::Result as DfResult;
 use hashbrown::hash_table::Entry;
@@ -68,6 +69,7 @@ pub(crate) struct Part<K, S, L> {
     /// Bytes of a key and its state beside its slot, as of the keys that were looked at, the last in this bin.
     pub(super) heap: usize,
     pub(super) weighed: usize,
+    binned: Binned,
     /// Rows that the last batch changed, until they are taken. A batch that
     /// nobody asked for (there is no data directory) is replaced by the next.
     delta: Option<(BatchId, Vec<RecordBatch>)>,
@@ -89,6 +91,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
             hand: 0,
             heap: 0,
             weighed: 0,
+            binned: Binned::default(),
             delta: None,
         }
     }
@@ -143,11 +146,13 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         rows: &[RecordBatch],
         visitor: &mut impl Visit<K, V, S, L>,
     ) -> DfResult<RecordBatch> {
-        let (rows, hashes, ends) = by_bin::<K, V>(rows)?;
+        let mut binned = std::mem::take(&mut self.binned);
+        let rows = binned.sort::<K, V>(rows)?;
+        let Binned { hashes, ends, .. } = &binned;
         let column = read_batch::<(K, V)>(&rows).map_err(external)?;
         if self.cold.is_some() {
             // What the batch may touch, in one go.
-            self.fetch(rows.column(0), &column.0, &hashes, &ends).map_err(external)?;
+            self.fetch(rows.column(0), &column.0, hashes, ends).map_err(external)?;
             if L::TIMED {
                 self.fetch_due(moment).map_err(external)?;
             }
@@ -159,7 +164,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         if self.unsaved {
             self.touch_all(now).map_err(external)?;
         }
-        for (bin, end) in self.bins.iter_mut().zip(ends) {
+        for (bin, end) in self.bins.iter_mut().zip(ends.iter().copied()) {
             let range = start as usize..end as usize;
             let keys = range.clone().map(|row| <(K, V)>::get(&column, row).0);
             bin.find(&hashes[range].iter().copied().zip(keys), &mut touched.buckets);
@@ -196,6 +201,8 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
                 }
             }
         }
+        binned.shrink();
+        self.binned = binned;
         let delta = finish_batch::<L::Row>(&mut delta, &stored::<K, S, L>()).map_err(external)?;
         let mut kept = vec![delta.clone()];
         if std::mem::take(&mut self.unsaved) {
@@ -372,31 +379,6 @@ pub(crate) fn present<K: Key, S: Record>(rows: &RecordBatch) -> DfResult<RecordB
     Ok(RecordBatch::try_new(schema_of::<(K, S)>(), vec![keys, states])?)
 }
 
-/// The rows in the order of their bins, the hash of each row's key, and where each bin ends.
-fn by_bin<K: Key, V: Record>(rows: &[RecordBatch]) -> DfResult<(RecordBatch, Vec<u64>, Vec<u32>)> {
-    if rows.is_empty() {
-        return Ok((RecordBatch::new_empty(schema_of::<(K, V)>()), Vec::new(), vec![0; BINS]));
-    }
-    // One run of rows, so that a row is one number.
-    let rows = arrow_select::concat::concat_batches(&schema_of::<(K, V)>(), rows)?;
-    let count = u32::try_from(rows.num_rows()).map_err(|_| too_many_rows())?;
-    let column = read_batch::<(K, V)>(&rows).map_err(external)?;
-    let hashes: Vec<u64> = (0..rows.num_rows()).map(|row| hash_key::<K>(<(K, V)>::get(&column, row).0)).collect();
-    let mut ends = vec![0; BINS];
-    hashes.iter().for_each(|hash| ends[bin_of(*hash)] += 1);
-    counts_to_starts(&mut ends);
-    let (mut order, mut sorted) = (vec![0_u32; hashes.len()], vec![0_u64; hashes.len()]);
-    for (row, hash) in (0..count).zip(hashes) {
-        let end = &mut ends[bin_of(hash)];
-        let place = *end as usize;
-        *end += 1;
-        order[place] = row;
-        sorted[place] = hash;
-    }
-    let rows = arrow_select::take::take_record_batch(&rows, &UInt32Array::from(order))?;
-    Ok((rows, sorted, ends))
-}
-
 /// The state of one keyed operator.
 pub(crate) struct KeyedState<K, S, L = ()> {
     name: String,
@@ -488,6 +470,7 @@ impl<K: Key, S: Record, L: Life<K, S>> StateOperator for KeyedState<K, S, L> {
             feed(&mut |piece| {
                 match piece {
                     Piece::Version(_, StateKind::Delta) => nothing = false,
+                    Piece::Again(_) => {}
                     Piece::Version(_, StateKind::Snapshot) => {
                         parts.iter_mut().for_each(|part| part.empty(bins.clone()));
                         nothing = false;

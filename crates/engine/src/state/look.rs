@@ -8,17 +8,17 @@
 //! owns the files. A version is given whole or not at all. Called by queries
 //! over `state.<operator>`, by the replay of a batch, and when a program changes.
 
-use super::{StateOperator, Version};
-use arrow_array::RecordBatch;
+use super::{StateOperator, Version, collected};
+use arrow_array::{BooleanArray, RecordBatch};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::SchemaRef;
-use std::{collections::HashMap, path::Path, sync::Arc};
-use tidemill_core::{BatchId, Error, Result};
-use tidemill_store::{
-    Disk, StateFiles,
-    ledger::OperatorEntry,
-    state::{StateKind, StateVersion},
+use arrow_schema::{Schema, SchemaRef};
+use std::{
+    collections::{HashMap, HashSet},
+    path::Path,
+    sync::Arc,
 };
+use tidemill_core::{BatchId, Error, Result};
+use tidemill_store::{Disk, StateFiles, ledger::OperatorEntry, state::Again};
 
 /// How often files that were pruned meanwhile are looked for again.
 const TRIES: usize = 3;
@@ -51,20 +51,15 @@ pub(crate) fn versions(
                     entry.name
                 )));
             }
-            files.load(version)
+            collected(&mut |each| files.load_each(version, each))
         });
         match found {
-            Ok(found) => return Ok(Some((Arc::clone(files.columns()), of_files(found)))),
+            Ok(found) => return Ok(Some((Arc::clone(files.columns()), found))),
             // The owner may have pruned files between the look and the load.
             Err(error) if tried == TRIES => return Err(error),
             Err(_) => {}
         }
     }
-}
-
-/// Versions as an operator takes them.
-pub(crate) fn of_files(found: Vec<StateVersion>) -> Vec<Version> {
-    found.into_iter().map(|(_, kind, rows)| Version { whole: kind == StateKind::Snapshot, rows }).collect()
 }
 
 /// The state of `entry` at `version` as people read it: by the operator `like`
@@ -97,15 +92,31 @@ pub(crate) fn rows_at(
     Ok(LookedAt { rows: folded(&versions, entry)?, schema })
 }
 
+/// By how many of its columns, the first ones, a state's rows take each other's place;
+/// `None` where they add up.
+fn replaced_by(entry: &OperatorEntry, schema: &Schema) -> Option<usize> {
+    let count = schema.fields().len();
+    let is_named = |at: usize, name: &str| schema.fields().get(at).is_some_and(|field| field.name() == name);
+    match entry.kind.as_str() {
+        kind if kind.contains("state") || kind == "with_timers" => Some(entry.keys.unwrap_or(1)),
+        "distinct" => Some(count),
+        // Rows that wait for a partner have numbers.
+        "join" if is_named(0, "_id") => Some(1),
+        // Numbers of rows by key.
+        "count_window" if is_named(count.wrapping_sub(1), "_rows") => Some(count - 1),
+        _ => None,
+    }
+}
+
 /// The rows that count, without the operator: of a keyed state the newest of
 /// each key, unless it was removed; of an aggregate all, which add up.
 fn folded(versions: &[Version], entry: &OperatorEntry) -> Result<Vec<RecordBatch>> {
     let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
     let batches: Vec<&RecordBatch> = versions[from..].iter().flat_map(|version| &version.rows).collect();
-    if !(entry.kind.contains("state") || entry.kind == "with_timers") {
-        return Ok(batches.into_iter().cloned().collect());
-    }
-    let keys = entry.keys.unwrap_or(1);
+    let schema = batches.first().map(|rows| rows.schema());
+    let Some(keys) = schema.and_then(|schema| replaced_by(entry, &schema)) else {
+        return added_up(&versions[from..]);
+    };
     let mut newest: HashMap<String, (usize, usize)> = HashMap::new();
     for (at, rows) in batches.iter().enumerate() {
         for (row, key) in keys_of(rows, keys)?.into_iter().enumerate() {
@@ -114,18 +125,52 @@ fn folded(versions: &[Version], entry: &OperatorEntry) -> Result<Vec<RecordBatch
     }
     let mut out = Vec::new();
     for (at, rows) in batches.iter().enumerate() {
-        let removed = |row: usize| rows.columns()[keys.min(rows.num_columns())..].iter().all(|c| c.is_null(row));
+        let others = &rows.columns()[keys.min(rows.num_columns())..];
+        let removed = |row: usize| !others.is_empty() && others.iter().all(|column| column.is_null(row));
         let names = keys_of(rows, keys)?;
         let keep =
             names.iter().enumerate().map(|(row, key)| Some(newest.get(key) == Some(&(at, row)) && !removed(row)));
         let keep = keep.collect::<arrow_array::BooleanArray>();
-        let rows = arrow_select::filter::filter_record_batch(rows, &keep)
-            .map_err(|e| Error::internal("rows of a state").because(e))?;
+        let rows = arrow_select::filter::filter_record_batch(rows, &keep).map_err(broken)?;
         if rows.num_rows() > 0 {
             out.push(rows);
         }
     }
     Ok(out)
+}
+
+/// Rows that add up, without those whose place others have taken.
+fn added_up(versions: &[Version]) -> Result<Vec<RecordBatch>> {
+    let mut out = Vec::new();
+    // Keys that have been seen in rows kept again; from the newest version on.
+    let mut replaced: HashSet<String> = HashSet::new();
+    let columns = versions.iter().find_map(|version| match &version.again {
+        Some(Again::InPlaceOf(columns)) => Some(columns),
+        Some(Again::Once) | None => None,
+    });
+    for version in versions.iter().rev() {
+        let mut own = Vec::new();
+        for rows in &version.rows {
+            let Some(columns) = columns else {
+                out.push(rows.clone());
+                continue;
+            };
+            let names = keys_of(&rows.project(columns).map_err(broken)?, usize::MAX)?;
+            let keep: BooleanArray = names.iter().map(|name| Some(!replaced.contains(name))).collect();
+            out.push(arrow_select::filter::filter_record_batch(rows, &keep).map_err(broken)?);
+            if version.again.is_some() {
+                own.extend(names);
+            }
+        }
+        replaced.extend(own);
+    }
+    out.retain(|rows| rows.num_rows() > 0);
+    out.reverse();
+    Ok(out)
+}
+
+fn broken(error: arrow_schema::ArrowError) -> Error {
+    Error::internal("rows of a state").because(error)
 }
 
 /// The key of each row as text: equal for equal keys.

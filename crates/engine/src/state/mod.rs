@@ -11,6 +11,7 @@
 
 pub(crate) mod alarms;
 mod bin;
+mod binned;
 mod cold;
 #[cfg(test)]
 mod cold_tests;
@@ -27,13 +28,16 @@ use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{fmt, sync::Arc};
 use tidemill_core::{Batch, BatchId, Result, Timestamp};
-use tidemill_store::state::{Piece, StateKind};
+use tidemill_store::state::{Again, Piece, StateKind};
 
 /// Rows of a version as they come back from disk.
 #[derive(Debug, Clone)]
 pub(crate) struct Version {
     /// Whether these are all rows, or those that the batch changed.
     pub(crate) whole: bool,
+    /// Of rows that the version before this one in the list kept again beside what it changed, how they
+    /// go with those before them. Only of an operator that [`StateOperator::marks`] them.
+    pub(crate) again: Option<Again>,
     pub(crate) rows: Vec<RecordBatch>,
 }
 
@@ -49,14 +53,15 @@ pub(crate) struct Swept {
 pub(crate) type Feed<'a> = dyn FnMut(&mut dyn FnMut(Piece) -> Result<()>) -> Result<()> + 'a;
 
 /// All that a feed gives, in memory.
-fn collected(feed: &mut Feed<'_>) -> Result<Vec<Version>> {
+pub(crate) fn collected(feed: &mut Feed<'_>) -> Result<Vec<Version>> {
     let mut versions = Vec::new();
     feed(&mut |piece| {
         match piece {
             Piece::Reset => versions.clear(),
             Piece::Version(_, kind) => {
-                versions.push(Version { whole: kind == StateKind::Snapshot, rows: Vec::new() });
+                versions.push(Version { whole: kind == StateKind::Snapshot, again: None, rows: Vec::new() });
             }
+            Piece::Again(again) => versions.push(Version { whole: false, again: Some(again), rows: Vec::new() }),
             Piece::Rows(rows) => versions.iter_mut().last().into_iter().for_each(|v| v.rows.push(rows.clone())),
         }
         Ok(())
@@ -90,11 +95,18 @@ pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
         self.restore(&collected(feed)?)
     }
 
-    /// Whether a later row of a key replaces an earlier one, so that rows may be
-    /// kept again as they are: then [`StateOperator::sweep`] is asked, and
-    /// [`StateOperator::snapshot`] by people only.
+    /// Whether rows may be kept again as they are, since a later row of a key replaces
+    /// an earlier one or the operator [`StateOperator::marks`] them: then
+    /// [`StateOperator::sweep`] is asked, and [`StateOperator::snapshot`] by people only.
     fn sweeps(&self) -> bool {
         false
+    }
+
+    /// How rows that are kept again are told from those that a batch changed when they are
+    /// read, where they would add up. Of those rows, [`StateOperator::restore`] gets only such
+    /// as the versions that it gets don't have otherwise, as a [`Version`] of their own.
+    fn marks(&self) -> Option<Again> {
+        None
     }
 
     /// About `rows` of the rows as they are now, which go on where the call before

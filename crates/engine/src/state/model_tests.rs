@@ -55,10 +55,10 @@ impl Kept {
             }
         }
         if !rows.is_empty() {
-            self.versions.push(Version { whole: false, rows });
+            self.versions.push(Version { whole: false, again: None, rows });
         }
         if !self.sweeps && batch.0.is_multiple_of(7) {
-            self.versions.push(Version { whole: true, rows: state.snapshot().unwrap() });
+            self.versions.push(Version { whole: true, again: None, rows: state.snapshot().unwrap() });
         }
     }
 

@@ -4,15 +4,17 @@
 //! size 3, now batch 7:   [pane 5][pane 6][pane 7]     pane 4 has expired
 //! ```
 //!
-//! A version on disk is the pane of its batch under the column `_batch_time`;
-//! after a restart the panes of the last window come back and the rows go to
-//! the partitions that own them now, which may be more or fewer than before.
+//! A version on disk is the pane of its batch under the column `_batch_time`, and
+//! older panes that are kept again, each whole, so that one takes the place of what
+//! an older version has of its time. After a restart the panes of the last window
+//! come back and the rows go to the partitions that own them now, which may be more
+//! or fewer than before.
 //!
 //! Invariant: after the batch at time *t* a part holds the panes with times in
 //! (*t* − size, *t*], and its total is that of these panes. Called by the
 //! windows in `ops/window.rs`.
 
-use super::{StateOperator, Version};
+use super::{StateOperator, Swept, Version};
 use crate::{
     plan::{BatchRun, external},
     record::{Key, Record, hash_key, partition_of, read_batch},
@@ -21,7 +23,11 @@ use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array,
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::common::Result as DfResult;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 use tidemill_core::{BatchId, Duration, Error, Result, Timestamp};
 
 /// Name of the column of a pane's batch time.
@@ -78,14 +84,26 @@ pub(crate) fn by_key<K: Key, V: Record>(rows: &RecordBatch, count: usize) -> Res
 pub(crate) struct Part<T> {
     pub(crate) panes: BTreeMap<Timestamp, Vec<RecordBatch>>,
     pub(crate) total: T,
+    rows: usize,
     /// The last batch, until its pane was asked for.
     delta: Option<(BatchId, Timestamp)>,
 }
 
 impl<T: Default> Part<T> {
     fn new() -> Self {
-        Self { panes: BTreeMap::new(), total: T::default(), delta: None }
+        Self { panes: BTreeMap::new(), total: T::default(), rows: 0, delta: None }
     }
+}
+
+/// How far the panes have been kept again.
+#[derive(Debug, Clone, Copy)]
+struct Sweep {
+    /// The first that was not.
+    next: Timestamp,
+    /// That of the batch with which the round began: it and later ones are in deltas.
+    end: Timestamp,
+    /// The pane of the last batch whose delta was taken.
+    newest: Timestamp,
 }
 
 /// The panes of one window operator.
@@ -101,6 +119,7 @@ pub(crate) struct Panes<W: Total> {
     route: Route,
     total: Arc<W>,
     parts: Vec<Mutex<Part<W::Table>>>,
+    sweep: Mutex<Sweep>,
 }
 
 impl<W: Total> fmt::Debug for Panes<W> {
@@ -131,6 +150,7 @@ impl<W: Total> Panes<W> {
             route,
             total,
             parts: (0..partitions).map(|_| Mutex::new(Part::new())).collect(),
+            sweep: Mutex::new(Sweep { next: Timestamp::MIN, end: Timestamp::MIN, newest: Timestamp::MIN }),
         }
     }
 
@@ -149,9 +169,11 @@ impl<W: Total> Panes<W> {
         let keep = part.panes.split_off(&Timestamp(now.minus(self.size).0.saturating_add(1)));
         for pane in std::mem::replace(&mut part.panes, keep).into_values().flatten() {
             self.total.remove(&mut part.total, &pane).map_err(external)?;
+            part.rows -= pane.num_rows();
         }
         for pane in &rows {
             self.total.add(&mut part.total, pane).map_err(external)?;
+            part.rows += pane.num_rows();
         }
         part.delta = None;
         if !rows.is_empty() {
@@ -205,8 +227,12 @@ impl<W: Total> StateOperator for Panes<W> {
             if version.whole {
                 panes.clear();
             }
+            let mut told = BTreeSet::new();
             for stored in &version.rows {
                 for (time, rows) in self.runs(stored)? {
+                    if told.insert(time) {
+                        panes.remove(&time);
+                    }
                     panes.entry(time).or_default().push(rows);
                 }
             }
@@ -224,6 +250,7 @@ impl<W: Total> StateOperator for Panes<W> {
                     if rows.num_rows() > 0 {
                         let mut part = part.lock();
                         self.total.add(&mut part.total, &rows)?;
+                        part.rows += rows.num_rows();
                         part.panes.entry(time).or_default().push(rows);
                     }
                 }
@@ -239,16 +266,48 @@ impl<W: Total> StateOperator for Panes<W> {
     }
 
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
-        let mut out = Vec::new();
+        let (mut out, mut newest) = (Vec::new(), None);
         for part in &self.parts {
             let mut part = part.lock();
             if let Some((_, time)) = part.delta.take_if(|(of, _)| *of == batch) {
+                newest = Some(time);
                 for rows in part.panes.get(&time).into_iter().flatten() {
                     out.push(self.stored(time, rows)?);
                 }
             }
         }
+        if let Some(newest) = newest {
+            self.sweep.lock().newest = newest;
+        }
         Ok(out)
+    }
+
+    fn sweeps(&self) -> bool {
+        true
+    }
+
+    fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
+        let mut sweep = self.sweep.lock();
+        if begin {
+            (sweep.next, sweep.end) = (Timestamp::MIN, sweep.newest);
+        }
+        let (mut out, mut count) = (Vec::new(), 0);
+        loop {
+            let first = |part: &Mutex<Part<W::Table>>| Some(*part.lock().panes.range(sweep.next..sweep.end).next()?.0);
+            let Some(time) = self.parts.iter().filter_map(first).min() else {
+                return Ok(Swept { rows: out, whole: true });
+            };
+            if count >= rows {
+                return Ok(Swept { rows: out, whole: false });
+            }
+            for part in &self.parts {
+                for rows in part.lock().panes.get(&time).into_iter().flatten() {
+                    count += rows.num_rows();
+                    out.push(self.stored(time, rows)?);
+                }
+            }
+            sweep.next = Timestamp(time.0 + 1);
+        }
     }
 
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
@@ -270,7 +329,7 @@ impl<W: Total> StateOperator for Panes<W> {
     }
 
     fn rows(&self) -> usize {
-        self.parts.iter().map(|p| p.lock().panes.values().flatten().map(RecordBatch::num_rows).sum::<usize>()).sum()
+        self.parts.iter().map(|part| part.lock().rows).sum()
     }
 }
 
@@ -313,6 +372,48 @@ mod tests {
         }
     }
 
+    /// Deltas with older panes beside them give back the same panes, from where a round has begun.
+    #[test]
+    fn panes_that_are_kept_again_come_back_once() {
+        let of = |partitions| {
+            let name = ("sums".to_string(), "window");
+            let size = Duration::from_micros(9);
+            Panes::new(name, (size, 1), &schema_of::<Pair>(), by_key::<String, i64>, Arc::new(()), partitions)
+        };
+        for pace in 1..7 {
+            let before = of(2);
+            let (mut versions, mut sweep, mut rounds) = (Vec::new(), None, 0);
+            for number in 1..60_u8 {
+                let keys: &[&str] = match number % 4 {
+                    0 => &["a", "b", "c", "d", "e"],
+                    1 => &[],
+                    _ => &["a", "f"],
+                };
+                turn(&before, number, keys);
+                let mut rows = before.delta(BatchId(number.into())).unwrap();
+                if rows.is_empty() {
+                    continue;
+                }
+                let begin = sweep.is_none();
+                let first = *sweep.get_or_insert(versions.len());
+                let swept = before.sweep(pace, begin).unwrap();
+                let given: usize = swept.rows.iter().map(RecordBatch::num_rows).sum();
+                assert!(given < pace + 5, "{given} rows for {pace}");
+                rows.extend(swept.rows);
+                versions.push(Version { whole: false, again: None, rows });
+                if swept.whole {
+                    versions.drain(..first);
+                    (sweep, rounds) = (None, rounds + 1);
+                }
+                let after = of(1 + usize::from(number % 3));
+                after.restore(&versions).unwrap();
+                assert_eq!(held(&after), held(&before), "after batch {number}, {pace} rows beside each");
+                assert_eq!(after.rows(), before.rows());
+            }
+            assert!(rounds > 4 && versions.len() < 24, "{rounds} rounds, {} versions", versions.len());
+        }
+    }
+
     /// Snapshots and deltas, in any mix, give back the same panes at any number of partitions.
     #[test]
     fn versions_of_both_kinds_come_back_to_the_partitions_of_now() {
@@ -322,9 +423,9 @@ mod tests {
         for (number, keys) in (1..).zip(batches) {
             turn(&before, number, keys);
             let id = BatchId(number.into());
-            versions.push(Version { whole: false, rows: before.delta(id).unwrap() });
+            versions.push(Version { whole: false, again: None, rows: before.delta(id).unwrap() });
             assert!(before.delta(id).unwrap().is_empty(), "a delta is taken once");
-            snapshots.push(Version { whole: true, rows: before.snapshot().unwrap() });
+            snapshots.push(Version { whole: true, again: None, rows: before.snapshot().unwrap() });
             let alive = held(&before);
             assert!(alive.iter().all(|(time, _)| *time > i64::from(number) - 3), "{alive:?}");
             for partitions in 1..4 {

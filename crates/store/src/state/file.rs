@@ -4,7 +4,7 @@
 //! is read to its foot is whole. Called by [`super::StateFiles`] and by the rows
 //! that outputs set aside.
 
-use super::StateKind;
+use super::{Again, StateKind};
 use crate::{
     disk::{Disk, DiskFile, Mode, temporary},
     fault::Named,
@@ -24,10 +24,47 @@ use tidemill_core::{Error, Result};
 /// Rows are cut into frames of about this size.
 const FRAME_BYTES: u64 = 64 << 20;
 
+/// What a head calls its file. A program that does not know the word refuses the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Word {
+    Delta,
+    Snapshot,
+    /// A delta in which rows that are kept again are told from what the batch changed.
+    Rolled,
+}
+
+impl Word {
+    fn kind(self) -> StateKind {
+        match self {
+            Self::Delta | Self::Rolled => StateKind::Delta,
+            Self::Snapshot => StateKind::Snapshot,
+        }
+    }
+}
+
+/// Which rows of a delta are kept again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Mark {
+    /// Those from this one on, counted from 0.
+    pub(super) from: u64,
+    /// The version with which their round began.
+    pub(super) round: u64,
+    /// Of [`Again::InPlaceOf`] the columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) keys: Option<Vec<usize>>,
+}
+
+impl Mark {
+    pub(super) fn again(&self) -> Again {
+        self.keys.clone().map_or(Again::Once, Again::InPlaceOf)
+    }
+}
+
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FileHead {
     pub(super) operator: String,
-    pub(super) kind: StateKind,
+    pub(super) kind: Word,
     pub(super) version: u64,
     /// The version saved before this one; absent for the first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -35,12 +72,16 @@ pub(crate) struct FileHead {
     /// Of a delta: the deltas from this version on, up to this file, hold all rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) since: Option<u64>,
+    /// Of a [`Word::Rolled`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) again: Option<Mark>,
 }
 
 impl FileHead {
     /// Of all rows of a version that builds on none.
     pub(crate) fn whole(operator: &str, version: u64) -> Self {
-        Self { operator: operator.to_owned(), kind: StateKind::Snapshot, version, previous: None, since: None }
+        let kind = Word::Snapshot;
+        Self { operator: operator.to_owned(), kind, version, previous: None, since: None, again: None }
     }
 }
 
@@ -72,6 +113,8 @@ pub(crate) fn read_rows(
 pub(super) enum Part<'a> {
     Head(&'a FileHead),
     Rows(RecordBatch),
+    /// Rows that are kept again, where a head tells them from others.
+    Again(RecordBatch),
 }
 
 /// Hands out the head of a file of the operator `name`, then its rows, frame by frame.
@@ -88,7 +131,7 @@ pub(super) fn read_each(
     let frame = scan.next().named("read", path)?.filter(|f| f.head().kind == Kind::Head);
     let frame = frame.ok_or_else(|| bad(0, "its head can't be read"))?;
     let told: FileHead = serde_json::from_slice(frame.meta()).map_err(|e| bad(0, &e.to_string()))?;
-    if told.version != version || told.kind != kind {
+    if told.version != version || told.kind.kind() != kind {
         return Err(bad(0, "it holds another version"));
     }
     if told.operator != name {
@@ -117,8 +160,10 @@ pub(super) fn read_each(
         if frame.head().first != found.rows || frame.head().rows as usize != batch.num_rows() {
             return Err(bad(at, "its rows don't follow each other"));
         }
+        let is_again = told.again.as_ref().is_some_and(|again| found.rows >= again.from);
         found = FileFoot { frames: found.frames + 1, rows: found.rows + batch.num_rows() as u64 };
-        each(Part::Rows(ipc::conform(&batch, columns, &format!("operator \"{name}\""))?))?;
+        let batch = ipc::conform(&batch, columns, &format!("operator \"{name}\""))?;
+        each(if is_again { Part::Again(batch) } else { Part::Rows(batch) })?;
     }
 }
 

@@ -43,7 +43,7 @@ impl StateFiles {
         if !self.files.contains(&(version.0, StateKind::Delta)) {
             return Err(Error::internal(format!("operator \"{}\": version {version} has no delta", self.name)));
         }
-        let writer = self.create(version, StateKind::Snapshot, None)?;
+        let writer = self.create(version, StateKind::Snapshot, None, None)?;
         let rows = rows.iter().flat_map(|rows| {
             let a_row = rows.get_array_memory_size() / rows.num_rows().max(1);
             let part = (PART_BYTES / a_row.max(1)).max(1);

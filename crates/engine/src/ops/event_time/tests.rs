@@ -1,11 +1,15 @@
 //! Windows by event time against a model that keeps every record.
 
 use crate::{
-    StreamingContext, Trigger, batch_of,
-    testing::{check_restarts, collect, parts, run},
+    DStream, Record, StreamingContext, Trigger, Versions, batch_of,
+    stream::Chain,
+    testing::{check_restarts, collect, parts, run, run_built},
 };
 use proptest::prelude::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+};
 use tidemill_core::{Duration, Timestamp, WindowKind, WindowSpec};
 
 type Pair = (String, (i64, i64));
@@ -212,6 +216,48 @@ fn a_restart_in_between_changes_nothing() {
         );
         check_restarts(&some_batches(), |s| s.with_event_time(at, SECOND).count(3, 2).reduce_by_key(add), partitions);
     }
+}
+
+/// Many batches of few records, started anew every now and then over no more files than a start needs.
+fn check_rolled<U, C>(name: &str, program: impl Fn(DStream<Pair>) -> DStream<U, C>)
+where
+    U: Record + Ord + Debug,
+    C: Chain<Out = U>,
+{
+    let pair = |batch: i64, n: i64| {
+        let key = ["a", "b", "c", "d", "e"][usize::try_from((batch * 7 + n * 3) % 5).unwrap()];
+        (key.to_string(), (batch + (batch * n) % 4, batch * 10 + n))
+    };
+    let input: Vec<Vec<Pair>> = (0..70).map(|batch| (0..batch % 4).map(|n| pair(batch, n)).collect()).collect();
+    let sorted = |mut batches: Vec<Vec<U>>| {
+        batches.iter_mut().for_each(|batch| batch.sort());
+        batches
+    };
+    let whole = sorted(run(input.clone(), &program, 2).unwrap());
+    assert!(whole.iter().flatten().count() > 20, "{name}");
+    let (dir, mut got) = (tempfile::tempdir().unwrap(), Vec::new());
+    for (partitions, steps) in [(2, 0..13), (1, 13..14), (3, 14..40), (2, 40..66), (1, 66..70)] {
+        let context = StreamingContext::builder("test").partitions(partitions).data_dir(dir.path());
+        let context = context.keep_versions(Versions { batches: 1, age: None, bytes: u64::MAX });
+        got.extend(run_built(context, &input, &program, steps).unwrap());
+    }
+    assert_eq!(sorted(got), whole, "{name}");
+    for state in std::fs::read_dir(dir.path().join("programs/test/state")).unwrap() {
+        let files = std::fs::read_dir(state.unwrap().path()).unwrap();
+        let mut files: Vec<String> = files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+        files.sort();
+        assert!(files.iter().all(|file| file.ends_with(".delta")), "{name}: {files:?}");
+        assert!(files[0].as_str() > "00000000000000000010" && files.len() < 50, "{name}: {files:?}");
+    }
+}
+
+#[test]
+fn restarts_over_rolled_files_change_nothing() {
+    check_rolled("hops", |s| s.with_event_time(at, 3 * SECOND).hop(6 * SECOND, 2 * SECOND).reduce_by_key(add));
+    check_rolled("sessions", |s| {
+        s.with_event_time(at, SECOND).allowed_lateness(4 * SECOND).session(4 * SECOND).reduce_by_key(add)
+    });
+    check_rolled("counts", |s| s.with_event_time(at, SECOND).count(3, 2).reduce_by_key(add));
 }
 
 #[test]

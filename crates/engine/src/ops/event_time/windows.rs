@@ -3,7 +3,8 @@
 //! A key has **runs**: sessions, or the one run of all its panes. A version on
 //! disk is what came in a batch, row by row as it came from the exchange (count
 //! windows: with its number), so a restored state adds up the same rows again, and
-//! drops what the watermark had closed.
+//! drops what the watermark had closed. The rows of a key that are kept again are
+//! marked: they take the place of all that was read of it before.
 //!
 //! Invariant: what a batch gives follows from the rows and the watermark before
 //! and after it. A closed session never grows, since a record before the watermark
@@ -14,7 +15,7 @@ use crate::{
     ops::keyed::Growing,
     plan::{BatchRun, Kernel, NodeInputs, Rows, external, rows_once},
     record::{Key, Record, hash_key, partition_of, read_batch, schema_of},
-    state::{StateOperator, Version},
+    state::{StateOperator, Swept, Version},
 };
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
@@ -23,7 +24,8 @@ use futures::TryStreamExt;
 use hashbrown::{HashTable, hash_table::Entry};
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, fmt, marker::PhantomData, sync::Arc};
-use tidemill_core::{BatchId, Duration, Result, Timestamp, WindowKind, WindowSpec};
+use tidemill_core::{BatchId, Duration, Error, Result, Timestamp, WindowKind, WindowSpec};
+use tidemill_store::state::Again;
 
 type Join<A> = Arc<dyn Fn(A, A) -> A + Send + Sync>;
 
@@ -44,11 +46,13 @@ struct Part<K, A> {
     keys: HashTable<(K, Vec<Run<A>>)>,
     delta: Option<(BatchId, Vec<RecordBatch>)>,
     rows: usize,
+    /// Buckets before this one were given by the sweep that goes on.
+    swept: usize,
 }
 
 impl<K, A> Default for Part<K, A> {
     fn default() -> Self {
-        Self { keys: HashTable::new(), delta: None, rows: 0 }
+        Self { keys: HashTable::new(), delta: None, rows: 0, swept: 0 }
     }
 }
 
@@ -103,6 +107,11 @@ impl<K: Key, A: Record> Windows<K, A> {
         for row in 0..rows.num_rows() {
             let (key, pane, low, high, value) = <Row<K, A>>::get(&column, row);
             let hash = hash_key::<K>(key);
+            if part.keys.len() == part.keys.capacity() {
+                // Growing moves all buckets: a sweep of them begins again.
+                part.swept = 0;
+                part.keys.reserve(part.keys.len().max(16), |e| hash_key::<K>(e.0.borrow()));
+            }
             let found = part.keys.entry(hash, |e| K::same(e.0.borrow(), key), |e| hash_key::<K>(e.0.borrow()));
             let runs = match found {
                 Entry::Occupied(at) => at.into_mut(),
@@ -301,6 +310,29 @@ impl<K: Key, A: Record> Windows<K, A> {
         }
     }
 
+    /// Forgets the keys of rows that take the place of all that was read of them.
+    fn replace(part: &mut Part<K, A>, rows: &RecordBatch) -> Result<()> {
+        let column = read_batch::<Row<K, A>>(rows)?;
+        for row in 0..rows.num_rows() {
+            let key = <Row<K, A>>::get(&column, row).0;
+            if let Ok(found) = part.keys.find_entry(hash_key::<K>(key), |e| K::same(e.0.borrow(), key)) {
+                let ((_, runs), _) = found.remove();
+                part.rows = part.rows.saturating_sub(runs.iter().map(|run| run.panes.len()).sum());
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds the rows of a run as they are kept.
+    fn append(&self, out: &mut Growing<Row<K, A>>, key: &K, run: &Run<A>) -> Result<()> {
+        // Only the span of the run counts, and each of its rows says it; a count's rows say how many there were.
+        let low = if matches!(self.window, WindowKind::Count(_)) { run.high } else { run.low };
+        for (pane, value) in &run.panes {
+            out.push((key.borrow(), *pane, low, run.high, value.borrow())).map_err(broken)?;
+        }
+        Ok(())
+    }
+
     /// Forgets what no open window needs.
     fn drop_closed(&self, part: &mut Part<K, A>, horizon: Timestamp) {
         let Part { keys, rows, .. } = part;
@@ -349,18 +381,24 @@ impl<K: Key, A: Record> StateOperator for Windows<K, A> {
             *part.lock() = Part::default();
         }
         let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
-        for rows in versions[from..].iter().flat_map(|version| &version.rows) {
-            let column = read_batch::<Row<K, A>>(rows)?;
-            let mut places = vec![Vec::new(); self.parts.len()];
-            for (at, row) in (0_u32..).zip(0..rows.num_rows()) {
-                let key = <Row<K, A>>::get(&column, row).0;
-                places[partition_of(hash_key::<K>(key), self.parts.len())].push(at);
+        for version in &versions[from..] {
+            let mut own = Vec::new();
+            for rows in &version.rows {
+                let column = read_batch::<Row<K, A>>(rows)?;
+                let mut places = vec![Vec::new(); self.parts.len()];
+                for (at, row) in (0_u32..).zip(0..rows.num_rows()) {
+                    let key = <Row<K, A>>::get(&column, row).0;
+                    places[partition_of(hash_key::<K>(key), self.parts.len())].push(at);
+                }
+                for (part, places) in self.parts.iter().zip(places) {
+                    let rows = arrow_select::take::take_record_batch(rows, &UInt32Array::from(places));
+                    own.push((part, rows.map_err(broken)?));
+                }
             }
-            for (part, places) in self.parts.iter().zip(places) {
-                let own = arrow_select::take::take_record_batch(rows, &UInt32Array::from(places))
-                    .map_err(|e| tidemill_core::Error::internal("rows of windows").because(e))?;
-                self.insert(&mut part.lock(), &own, 0)?;
+            if version.again.is_some() {
+                own.iter().try_for_each(|(part, rows)| Self::replace(&mut part.lock(), rows))?;
             }
+            own.iter().try_for_each(|(part, rows)| self.insert(&mut part.lock(), rows, 0))?;
         }
         if let WindowKind::Count(_) = self.window {
             self.parts.iter().for_each(|part| self.drop_closed(&mut part.lock(), Timestamp::MIN));
@@ -373,26 +411,58 @@ impl<K: Key, A: Record> StateOperator for Windows<K, A> {
         Ok(deltas.flat_map(|(_, rows)| rows).filter(|rows| rows.num_rows() > 0).collect())
     }
 
+    fn sweeps(&self) -> bool {
+        true
+    }
+
+    fn marks(&self) -> Option<Again> {
+        Some(Again::InPlaceOf(vec![0]))
+    }
+
+    fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
+        let mut out = Growing::<Row<K, A>>::new(&self.schema(), rows.min(1024));
+        let (mut count, mut whole) = (0, true);
+        for part in &self.parts {
+            let part = &mut *part.lock();
+            if begin {
+                part.swept = 0;
+            }
+            while count < rows && part.swept < part.keys.num_buckets() {
+                if let Some((key, runs)) = part.keys.get_bucket(part.swept) {
+                    runs.iter().try_for_each(|run| self.append(&mut out, key, run))?;
+                    count += runs.iter().map(|run| run.panes.len()).sum::<usize>();
+                }
+                part.swept += 1;
+            }
+            whole &= part.swept >= part.keys.num_buckets();
+        }
+        let mut rows = out.finish().map_err(broken)?;
+        rows.retain(|rows| rows.num_rows() > 0);
+        Ok(Swept { rows, whole })
+    }
+
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
         let mut out = Growing::<Row<K, A>>::new(&self.schema(), 1024);
         for part in &self.parts {
             for (key, runs) in &part.lock().keys {
-                for run in runs {
-                    // Only the span of the run counts, and each of its rows says it; a count's rows say how many there were.
-                    let low = if matches!(self.window, WindowKind::Count(_)) { run.high } else { run.low };
-                    for (pane, value) in &run.panes {
-                        out.push((key.borrow(), *pane, low, run.high, value.borrow()))
-                            .map_err(|e| tidemill_core::Error::internal("rows of windows").because(e))?;
-                    }
-                }
+                runs.iter().try_for_each(|run| self.append(&mut out, key, run))?;
             }
         }
-        out.finish().map_err(|e| tidemill_core::Error::internal("rows of windows").because(e))
+        out.finish().map_err(broken)
     }
 
     fn rows(&self) -> usize {
         self.parts.iter().map(|part| part.lock().rows).sum()
     }
+
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        let windows = Self::new((self.name.clone(), self.kind), self.window, self.lateness, 1);
+        Some(Arc::new(Self { join: self.join.clone(), ..windows }))
+    }
+}
+
+fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Error {
+    Error::internal("rows of windows").because(error)
 }
 
 /// Runs the windows of a partition.

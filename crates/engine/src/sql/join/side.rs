@@ -2,15 +2,17 @@
 //!
 //! The state's rows are the side's columns; where a row without a partner is
 //! given with NULLs there are two more in front, `_id` and `_matched`, and a
-//! row that got its first partner is written again under its number. Rows whose
-//! time is over leave by the watermark alone, which the ledger keeps: a restored
-//! state lets them go again, and gives none of them twice.
+//! row that got its first partner is written again under its number. Rows without
+//! numbers can't be told apart, so those that are kept again are marked, and each
+//! that was there before its round is given once in it. Rows whose time is over
+//! leave by the watermark alone, which the ledger keeps: a restored state lets them
+//! go again, and gives none of them twice.
 
 use super::store::{Incoming, Store};
 use crate::{
     record::partition_of,
     sql::progress::{Time, micros},
-    state::{StateOperator, Version},
+    state::{StateOperator, Swept, Version},
 };
 use arrow_array::{
     Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt64Array,
@@ -28,6 +30,7 @@ use datafusion::{
 use parking_lot::{Mutex, MutexGuard};
 use std::{collections::HashMap, sync::Arc};
 use tidemill_core::{BatchId, Error, Result};
+use tidemill_store::state::Again;
 
 /// How rows of a side are read.
 #[derive(Debug)]
@@ -93,14 +96,23 @@ pub(super) struct Kept {
     pub(super) store: Store,
     /// The number of the next row, of those that this partition gives.
     pub(super) next: u64,
-    pub(super) delta: Option<(BatchId, Vec<RecordBatch>)>,
+    /// What a batch changed, and how many of the kept rows it brought: the last ones.
+    pub(super) delta: Option<(BatchId, Vec<RecordBatch>, usize)>,
+    /// The same number once the delta was taken: a sweep that begins now has no need of them.
+    new: usize,
+}
+
+impl Kept {
+    fn empty(schema: &SchemaRef) -> Self {
+        Self { store: Store::new(Arc::clone(schema)), next: 0, delta: None, new: 0 }
+    }
 }
 
 /// The state of one side, by partition of the key.
 #[derive(Debug)]
 pub(super) struct SideState {
     name: String,
-    pub(super) plan: SidePlan,
+    pub(super) plan: Arc<SidePlan>,
     schema: SchemaRef,
     kept: Vec<Mutex<Kept>>,
 }
@@ -113,9 +125,12 @@ impl SideState {
             fields.push(Arc::new(Field::new("_matched", DataType::Boolean, false)));
         }
         fields.extend(plan.schema.fields().iter().cloned());
-        let empty = |_| Mutex::new(Kept { store: Store::new(Arc::clone(&plan.schema)), next: 0, delta: None });
-        let kept = (0..partitions.max(1)).map(empty).collect();
-        Self { name, plan, schema: Arc::new(Schema::new(fields)), kept }
+        Self::of(name, Arc::new(plan), Arc::new(Schema::new(fields)), partitions.max(1))
+    }
+
+    fn of(name: String, plan: Arc<SidePlan>, schema: SchemaRef, partitions: usize) -> Self {
+        let kept = (0..partitions).map(|_| Mutex::new(Kept::empty(&plan.schema))).collect();
+        Self { name, plan, schema, kept }
     }
 
     /// How many partitions there are.
@@ -147,8 +162,7 @@ impl SideState {
     }
 
     fn read(&self, versions: &[Version]) -> DfResult<Vec<Kept>> {
-        let empty = |_| Kept { store: Store::new(Arc::clone(&self.plan.schema)), next: 0, delta: None };
-        let mut kept: Vec<Kept> = (0..self.partitions()).map(empty).collect();
+        let mut kept: Vec<Kept> = (0..self.partitions()).map(|_| Kept::empty(&self.plan.schema)).collect();
         let since = versions.iter().rposition(|version| version.whole).unwrap_or(0);
         let stored: Vec<&RecordBatch> =
             versions[since..].iter().flat_map(|v| &v.rows).filter(|rows| rows.num_rows() > 0).collect();
@@ -214,8 +228,40 @@ impl StateOperator for SideState {
     }
 
     fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
-        let delta = |kept: &Mutex<Kept>| kept.lock().delta.take_if(|(of, _)| *of == batch).map(|(_, rows)| rows);
-        Ok(self.kept.iter().filter_map(delta).flatten().collect())
+        let mut out = Vec::new();
+        for kept in &self.kept {
+            let mut kept = kept.lock();
+            let delta = kept.delta.take_if(|(of, ..)| *of == batch).map(|(_, rows, new)| (rows, new));
+            let (rows, new) = delta.unwrap_or_default();
+            kept.new = new;
+            out.extend(rows);
+        }
+        Ok(out)
+    }
+
+    fn sweeps(&self) -> bool {
+        true
+    }
+
+    fn marks(&self) -> Option<Again> {
+        Some(Again::Once)
+    }
+
+    fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
+        let (mut left, mut out, mut whole) = (rows, Vec::new(), true);
+        for kept in &self.kept {
+            let kept = &mut *kept.lock();
+            if begin {
+                kept.store.begin_sweep(kept.new);
+            }
+            let (places, all) = kept.store.sweep(left);
+            (left, whole) = (left - places.len(), whole && all);
+            if !places.is_empty() {
+                let rows = kept.store.rows_at(&places).and_then(|rows| self.stored(&rows));
+                out.push(rows.map_err(|e| Error::internal(format!("the state of `{}`", self.name)).because(e))?);
+            }
+        }
+        Ok(Swept { rows: out, whole })
     }
 
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
@@ -227,5 +273,9 @@ impl StateOperator for SideState {
 
     fn rows(&self) -> usize {
         self.kept.iter().map(|kept| kept.lock().store.live()).sum()
+    }
+
+    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
+        Some(Arc::new(Self::of(self.name.clone(), Arc::clone(&self.plan), Arc::clone(&self.schema), 1)))
     }
 }

@@ -110,8 +110,11 @@ impl Join {
             out.push(self.with_nulls(1 - first, &b.take(&alone)?)?);
         }
         let mut deltas: [Vec<RecordBatch>; 2] = [Vec::new(), Vec::new()];
+        let mut brought = [0; 2];
         if let Some(chunk) = chunk {
-            met[first].extend(stores[first].staying(chunk, now[1 - first].0));
+            let staying = stores[first].staying(chunk, now[1 - first].0);
+            brought[first] = staying.len();
+            met[first].extend(staying);
         }
         for side in [0, 1] {
             if !met[side].is_empty() {
@@ -119,6 +122,7 @@ impl Join {
                 deltas[side].push(self.sides[side].stored(&rows)?);
             }
         }
+        brought[1 - first] = waits.len();
         if !waits.is_empty() {
             let rows = if waits.len() == b.len() { b } else { b.take(&waits)? };
             deltas[1 - first].push(self.sides[1 - first].stored(&rows)?);
@@ -132,8 +136,8 @@ impl Join {
             stores[side].tidy()?;
         }
         let [of_left, of_right] = deltas;
-        left.delta = Some((run.batch.id, of_left));
-        right.delta = Some((run.batch.id, of_right));
+        left.delta = Some((run.batch.id, of_left, brought[0]));
+        right.delta = Some((run.batch.id, of_right, brought[1]));
         Ok(out)
     }
 

@@ -6,13 +6,16 @@
 //! ```
 //!
 //! Invariant: a row that is gone is never found, and its place is given back when
-//! as many are gone as are kept. A batch costs what it brings and what leaves.
-//! Called by [`super::step`] and, after a restart, by [`super::side`].
+//! as many are gone as are kept. A batch costs what it brings and what leaves. Kept
+//! rows stay in the order in which they came, so what a sweep has still to give is
+//! one run of them ([`Chunk::due`]), whatever is merged meanwhile. Called by
+//! [`super::step`] and, after a restart, by [`super::side`].
 
 use arrow_array::{ArrayRef, RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
 use datafusion::common::Result as DfResult;
 use hashbrown::HashTable;
+use std::ops::Range;
 
 /// No slot, or no chunk.
 const NONE: u32 = u32::MAX;
@@ -20,6 +23,8 @@ const NONE: u32 = u32::MAX;
 const CHUNKS: usize = 16;
 /// Slots of gone rows that are left where they are.
 const GONE: usize = 16 * 1024;
+/// Rows of a chunk that are looked at together when their time may be over.
+const BLOCK: usize = 1024;
 
 /// Rows on their way into a store, or past it.
 #[derive(Debug)]
@@ -74,8 +79,39 @@ struct Chunk {
     /// The row's slot; `NONE` for one without a key.
     slots: Vec<u32>,
     live: usize,
-    /// No live row's `until` is below.
+    /// No live row's `until` is below; and of each [`BLOCK`] of rows.
     first: i64,
+    firsts: Vec<i64>,
+    /// Rows that the sweep has still to give.
+    due: Range<usize>,
+}
+
+impl Chunk {
+    /// Rows that are all kept.
+    fn new(rows: Incoming, slots: Vec<u32>, due: Range<usize>) -> Self {
+        let count = rows.len();
+        let firsts: Vec<i64> = rows.until.chunks(BLOCK).filter_map(|block| block.iter().copied().min()).collect();
+        let first = firsts.iter().copied().min().unwrap_or(i64::MAX);
+        Self { gone: vec![false; count], slots, live: count, first, firsts, due, rows }
+    }
+
+    /// Kept rows among the first so many.
+    fn live_before(&self, row: usize) -> usize {
+        self.gone[..row].iter().filter(|gone| !**gone).count()
+    }
+}
+
+/// What of chunks is due, in the numbers that their kept rows have when they are one.
+fn due_of(chunks: &[Chunk]) -> Range<usize> {
+    let (mut due, mut before) = (0..0, 0);
+    for chunk in chunks {
+        if !chunk.due.is_empty() {
+            let (from, to) = (chunk.live_before(chunk.due.start), chunk.live_before(chunk.due.end));
+            due = if due.is_empty() { before + from..before + to } else { due.start..before + to };
+        }
+        before += chunk.live;
+    }
+    due
 }
 
 /// The kept rows of one side.
@@ -104,14 +140,44 @@ impl Store {
         if rows.len() == 0 {
             return None;
         }
-        let at = self.chunks.len();
-        let first = rows.until.iter().copied().min().unwrap_or(i64::MAX);
-        let count = rows.len();
-        let mut chunk = Chunk { gone: vec![false; count], slots: vec![NONE; count], live: count, first, rows };
+        let (at, count) = (self.chunks.len(), rows.len());
+        let mut chunk = Chunk::new(rows, vec![NONE; count], 0..0);
         link(&mut self.table, &mut self.slots, &mut chunk, at);
         self.live += count;
         self.chunks.push(chunk);
         Some(at)
+    }
+
+    /// Begins a sweep over the kept rows, without the last `new` of them.
+    pub(super) fn begin_sweep(&mut self, new: usize) {
+        let mut left = new;
+        for chunk in self.chunks.iter_mut().rev() {
+            let mut end = chunk.gone.len();
+            if left >= chunk.live {
+                (left, end) = (left - chunk.live, 0);
+            }
+            while left > 0 {
+                end -= 1;
+                left -= usize::from(!chunk.gone[end]);
+            }
+            chunk.due = 0..end;
+        }
+    }
+
+    /// The places of the next rows of the sweep, up to `limit`, and whether they are the last.
+    pub(super) fn sweep(&mut self, limit: usize) -> (Vec<At>, bool) {
+        let mut found = Vec::new();
+        for (at, chunk) in self.chunks.iter_mut().enumerate() {
+            while found.len() < limit
+                && let Some(row) = chunk.due.next()
+            {
+                if !chunk.gone[row] {
+                    found.push((at, row));
+                }
+            }
+        }
+        let whole = self.chunks.iter().all(|chunk| chunk.due.is_empty());
+        (found, whole)
     }
 
     /// Calls `found` with the place of each kept row of this hash.
@@ -179,23 +245,26 @@ impl Store {
             if chunk.live == 0 || chunk.first >= at {
                 continue;
             }
-            chunk.first = i64::MAX;
-            for row in 0..chunk.gone.len() {
-                if chunk.gone[row] {
-                    continue;
-                }
-                if chunk.rows.until[row] >= at {
-                    chunk.first = chunk.first.min(chunk.rows.until[row]);
-                    continue;
-                }
-                chunk.gone[row] = true;
-                chunk.live -= 1;
-                self.live -= 1;
-                self.gone += 1;
-                if chunk.rows.matched.get(row).is_some_and(|matched| !matched) {
-                    alone.push((index, row));
+            for (block, first) in chunk.firsts.iter_mut().enumerate().filter(|(_, first)| **first < at) {
+                *first = i64::MAX;
+                for row in block * BLOCK..chunk.gone.len().min((block + 1) * BLOCK) {
+                    if chunk.gone[row] {
+                        continue;
+                    }
+                    if chunk.rows.until[row] >= at {
+                        *first = (*first).min(chunk.rows.until[row]);
+                        continue;
+                    }
+                    chunk.gone[row] = true;
+                    chunk.live -= 1;
+                    self.live -= 1;
+                    self.gone += 1;
+                    if chunk.rows.matched.get(row).is_some_and(|matched| !matched) {
+                        alone.push((index, row));
+                    }
                 }
             }
+            chunk.first = chunk.firsts.iter().copied().min().unwrap_or(i64::MAX);
         }
         alone
     }
@@ -204,10 +273,10 @@ impl Store {
     pub(super) fn tidy(&mut self) -> DfResult<()> {
         let many = self.gone > self.live + GONE;
         if many || self.chunks.iter().all(|chunk| chunk.live == 0) {
-            let kept = self.all()?;
+            let (kept, due) = (self.all()?, due_of(&self.chunks));
             *self = Self::new(SchemaRef::clone(&self.schema));
-            if let Some(kept) = kept {
-                self.insert(kept);
+            if let Some(at) = kept.and_then(|kept| self.insert(kept)) {
+                self.chunks[at].due = due;
             }
             return Ok(());
         }
@@ -233,9 +302,7 @@ impl Store {
                 }
             }
         }
-        let smallest = merged.until.iter().copied().min().unwrap_or(i64::MAX);
-        let live = merged.len();
-        let chunk = Chunk { gone: vec![false; live], slots, live, first: smallest, rows: merged };
+        let chunk = Chunk::new(merged, slots, due_of(&self.chunks[first..first + 2]));
         self.chunks.splice(first..first + 2, [chunk]);
         for (at, chunk) in self.chunks.iter().enumerate().skip(first) {
             for (row, (slot, gone)) in chunk.slots.iter().zip(&chunk.gone).enumerate() {
@@ -314,6 +381,39 @@ mod tests {
     }
 
     proptest::proptest! {
+        /// What was there when a sweep began is given once, unless it went before its turn.
+        #[test]
+        fn a_sweep_gives_each_row_once(
+            steps in proptest::collection::vec((proptest::collection::vec(0..90_i64, 0..9), 0..3_i64, 1..9_usize), 1..150)
+        ) {
+            let mut store = Store::new(incoming(&[]).rows.schema());
+            let mut kept: BTreeMap<i64, i64> = BTreeMap::new();
+            let (mut next, mut time, mut left, mut sweeps) = (0, 0, None::<BTreeMap<i64, i64>>, false);
+            for (untils, ahead, limit) in steps {
+                let rows: Vec<(i64, i64)> = untils.iter().map(|until| { next += 1; (next, time + until) }).collect();
+                let before = kept.clone();
+                store.insert(incoming(&rows));
+                time += ahead;
+                store.expire(time);
+                store.tidy().unwrap();
+                kept.extend(rows.iter().copied());
+                kept.retain(|_, until| *until >= time);
+                if !sweeps {
+                    store.begin_sweep(rows.iter().filter(|(_, until)| *until >= time).count());
+                    left = Some(before);
+                }
+                let left = left.as_mut().unwrap();
+                left.retain(|_, until| *until >= time);
+                let (places, whole) = store.sweep(limit);
+                let given = if places.is_empty() { Vec::new() } else { numbers(&store, &places) };
+                let expected: Vec<i64> = left.keys().copied().take(limit).collect();
+                proptest::prop_assert_eq!(&given, &expected);
+                given.iter().for_each(|n| { left.remove(n); });
+                sweeps = !whole;
+                proptest::prop_assert!(!whole || left.is_empty());
+            }
+        }
+
         #[test]
         fn it_holds_what_a_map_holds(
             steps in proptest::collection::vec((proptest::collection::vec(0..30_i64, 0..6), 0..3_i64), 1..80)
@@ -339,6 +439,8 @@ mod tests {
                 proptest::prop_assert_eq!(store.live(), model.len());
                 proptest::prop_assert_eq!(store.last(), model.values().max().copied());
                 proptest::prop_assert!(store.chunks.len() <= CHUNKS);
+                let dues = store.chunks.iter().filter(|chunk| !chunk.due.is_empty()).count();
+                proptest::prop_assert_eq!(dues, 0, "nobody sweeps");
                 for hash in 0..5_u64 {
                     let mut places = Vec::new();
                     store.find(hash, |at| places.push(at));

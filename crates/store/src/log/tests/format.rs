@@ -8,6 +8,7 @@ use crate::{
     Disk, Ledger, StateFiles,
     disk::{Mode, create_dir, read_file},
     ledger::{Committed, OperatorEntry, OutputEntry, ProgramEntry},
+    state::{Again, KeptAgain},
 };
 use std::{collections::BTreeMap, io::IoSlice};
 use tidemill_core::{Batch, BatchId, Clock, Duration, OffsetRange, StagedPart};
@@ -97,11 +98,22 @@ fn write() -> SimDisk {
     state.save_delta(BatchId(1), &[rows(0, 3, 9), rows(3, 2, 9)]).unwrap();
     state.save_snapshot(BatchId(2), [rows(0, 7, 9)].into_iter()).unwrap();
     // One that keeps rows again in turn: the first version is gone.
-    let mut rolled = StateFiles::open(shared, Path::new("/d/state/sums"), "sums", schema()).unwrap();
+    let mut rolled = StateFiles::open(Arc::clone(&shared), Path::new("/d/state/sums"), "sums", schema()).unwrap();
     rolled.save_rolled(BatchId(1), &[rows(0, 3, 9)], None).unwrap();
     rolled.save_rolled(BatchId(2), &[rows(3, 2, 9), rows(0, 2, 9)], None).unwrap();
     rolled.save_rolled(BatchId(3), &[rows(5, 1, 9), rows(2, 3, 9)], Some(BatchId(2))).unwrap();
     rolled.prune(BatchId(3)).unwrap();
+    // And one whose rows add up.
+    let mut adding = StateFiles::open(shared, Path::new("/d/state/joined"), "joined", schema()).unwrap();
+    for (version, own, again, since) in [
+        (1, rows(0, 3, 9), vec![], 1),
+        (2, rows(3, 2, 9), vec![rows(0, 3, 9)], 2),
+        (3, rows(5, 1, 9), vec![rows(0, 2, 9)], 2),
+    ] {
+        let again = KeptAgain { round: BatchId(version), again: &Again::InPlaceOf(vec![0]), rows: &again };
+        adding.save_again(BatchId(version), &[own], &again, Some(BatchId(since))).unwrap();
+    }
+    adding.prune(BatchId(3)).unwrap();
     disk
 }
 
@@ -162,6 +174,11 @@ fn a_state_whose_rows_were_kept_in_turn_is_read_back() {
     let want = [(2, vec![rows(3, 2, 9), rows(0, 2, 9)]), (3, vec![rows(5, 1, 9), rows(2, 3, 9)])];
     assert_eq!(found, want);
     assert!(state.load(BatchId(2)).unwrap_err().to_string().contains("builds on version 1"));
+
+    let mut state = StateFiles::open(copied(NOW), Path::new("/d/state/joined"), "joined", schema()).unwrap();
+    let versions = state.load(BatchId(3)).unwrap();
+    let found: Vec<_> = versions.iter().map(|(version, _, rows)| (version.0, rows.clone())).collect();
+    assert_eq!(found, [(2, vec![rows(3, 2, 9), rows(0, 3, 9)]), (3, vec![rows(5, 1, 9)])]);
 }
 
 #[test]

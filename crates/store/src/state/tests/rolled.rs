@@ -115,6 +115,101 @@ fn versions_within_so_many_bytes_can_be_loaded_when_the_others_are_gone() {
     assert!(state.files().count() < 25, "{:?}", state.counts());
 }
 
+/// Rows that add up: a version brings three of its own, and keeps some again that were there before its round.
+#[derive(Default)]
+struct Adder {
+    left: Vec<u64>,
+    round: Option<u64>,
+    since: Option<u64>,
+}
+
+fn brought(version: u64) -> Map {
+    (0..3).map(|n| (format!("{version:03}.{n}"), n)).collect()
+}
+
+fn keys_of(version: &StateVersion) -> impl Iterator<Item = String> + '_ {
+    version.2.iter().flat_map(|rows| rows.column(0).as_string::<i32>().iter().map(|key| key.unwrap().to_owned()))
+}
+
+impl Adder {
+    /// Saves a version; gives whether its round has ended.
+    fn save(&mut self, state: &mut StateFiles, version: u64, pace: usize) -> Result<bool> {
+        if self.round.is_none() {
+            self.left = (1..version).rev().collect();
+        }
+        let round = *self.round.get_or_insert(version);
+        let again = self.left.split_off(self.left.len().saturating_sub(pace));
+        let again: Vec<RecordBatch> = again.into_iter().map(|version| rows(&brought(version))).collect();
+        if self.left.is_empty() {
+            self.since = self.round.take();
+        }
+        let own = [rows(&brought(version))];
+        let kept = KeptAgain { round: BatchId(round), again: &Again::InPlaceOf(vec![1]), rows: &again };
+        state.save_again(BatchId(version), &own, &kept, self.since.map(BatchId))?;
+        Ok(self.round.is_none())
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    /// Restarts, each of which breaks a round off, older files that go, and a snapshot in between.
+    #[test]
+    fn rows_that_add_up_come_back_once(
+        steps in prop::collection::vec((prop::bool::weighted(0.15), 1..5_usize, 0..4_u64, prop::bool::weighted(0.05)), 1..50)
+    ) {
+        let disk = SimDisk::new();
+        let (mut state, mut adder, mut oldest) = (open(&disk).unwrap(), Adder::default(), 1);
+        for (version, (restart, pace, back, snapshot)) in (1..).zip(steps) {
+            if restart {
+                state = open(&disk).unwrap();
+                let since = state.since(BatchId(version - 1)).unwrap().map(|since| since.0);
+                adder = Adder { since, ..Adder::default() };
+            }
+            let ended = adder.save(&mut state, version, pace).unwrap();
+            if snapshot {
+                let all: Vec<RecordBatch> = (1..=version).map(|version| rows(&brought(version))).collect();
+                state.save_snapshot(BatchId(version), all.into_iter()).unwrap();
+            }
+            if ended {
+                oldest = oldest.max(version.saturating_sub(back));
+                state.prune(BatchId(oldest)).unwrap();
+            }
+            for version in [oldest, oldest.midpoint(version), version] {
+                let found = state.load(BatchId(version)).unwrap();
+                let mut keys: Vec<String> = found.iter().flat_map(keys_of).collect();
+                keys.sort();
+                let expected: Vec<String> = (1..=version).flat_map(|version| brought(version).into_keys()).collect();
+                prop_assert_eq!(keys, expected, "version {}", version);
+            }
+        }
+    }
+}
+
+#[test]
+fn rows_that_are_kept_again_are_told_from_others() {
+    let disk = SimDisk::new();
+    let (mut state, mut adder) = (open(&disk).unwrap(), Adder::default());
+    // The second round begins with version 2 and ends with it; the third goes on.
+    (1..4).for_each(|version| assert_eq!(adder.save(&mut state, version, 1).unwrap(), version < 3));
+    let mut told = Vec::new();
+    state
+        .load_each(BatchId(3), &mut |piece| {
+            told.push(match piece {
+                Piece::Version(version, _) => version.0.to_string(),
+                Piece::Again(again) => {
+                    assert_eq!(again, Again::InPlaceOf(vec![1]));
+                    "again".to_owned()
+                }
+                Piece::Rows(rows) => rows.column(0).as_string::<i32>().value(0).to_owned(),
+                Piece::Reset => "reset".to_owned(),
+            });
+            Ok(())
+        })
+        .unwrap();
+    assert_eq!(told, ["2", "002.0", "again", "001.0", "3", "003.0"]);
+}
+
 /// A snapshot in pieces, with deltas saved and crashes in between.
 fn pieces(disk: &SimDisk, told: &mut u64) -> Result<()> {
     let mut state = open(disk)?;
