@@ -56,9 +56,9 @@ pub struct BatchReport {
     pub processing_us: u64,
     /// Batches that were waiting when it began.
     pub queued: usize,
-    /// Bytes that keyed states take in memory.
+    /// Bytes that states take in memory.
     pub state_bytes: u64,
-    /// Keys of theirs that are on disk only, for want of memory.
+    /// Keys and groups of theirs that are on disk only, for want of memory.
     pub state_spilled: u64,
     /// The rate bound in records per second, if rate control has set one.
     pub rate_limit: Option<f64>,

@@ -9,7 +9,7 @@
 //! again with the same tokens, after a crash, and must leave the same output.
 //! A sink that can't says so in [`Sink::guarantee`].
 
-use crate::{BatchId, Claim, Result, Timestamp};
+use crate::{BatchId, Claim, OffsetRange, Result, Timestamp};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
@@ -85,12 +85,33 @@ pub trait Sink: Send + Sync + fmt::Debug {
         None
     }
 
+    /// Of a sink that can't take anything back: what becomes of what it wrote, for people.
+    fn stays(&self) -> String {
+        "it stays, and what is computed anew comes after it".to_string()
+    }
+
     /// Takes back what the batches after `to`, up to `upto`, have shown: the
     /// program was rewound, and what comes in their place has other numbers.
     /// Called after `open`, again after a crash, and so idempotent.
     async fn undo(&self, to: BatchId, upto: BatchId) -> Result<()> {
         let _ = (to, upto);
         Ok(())
+    }
+
+    /// The topic of the program's own log that it fills; `None` for all that write elsewhere.
+    /// A topic goes with the data directory: a copy has its own, and a rewind cuts it.
+    fn topic(&self) -> Option<&str> {
+        None
+    }
+
+    /// Of a sink into a topic: where the rows of these parts will lie. Called when the
+    /// commit of the batch before has ended; the ledger keeps it with the batch's own.
+    ///
+    /// # Errors
+    /// When the parts are not its own.
+    fn written(&self, parts: &[StagedPart]) -> Result<Vec<OffsetRange>> {
+        let _ = parts;
+        Ok(Vec::new())
     }
 
     /// Removes what uncommitted batches staged; called at start with the last

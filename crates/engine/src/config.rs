@@ -38,7 +38,7 @@ pub(crate) struct Config {
     /// What share of records may be refused, of streams that say nothing themselves.
     pub(crate) dead_share: Option<DeadShare>,
     pub(crate) disk: Arc<dyn tidemill_store::disk::Disk>,
-    /// What keyed states may take together.
+    /// What states may take together.
     pub(crate) memory: Arc<StateMemory>,
     /// Whether the program is only looked at, never started.
     pub(crate) check: bool,
@@ -199,11 +199,13 @@ impl ContextBuilder {
         self
     }
 
-    /// Bytes of memory that the keyed states of the program may take together;
+    /// Bytes of memory that the states of the program may take together: keyed
+    /// states, and the groups, first rows and windows of SQL;
     /// by default half of what the machine, or the group of the process, has. Keys
-    /// beyond it that are at rest go to disk, into the data directory (to the
+    /// and groups beyond it that are at rest go to disk, into the data directory (to the
     /// directory for temporary files without one), and come back when they have
-    /// news. The store that keeps them takes about 100 MiB more.
+    /// news. The store that keeps them takes about 100 MiB more. When what can't go there
+    /// is more than the bound, the program ends with an error that says which state it is.
     #[must_use]
     pub fn state_memory(self, bytes: u64) -> Self {
         self.config.memory.set_limit(bytes);

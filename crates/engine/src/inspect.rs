@@ -78,7 +78,8 @@ impl StreamingContext {
         refuse_lost_commits(&self.config.disk, &root, &self.config.name, &past)?;
         let now = change::describe(&states, &plans, &outputs, self.sql.text())?;
         let reach = change::reach(&*self.config.disk, data, &self.config.name, &self.declare.inputs())?;
-        change::compare(&self.config.name, &past, &now, &plans, &self.config.asked, &reach).map(Some)
+        let undos = change::topics_undo(&*self.config.disk, data, &self.config.name, &past, &plans)?;
+        change::compare(&self.config.name, &past, &now, (&plans, &undos), &self.config.asked, &reach).map(Some)
     }
 
     /// Runs a batch that the program has committed once more, by the program
@@ -91,6 +92,7 @@ impl StreamingContext {
     /// are gone.
     pub fn replay_batch(&self, batch: BatchId) -> Result<Replayed> {
         let mut config = self.config.clone();
+        config.memory = Arc::new(config.memory.aside());
         if let Some(data) = config.data_dir.as_ref().filter(|data| config.disk.is_shared() && data.is_dir()) {
             config.disk = Arc::new(FrozenDisk::at_a_commit(data)?);
         }

@@ -56,7 +56,7 @@ pub use change::{Action, Changes, OperatorChange, OutputChange};
 pub use clock::SystemClock;
 pub use config::{ContextBuilder, Versions};
 pub use context::StreamingContext;
-pub use emit::{BatchInfo, Remembered, TopicPlace, TopicSink};
+pub use emit::{BatchInfo, Remembered, TopicPast, TopicPlace, TopicSink};
 pub use ingest::{DeadShare, KeptLetter, LetterFilter, Letters, QueueSource};
 pub use inspect::{Replayed, StateChange};
 pub use ops::{

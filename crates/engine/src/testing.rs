@@ -14,6 +14,8 @@ mod clock;
 mod probe;
 mod steps;
 mod trial;
+#[cfg(test)]
+mod tries_tests;
 
 pub use trial::{Setup, Shown, Trial};
 

@@ -6,14 +6,18 @@
 //! cut off by whoever opens the copy.
 //!
 //! ```text
-//! ledger read ─► states of the batch linked ─► log linked ─► complete? ─► ledger written   ← done
+//! gate closed: ledger read ─► staged rows linked ─► log linked ─► gate open: states of the batch linked
+//!              ─► complete? ─► ledger written   ← done
 //! ```
 //!
-//! Invariant: nothing of the first directory changes. The ledger is read before
-//! the log is copied, so the log has all that the ledger names. Without its
-//! ledger, which comes last, the copy is no program.
+//! Invariant: nothing of the first directory changes. While the [`crate::Gate`]
+//! is closed no batch commits, so the log has what the ledger names, and of
+//! dead letters and of topics that the program fills nothing beyond. Without its
+//! ledger, which comes last, the copy is no program. Only its own pins are
+//! copied: the programs of the others are not there.
 
 use crate::{
+    Gate,
     disk::{self, Disk, Mode},
     fault::Named,
     ledger::Past,
@@ -84,10 +88,15 @@ fn once(
     goal: Option<Goal>,
     into: &Path,
 ) -> Result<Rewound> {
+    let gate = disk.is_shared().then(|| Gate::of(from)).transpose()?;
+    let closed = gate.as_ref().map(Gate::pass).transpose()?;
     let past = Past::read(&**disk, &root.join("ledger"))?
         .ok_or_else(|| Error::user(format!("program `{name}` has no ledger in {}", from.display())))?;
-    let to = goal.map_or_else(|| Ok(past.version()), |goal| goal.find(&past))?;
     let own = into.join("programs").join(name);
+    copy_staged(&**disk, &root.join("staged"), &own.join("staged"))?;
+    copy_log(&**disk, &from.join("log"), &into.join("log"), name)?;
+    drop(closed);
+    let to = goal.map_or_else(|| Ok(past.version()), |goal| goal.find(&past))?;
     let programs = past.before().iter().map(|former| &former.program).cloned().chain([past.program()]);
     let dirs: BTreeSet<(String, String)> =
         programs.flat_map(|program| program.operators).map(|o| (o.dir().to_owned(), o.name)).collect();
@@ -99,15 +108,28 @@ fn once(
             take(&**disk, &path, &own.join("state").join(&dir).join(file_name(&path)))?;
         }
     }
-    copy_log(&**disk, &from.join("log"), &into.join("log"))?;
     let gaps = check(disk, into, name, &past, to)?;
     let time = past.recent().find(|batch| batch.id == to).map(|batch| batch.time);
     let upto = past.last().map_or(to, |last| last.batch);
     past.fork(to)?.write(Arc::clone(disk), &own.join("ledger"))?;
-    Ok(Rewound { to, time, upto: upto.max(to), gaps })
+    Ok(Rewound { to, time, upto: upto.max(to), gaps, outputs: Vec::new() })
 }
 
-fn copy_log(disk: &dyn Disk, from: &Path, into: &Path) -> Result<()> {
+/// What outputs into topics have staged: a commit that a crash cut short is repeated in the copy.
+fn copy_staged(disk: &dyn Disk, from: &Path, into: &Path) -> Result<()> {
+    if !disk.exists(from) {
+        return Ok(());
+    }
+    for output in disk.list(from).named("list", from)? {
+        let (dir, copy) = (from.join(&output), into.join(&output));
+        for name in disk.list(&dir).named("list", &dir)?.iter().filter(|name| name.ends_with(".rows")) {
+            take(disk, &dir.join(name), &copy.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_log(disk: &dyn Disk, from: &Path, into: &Path, name: &str) -> Result<()> {
     if !disk.exists(from) {
         return Ok(());
     }
@@ -116,11 +138,8 @@ fn copy_log(disk: &dyn Disk, from: &Path, into: &Path) -> Result<()> {
         if topic.starts_with('.') || !disk.exists(&dir.join("topic.json")) {
             continue;
         }
-        for file in ["topic.json", "pins.json"] {
-            if disk.exists(&dir.join(file)) {
-                take_copy(disk, &dir.join(file), &copy.join(file))?;
-            }
-        }
+        take_copy(disk, &dir.join("topic.json"), &copy.join("topic.json"))?;
+        log::copy_pins(disk, &dir, &copy, name)?;
         for partition in log::partitions_in(disk, &dir)? {
             let (dir, copy) = (dir.join(&partition), copy.join(&partition));
             let names = disk.list(&dir).named("list", &dir)?;

@@ -28,14 +28,16 @@ use tidemill_core::{
     Batch, BatchId, Error, OffsetRange, Position, Result, StagedPart, StreamName, Timestamp, Watermark,
 };
 
+mod filled;
 mod history;
 mod look;
 #[cfg(test)]
 mod tests;
 
+pub use filled::{Filled, FilledPartition, TakesBack};
 pub use history::{FormerProgram, OutputEntry, ProgramEntry, Undone, fingerprint};
 use history::{History, SetProgram};
-pub use look::Past;
+pub use look::{Gone, Past};
 
 /// Committed batches that are kept at most; fewer when [`Ledger::forget_before`] is called.
 const KEPT: usize = 100_000;
@@ -56,6 +58,9 @@ pub struct Committed {
     pub streams: BTreeMap<StreamName, Watermark>,
     /// What its sinks staged, by sink: repeated to them after a crash.
     pub staged: BTreeMap<String, Vec<StagedPart>>,
+    /// Where its rows lie in topics of the program's own log, by topic: its sinks' commit puts them there.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub written: BTreeMap<String, Vec<OffsetRange>>,
     /// Whatever else the engine wants to find again; small.
     pub meta: BTreeMap<String, serde_json::Value>,
 }
@@ -123,6 +128,7 @@ impl Checkpoint {
                 for stream in batch.ranges.keys() {
                     batch.advance(stream, self.positions.entry(stream.clone()).or_default());
                 }
+                self.fill(committed.batch, &committed.written);
                 self.recent.push_back(batch);
                 self.history.commits.push_back(committed.clone());
                 if self.recent.len() > KEPT {
@@ -133,10 +139,7 @@ impl Checkpoint {
             }
             Record::Program(set) => self.set_program(set),
             Record::Rewound(undone) => self.rewind(undone)?,
-            Record::TakenBack => {
-                self.history.undone.clear();
-                self.history.forked = false;
-            }
+            Record::TakenBack => self.taken_back(),
         }
         Ok(())
     }
@@ -199,7 +202,8 @@ impl Ledger {
             }
         }
         let Some(number) = numbers.pop() else {
-            return Self::begin(disk, dir, 0, Checkpoint::default());
+            let history = History { tells_since: Some(BatchId(0)), ..History::default() };
+            return Self::begin(disk, dir, 0, Checkpoint { history, ..Checkpoint::default() });
         };
         // A file gets its name when it is whole; those before it are left from a rotation.
         for old in numbers {
@@ -363,29 +367,35 @@ impl Ledger {
 
     /// Sets the program that runs from now on, and watermarks that its operators
     /// begin with; durable when this returns, and then nothing of the program
-    /// before counts any more, but for going back to it.
+    /// before counts any more, but for going back to it. Topics that were made
+    /// `anew` hold nothing of what batches before have written.
     ///
     /// # Errors
     /// As [`Ledger::commit`].
-    pub fn set_program(&mut self, program: ProgramEntry, watermarks: BTreeMap<String, Timestamp>) -> Result<()> {
-        if watermarks.is_empty() && self.now.program() == program {
+    pub fn set_program(
+        &mut self,
+        program: ProgramEntry,
+        watermarks: BTreeMap<String, Timestamp>,
+        anew: Vec<String>,
+    ) -> Result<()> {
+        if watermarks.is_empty() && anew.is_empty() && self.now.program() == program {
             return Ok(());
         }
-        self.now_durably(Record::Program(SetProgram { program, watermarks }))
+        self.now_durably(Record::Program(SetProgram { program, watermarks, anew }))
     }
 
     /// Goes back to batch `to` (0 is the beginning): positions, watermarks and
     /// program are those of then, the batches after it, up to `upto` if that is
-    /// more, are undone, and their numbers are not used again. Durable when this
-    /// returns.
+    /// more, are undone, and their numbers are not used again. What they wrote to
+    /// topics is to be cut off, or stays. Durable when this returns.
     ///
     /// # Errors
     /// When `to` is not kept, naming what is; otherwise as [`Ledger::commit`].
-    pub fn rewind(&mut self, to: BatchId, upto: BatchId) -> Result<()> {
+    pub fn rewind(&mut self, to: BatchId, upto: BatchId, keeps_topics: bool) -> Result<()> {
         if let Some(why) = self.now.may_rewind(to) {
             return Err(Error::user(why));
         }
-        self.now_durably(Record::Rewound(Undone { to, upto }))
+        self.now_durably(Record::Rewound(Undone { to, upto, keeps_topics }))
     }
 
     /// What was undone and is to be taken back by outputs, in order.

@@ -7,9 +7,9 @@
 //! `docs/decisions/0012-keys-beyond-memory-lie-in-fjall.md`.
 //!
 //! Invariant: a key has the value that was written last. Called by the engine's
-//! keyed states when they exceed the memory that they may take.
+//! states when they exceed the memory that they may take.
 
-use fjall::{Database, Keyspace, KeyspaceCreateOptions};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
 use std::{
     ops::Bound,
     path::{Path, PathBuf},
@@ -110,18 +110,32 @@ impl std::fmt::Debug for OverflowPart {
 }
 
 impl OverflowPart {
+    /// The most bytes that a key may have; it has at least one.
+    pub const KEY_BYTES: usize = u16::MAX as usize;
+
     /// Writes rows, which replace those of the same keys, and removes keys. Sorted keys are faster.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When a key is too long, or the disk refuses.
     pub fn write<'a>(
         &self,
         rows: impl Iterator<Item = (&'a [u8], &'a [u8])>,
         gone: impl Iterator<Item = &'a [u8]>,
     ) -> Result<()> {
         let mut batch = self.of.db.batch();
-        rows.for_each(|(key, value)| batch.insert(&self.rows, key, value));
-        gone.for_each(|key| batch.remove(&self.rows, key));
+        for (key, value) in rows {
+            if key.len() > Self::KEY_BYTES {
+                return Err(Error::user(format!(
+                    "a key of {} bytes of a state has no place in memory, and on disk one may have {}: raise the memory \
+                     that states may take, or take shorter keys",
+                    key.len(),
+                    Self::KEY_BYTES
+                )));
+            }
+            batch.insert(&self.rows, key, value);
+        }
+        // One that is too long is not there.
+        gone.filter(|key| key.len() <= Self::KEY_BYTES).for_each(|key| batch.remove(&self.rows, key));
         batch.commit().map_err(failed(&self.of.dir, "write"))
     }
 
@@ -137,15 +151,48 @@ impl OverflowPart {
     ///
     /// # Errors
     /// When the disk refuses, and what `each` refuses.
-    pub fn scan(&self, from: Bound<&[u8]>, mut each: impl FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
-        for row in self.rows.range::<&[u8], _>((from, Bound::Unbounded)) {
-            let (key, value) = row.into_inner().map_err(failed(&self.of.dir, "read"))?;
-            if !each(&key, &value)? {
-                break;
-            }
-        }
-        Ok(())
+    pub fn scan(&self, from: Bound<&[u8]>, each: impl FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+        hand_out(self.rows.range::<&[u8], _>((from, Bound::Unbounded)), &self.of.dir, each)
     }
+
+    /// The rows as they are now, whatever is written afterwards. What was replaced meanwhile stays on disk until it
+    /// is dropped.
+    pub fn view(&self) -> OverflowView {
+        OverflowView { seen: self.of.db.snapshot(), rows: self.rows.clone(), of: Arc::clone(&self.of) }
+    }
+}
+
+/// Rows of a part as they were at one moment.
+pub struct OverflowView {
+    seen: Snapshot,
+    rows: Keyspace,
+    of: Arc<Overflow>,
+}
+
+impl std::fmt::Debug for OverflowView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "what a part of {:?} was", self.of)
+    }
+}
+
+impl OverflowView {
+    /// As [`OverflowPart::scan`].
+    ///
+    /// # Errors
+    /// As [`OverflowPart::scan`].
+    pub fn scan(&self, from: Bound<&[u8]>, each: impl FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+        hand_out(self.seen.range::<&[u8], _>(&self.rows, (from, Bound::Unbounded)), &self.of.dir, each)
+    }
+}
+
+fn hand_out(rows: fjall::Iter, dir: &Path, mut each: impl FnMut(&[u8], &[u8]) -> Result<bool>) -> Result<()> {
+    for row in rows {
+        let (key, value) = row.into_inner().map_err(failed(dir, "read"))?;
+        if !each(&key, &value)? {
+            break;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for OverflowPart {
@@ -202,8 +249,25 @@ mod tests {
         .unwrap();
         let want: Vec<_> = [49, 60, 61].iter().map(|at| (keys[*at].to_vec(), b"new".to_vec())).collect();
         assert_eq!(seen, want);
+        let view = one.view();
+        one.write([(&b"\0"[..], &b"later"[..])].into_iter(), keys[..299].iter().map(|key| &key[..])).unwrap();
+        let (mut now, mut then) = (0, 0);
+        one.scan(Bound::Unbounded, |_, _| {
+            now += 1;
+            Ok(true)
+        })
+        .unwrap();
+        view.scan(Bound::Unbounded, |_, _| {
+            then += 1;
+            Ok(true)
+        })
+        .unwrap();
+        assert_eq!((now, then), (2, 290), "a view has what was there");
+        let long = vec![1; OverflowPart::KEY_BYTES + 1];
+        let error = one.write([(&long[..], &b""[..])].into_iter(), [&long[..]].into_iter()).unwrap_err().to_string();
+        assert!(error.contains("a key of 65536 bytes"), "{error}");
         assert!(machine_memory().is_none_or(|bytes| bytes > 1 << 20));
-        drop((one, two, overflow));
+        drop((one, two, overflow, view));
         assert!(!at.exists(), "it goes with the program");
     }
 }

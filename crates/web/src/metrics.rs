@@ -103,8 +103,18 @@ fn render(shared: &Shared) -> String {
     page.histogram("tidemill_scheduling_delay_seconds", "From a batch's time to its begin.", &seen.scheduling);
     if let Some(last) = board.reports().last() {
         page.one("tidemill_batches_queued", "gauge", "Batches that waited when the last one began.", last.queued);
-        page.one("tidemill_state_memory_bytes", "gauge", "What keyed states take in memory.", last.state_bytes);
-        page.one("tidemill_state_spilled_keys", "gauge", "Keys of states that are on disk only.", last.state_spilled);
+        page.one(
+            "tidemill_state_memory_bytes",
+            "gauge",
+            "What states take in memory: keyed ones, and groups, first rows and windows of SQL.",
+            last.state_bytes,
+        );
+        page.one(
+            "tidemill_state_spilled_keys",
+            "gauge",
+            "Keys and groups of states that are on disk only.",
+            last.state_spilled,
+        );
         if let Some(limit) = last.rate_limit {
             page.one("tidemill_rate_limit_records_per_second", "gauge", "The bound set by rate control.", limit);
         }

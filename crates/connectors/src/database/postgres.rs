@@ -258,6 +258,10 @@ impl Sink for PostgresSink {
         self.table.with(schema).map(drop)
     }
 
+    fn stays(&self) -> String {
+        self.table.stays()
+    }
+
     async fn open(&self, schema: SchemaRef) -> Result<()> {
         let opened = self.table.with(&schema)?;
         let mut client = self.client().await?;

@@ -294,6 +294,10 @@ impl Sink for SqliteSink {
         self.table.with(schema).map(drop)
     }
 
+    fn stays(&self) -> String {
+        self.table.stays()
+    }
+
     async fn open(&self, schema: SchemaRef) -> Result<()> {
         let (path, opened) = (self.path.clone(), self.table.with(&schema)?);
         let base = tokio::task::spawn_blocking(move || {

@@ -101,6 +101,17 @@ impl Table {
         }
     }
 
+    /// What becomes of its rows when the program is rewound.
+    pub(super) fn stays(&self) -> String {
+        if self.key.is_empty() {
+            "its rows stay, and what is computed anew is added to them: before the start, delete those rows, or name \
+             another table and go back to 0"
+                .to_string()
+        } else {
+            "its rows stay: those whose keys come again are replaced, the others are left".to_string()
+        }
+    }
+
     /// The name of the table of staged rows.
     pub(super) fn staged(&self) -> String {
         quoted(&format!("tidemill_staged_{}", self.name))

@@ -8,7 +8,7 @@
 use super::states::{KeptState, StateEntry};
 use crate::{
     config::{Config, Versions},
-    emit::TopicPlace,
+    emit::{TopicPast, TopicPlace},
     ingest::{DeadLetters, Replays, dead_schema},
     state::StateRegistry,
 };
@@ -21,8 +21,9 @@ use tidemill_core::{
 use tidemill_store::{
     DataDir, Gate, Passing, Past,
     disk::Disk,
-    ledger::{Committed, Ledger},
+    ledger::{Committed, Filled, Ledger},
     log::{Log, Retention, Sync, Topic, TopicConfig},
+    rewind::TopicUndo,
 };
 
 /// The durable side of a program; one owner a directory.
@@ -61,7 +62,8 @@ impl Keep {
             config.memory.set_dir(&root.join("spill.tmp"))?;
         }
         let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always, bound)?;
-        let replays = Arc::new(Replays::open(&log, &dead, &disk, &config.name, &root)?);
+        let replays = Replays::open(&log, &dead, &disk, &config.name, &root)?.without(ledger.past().gone());
+        let replays = Arc::new(replays);
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
@@ -105,14 +107,25 @@ impl Keep {
         }
     }
 
-    /// Where an output into a topic finds its log.
-    pub(crate) fn place(&self, output: &str, sync: Sync) -> TopicPlace {
+    /// Where an output into `topic` finds its log, and what is to be taken back there.
+    pub(crate) fn place(&self, output: &str, sync: Sync, topic: &str, undo: Option<&TopicUndo>) -> TopicPlace {
+        let past = self.past();
+        let last = past.last();
+        let ends = |filled: &Filled| filled.partitions.iter().map(|(id, part)| (id.clone(), part.end)).collect();
+        let past = TopicPast {
+            filled: past.filled().get(topic).map(ends).unwrap_or_default(),
+            last_commit: last.and_then(|last| last.written.get(topic).cloned()).unwrap_or_default(),
+            cuts: undo.filter(|undo| undo.held.is_empty()).map(|undo| undo.cuts.clone()).unwrap_or_default(),
+            is_copy: past.is_forked(),
+            upto: last.map(|last| (last.batch, last.time)).unwrap_or_default(),
+        };
         TopicPlace {
             log: Arc::clone(&self.log),
             disk: Arc::clone(&self.disk),
             staged: self.root.join("staged").join(output),
             owner: format!("{}/{output}", self.program),
             sync,
+            past,
         }
     }
 
@@ -311,7 +324,7 @@ impl Keep {
         batch: &Batch,
         kept: &[KeptState],
         (watermarks, streams): (&BTreeMap<String, Timestamp>, &BTreeMap<String, Watermark>),
-        staged: &BTreeMap<String, Vec<StagedPart>>,
+        (staged, written): (&BTreeMap<String, Vec<StagedPart>>, &BTreeMap<String, Vec<OffsetRange>>),
         dead: &[DeadLetter],
     ) -> Result<()> {
         tokio::task::block_in_place(|| {
@@ -339,6 +352,7 @@ impl Keep {
                         watermarks: watermarks.clone(),
                         streams: streams.clone(),
                         staged: staged.clone(),
+                        written: written.clone(),
                         ..Committed::default()
                     })?;
                 }

@@ -1,13 +1,14 @@
 //! A batch's life: tick, ranges, run, commit.
 //!
 //! [`run`] tells it top to bottom. [`next`] says what a batch reads, [`clock`]
-//! when it is due, [`rate`] how much it may be, [`keep`] what is durable and [`states`] of states,
+//! when it is due, [`rate`] how much it may be, [`keep`] what is durable and [`states`] of states ([`in_turn`] of large ones),
 //! [`retain`] what the log gives up; [`pipeline`] puts the parts of a program
 //! together and owns the loop.
 
 mod clock;
 #[cfg(test)]
 mod idle_tests;
+mod in_turn;
 mod keep;
 mod next;
 mod pipeline;

@@ -5,7 +5,7 @@
 
 use super::{Keep, RateControl, Trigger, clock::Tick, rate::Pid, retain::Retaining, run::Ran};
 use crate::{
-    change::{Changes, Rebuilt, describe, reach, refuse},
+    change::{Changes, Rebuilt, describe, reach, refuse, topics_undo},
     config::Config,
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
@@ -27,7 +27,7 @@ use tidemill_core::{
     Batch, BatchId, BatchReport, Board, DeadLetter, Duration, Error, Guarantee, Phase, Position, Result, Stop,
     Timestamp, Watermark, WatermarkSpec,
 };
-use tidemill_store::ledger::ProgramEntry;
+use tidemill_store::{Past, ledger::ProgramEntry};
 
 /// How long a graceful stop goes on with batches over what was received.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -109,23 +109,31 @@ impl Pipeline {
         let outputs = lower(config, &states, declared.clone())?;
         let keep = config.data_dir.as_ref().map(|path| Keep::open(path, config)).transpose()?;
         let program = describe(&states, &outputs, &declared, text)?;
+        let mut undos = BTreeMap::new();
         let changes = match (&keep, &config.data_dir) {
             (Some(keep), Some(data)) => {
                 let reach = reach(&*config.disk, data, &config.name, &inputs)?;
-                Some(keep.compare(&program, &outputs, &config.asked, &reach)?)
+                undos = topics_undo(&*config.disk, data, &config.name, &keep.past(), &outputs)?;
+                Some(keep.compare(&program, (&outputs, &undos), &config.asked, &reach)?)
             }
             _ => None,
         };
         if let Some(changes) = changes.as_ref().filter(|changes| !changes.are_free() && !config.asked.accept) {
             return Err(refuse(changes));
         }
+        let mut anew = Vec::new();
+        // Rows may be cut off here: who copies the directory sees all of that or nothing.
+        let passing = keep.as_ref().filter(|_| !undos.is_empty()).map(Keep::pass_gate).transpose()?;
         for output in &outputs {
             let Some(sink) = topic_sinks.get(&output.name) else { continue };
             if let Some(keep) = &keep {
-                sink.place(keep.place(&output.name, config.sync));
+                sink.place(keep.place(&output.name, config.sync, sink.topic(), undos.get(sink.topic())));
             }
-            sink.make(&output.plan.schema())?;
+            if sink.make(&output.plan.schema())? {
+                anew.push(sink.topic().to_string());
+            }
         }
+        drop(passing);
         let intakes = match &keep {
             Some(keep) => Some(Intakes::open(ingests, keep, config, &board)?),
             None => None,
@@ -136,7 +144,7 @@ impl Pipeline {
         }
         let this = Arc::new(Self::assembled(config, board, (inputs, outputs, states), keep, intakes));
         if let Some(changes) = changes {
-            this.take_over(&changes, program, &declared)?;
+            this.take_over(&changes, (program, anew), &declared)?;
         }
         this.progress.lock().began = config.clock.now();
         Ok(this)
@@ -182,8 +190,13 @@ impl Pipeline {
         }
     }
 
-    /// Lets the program take over what is kept, and gives the states their rows.
-    fn take_over(&self, changes: &Changes, program: ProgramEntry, declared: &[Output]) -> Result<()> {
+    /// Lets the program, some topics of which were made `anew`, take over what is kept, and gives the states their rows.
+    fn take_over(
+        &self,
+        changes: &Changes,
+        (program, anew): (ProgramEntry, Vec<String>),
+        declared: &[Output],
+    ) -> Result<()> {
         let Some(keep) = &self.keep else { return Ok(()) };
         let rebuilt = if changes.rebuilt().next().is_some() {
             let reads = |output: &Output| {
@@ -197,7 +210,7 @@ impl Pipeline {
         } else {
             Rebuilt::default()
         };
-        keep.apply(changes, program, &self.states, rebuilt)?;
+        keep.apply(changes, (program, anew), &self.states, rebuilt)?;
         keep.restore(&self.states)?;
         let past = keep.past();
         let mut progress = self.progress.lock();
@@ -490,8 +503,10 @@ impl Pipeline {
         let last = self.keep.as_ref().and_then(Keep::last);
         let past = self.keep.as_ref().map(Keep::past);
         let pending = past.as_ref().is_some_and(|past| !past.undone().is_empty());
-        // What a copy has undone, the first program has shown, and still shows.
-        let undone = past.filter(|past| !past.is_forked()).map(|past| past.undone().to_vec()).unwrap_or_default();
+        // What a copy has undone, the first program has shown, and still shows; and it makes its own last
+        // commit whole. Only topics were copied with it.
+        let is_copy = past.as_ref().is_some_and(Past::is_forked);
+        let undone = past.filter(|_| !is_copy).map(|past| past.undone().to_vec()).unwrap_or_default();
         for output in &self.outputs {
             if let OutputKind::Sink(sink) = &output.kind {
                 self.persist(|| sink.open(output.plan.schema())).await?;
@@ -499,6 +514,7 @@ impl Pipeline {
                     self.persist(|| sink.undo(undone.to, undone.upto)).await?;
                 }
                 if let Some((id, staged)) = &last
+                    && (!is_copy || sink.topic().is_some())
                     && let Some(parts) = staged.get(&output.name)
                 {
                     self.persist(|| sink.commit(*id, parts)).await?;

@@ -32,6 +32,7 @@ use datafusion::{
 };
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use std::{
+    collections::BTreeMap,
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
@@ -91,10 +92,15 @@ impl Pipeline {
     pub(crate) async fn commit(&self, ran: Ran) -> Result<()> {
         let Ran { run, emitted, mut report, kept } = ran;
         let batch = &run.batch;
-        let mut staged = std::collections::BTreeMap::new();
+        let (mut staged, mut written) = (BTreeMap::new(), BTreeMap::new());
         for (index, emitted) in &emitted {
-            if let Emitted::Staged(parts) = emitted {
-                staged.insert(self.outputs[*index].name.clone(), parts.clone());
+            let output = &self.outputs[*index];
+            let (Emitted::Staged(parts), OutputKind::Sink(sink)) = (emitted, &output.kind) else { continue };
+            staged.insert(output.name.clone(), parts.clone());
+            // The commit of the batch before has ended, so this is where the topic ends.
+            let ranges = sink.written(parts)?;
+            if let Some(topic) = sink.topic().filter(|_| !ranges.is_empty()) {
+                written.insert(topic.to_string(), ranges);
             }
         }
         let mut dead = std::mem::take(&mut *run.dead.lock());
@@ -114,7 +120,7 @@ impl Pipeline {
         let _passing = self.keep.as_ref().map(Keep::pass_gate).transpose()?;
         if let Some(keep) = &self.keep {
             self.persist(|| async {
-                keep.commit(batch, &kept, (&run.watermarks_after(), &run.streams_after()), &staged, &dead)
+                keep.commit(batch, &kept, (&run.watermarks_after(), &run.streams_after()), (&staged, &written), &dead)
             })
             .await?;
         }

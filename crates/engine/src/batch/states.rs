@@ -8,10 +8,13 @@
 //!           files before 7 may go                  files before 7.snap may go
 //! ```
 //!
+//! Rows that add up and lie where batches change them are set aside in turn ([`super::in_turn`]).
+//!
 //! Invariants: no batch writes all rows of a state. What is left is a bounded
 //! number of files and of rows that a start reads ([`pace`]), whatever the state
 //! has been through. Called by [`super::Keep`] around the commit point.
 
+use super::in_turn::{Given, InTurn};
 use crate::state::{StateOperator, Swept};
 use arrow_array::RecordBatch;
 use tidemill_core::{BatchId, Result};
@@ -44,6 +47,8 @@ pub(crate) struct KeptState {
     since: Option<BatchId>,
     /// All rows, when a snapshot is due.
     whole: Option<Vec<RecordBatch>>,
+    /// Some rows of a snapshot.
+    given: Option<Given>,
     /// Whether older files may go after this.
     ends_round: bool,
 }
@@ -62,6 +67,8 @@ pub(crate) struct StateEntry {
     since: Option<BatchId>,
     /// A snapshot that is being written.
     snapshot: Option<(Unfinished, u64)>,
+    /// One whose rows are taken in turn.
+    in_turn: InTurn,
 }
 
 /// Deltas of a round of a state of so many rows.
@@ -79,14 +86,14 @@ fn pace(rows: usize, delta: usize, before: usize) -> usize {
 
 impl StateEntry {
     pub(crate) fn new(files: StateFiles) -> Self {
-        Self { files, rows: 0, deltas: 0, sweep: None, since: None, snapshot: None }
+        Self { files, rows: 0, deltas: 0, sweep: None, since: None, snapshot: None, in_turn: InTurn::default() }
     }
 
     /// Sets the state back to a version; later ones are removed.
     pub(super) fn restore(&mut self, version: BatchId, operator: &dyn StateOperator) -> Result<()> {
         self.files.truncate_after(version)?;
         (self.rows, self.deltas, self.sweep) = (0, 0, None);
-        self.snapshot = None;
+        (self.snapshot, self.in_turn) = (None, InTurn::default());
         if version.0 == 0 {
             self.since = None;
             return operator.restore(&[]);
@@ -122,6 +129,7 @@ impl StateEntry {
             again: None,
             since: self.since,
             whole: None,
+            given: None,
             ends_round: false,
         };
         if delta.is_empty() {
@@ -144,11 +152,18 @@ impl StateEntry {
                 self.since = self.sweep.take();
                 (kept.since, kept.ends_round) = (self.since, true);
             }
-        } else if self.snapshot.is_none()
-            && (self.rows > (all * REPEAT_FACTOR).max(REPEAT_ROWS) || self.deltas >= round(all))
-        {
-            (self.rows, self.deltas) = (0, 0);
-            kept.whole = Some(operator.snapshot()?);
+        } else {
+            let is_due = self.rows > (all * REPEAT_FACTOR).max(REPEAT_ROWS) || self.deltas >= round(all);
+            let goes_on = self.in_turn.goes_on();
+            let begins = is_due && !goes_on && self.snapshot.is_none();
+            if begins {
+                (self.rows, self.deltas) = (0, 0);
+            }
+            if goes_on || begins && operator.sets_aside() {
+                kept.given = Some(self.in_turn.take(batch, pace(all, count, self.rows), operator)?);
+            } else if begins {
+                kept.whole = Some(operator.snapshot()?);
+            }
         }
         kept.delta = delta;
         Ok(kept)
@@ -170,6 +185,9 @@ impl StateEntry {
     /// and removes the files of versions that nobody may go back to.
     pub(super) fn tidy(&mut self, version: BatchId, kept: &KeptState, oldest: BatchId, bytes: u64) -> Result<()> {
         let mut ended = kept.ends_round;
+        if let Some(given) = &kept.given {
+            ended |= self.in_turn.write(&mut self.files, given)?;
+        }
         if let Some(rows) = &kept.whole {
             let size: usize = rows.iter().map(RecordBatch::get_array_memory_size).sum();
             let piece = (size as u64 / PIECES).max(PIECE_BYTES);

@@ -25,6 +25,7 @@ use tidemill_core::{BatchId, Error, Result, Timestamp};
 use tidemill_store::{
     Disk, Past, StateFiles,
     ledger::{OperatorEntry, ProgramEntry},
+    rewind::TopicUndo,
 };
 
 /// States that were computed anew, and the watermarks that go with them.
@@ -42,7 +43,7 @@ impl Keep {
     pub(crate) fn compare(
         &self,
         now: &ProgramEntry,
-        outputs: &[OutputPlan],
+        outputs: (&[OutputPlan], &BTreeMap<String, TopicUndo>),
         asked: &Asked,
         reach: &str,
     ) -> Result<Changes> {
@@ -56,7 +57,7 @@ impl Keep {
         self.root.join("state").join(entry.dir())
     }
 
-    /// Lets the program of `now` take over: writes what migrates and what was
+    /// Lets the program of `now` take over, some topics of which were made `anew`: writes what migrates and what was
     /// rebuilt, then says so in the ledger, and opens the states' files.
     ///
     /// # Errors
@@ -64,7 +65,7 @@ impl Keep {
     pub(crate) fn apply(
         &self,
         changes: &Changes,
-        mut now: ProgramEntry,
+        (mut now, anew): (ProgramEntry, Vec<String>),
         registry: &StateRegistry,
         rebuilt: Rebuilt,
     ) -> Result<()> {
@@ -98,7 +99,7 @@ impl Keep {
         {
             let mut ledger = self.ledger.lock();
             // A batch that was planned for the program before is planned anew: nobody has seen it.
-            ledger.set_program(now.clone(), rebuilt.watermarks)?;
+            ledger.set_program(now.clone(), rebuilt.watermarks, anew)?;
         }
         let mut states = self.states.lock();
         for operator in &operators {

@@ -3,7 +3,7 @@
 //! Invariant: an operator is kept only when its kind, its columns and, where it
 //! is known, its query are the same. Reads nothing and writes nothing.
 
-use super::{Action, Asked, Changes, OperatorChange, OutputChange, migrate};
+use super::{Action, Asked, Changes, OperatorChange, migrate, outputs::outputs_of};
 use crate::{
     batch::OutputPlan,
     emit::{Output, OutputKind},
@@ -15,11 +15,12 @@ use std::{
     path::Path,
     sync::Arc,
 };
-use tidemill_core::{BatchId, Error, Guarantee, Result, nearest};
+use tidemill_core::{BatchId, Error, Result, nearest};
 use tidemill_store::{
     Disk, Past,
     ledger::{OperatorEntry, OutputEntry, ProgramEntry},
     log::{oldest_records, topics_of},
+    rewind::TopicUndo,
 };
 
 /// The program of now, as the ledger will keep it.
@@ -49,7 +50,12 @@ pub(crate) fn describe(
     let outputs = outputs
         .iter()
         .filter_map(|output| match &output.kind {
-            OutputKind::Sink(sink) => Some(OutputEntry { name: output.name.clone(), what: sink.describe() }),
+            OutputKind::Sink(sink) => Some(OutputEntry {
+                name: output.name.clone(),
+                what: sink.describe(),
+                topic: sink.topic().map(str::to_string),
+                undoes: Some(sink.undoes().unwrap_or_else(|| sink.stays())),
+            }),
             OutputKind::View { .. } | OutputKind::Call(_) | OutputKind::Kept(_) => None,
         })
         .collect();
@@ -64,7 +70,7 @@ pub(crate) fn compare(
     name: &str,
     past: &Past,
     now: &ProgramEntry,
-    outputs: &[OutputPlan],
+    (outputs, undos): (&[OutputPlan], &BTreeMap<String, TopicUndo>),
     asked: &Asked,
     reach: &str,
 ) -> Result<Changes> {
@@ -113,7 +119,7 @@ pub(crate) fn compare(
         version: past.version(),
         next: BatchId(past.last().map_or(0, |last| last.batch.0) + 1),
         operators,
-        outputs: outputs_of(past, outputs),
+        outputs: outputs_of(past, outputs, undos),
     })
 }
 
@@ -229,42 +235,4 @@ pub(crate) fn reach(disk: &dyn Disk, data: &Path, program: &str, inputs: &[Arc<S
     } else {
         format!("from {}", words.join(", "))
     })
-}
-
-/// What outputs do about batches that were undone.
-fn outputs_of(past: &Past, outputs: &[OutputPlan]) -> Vec<OutputChange> {
-    let Some(to) = past.undone().iter().map(|undone| undone.to).min() else { return Vec::new() };
-    let upto = past.undone().iter().map(|undone| undone.upto).max().unwrap_or(to);
-    let mut changes = Vec::new();
-    let first = past.program().outputs;
-    for output in outputs {
-        let OutputKind::Sink(sink) = &output.kind else { continue };
-        if past.is_forked() {
-            let what = sink.describe();
-            if first.iter().any(|other| other.what == what) {
-                let why = "the program that this is a copy of writes there, too: name another place".to_string();
-                changes.push(OutputChange { name: output.name.clone(), what, why, free: false });
-            }
-            continue;
-        }
-        let batches =
-            if to.0 + 1 == upto.0 { format!("batch {upto}") } else { format!("batches {} to {upto}", to.0 + 1) };
-        let (why, free) = match (sink.undoes(), sink.guarantee()) {
-            (Some(how), _) => (format!("of {batches}: {how}"), true),
-            (None, Guarantee::AtLeastOnce) => (format!("of {batches}: stays, as it can't be taken back"), true),
-            (None, Guarantee::ExactlyOnce) => (
-                format!("of {batches}: can't be taken back; it stays, and what is computed anew comes after it"),
-                false,
-            ),
-        };
-        changes.push(OutputChange { name: output.name.clone(), what: sink.describe(), why, free });
-    }
-    for gone in past.program().outputs {
-        let there = outputs.iter().any(|output| output.name == gone.name);
-        if !there {
-            let why = "is no output of the program any more: what it wrote stays".to_string();
-            changes.push(OutputChange { name: gone.name, what: gone.what, why, free: true });
-        }
-    }
-    changes
 }

@@ -18,6 +18,7 @@
 mod apply;
 mod compare;
 mod migrate;
+mod outputs;
 mod rebuild;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ mod tests;
 pub(crate) use apply::{Rebuilt, fill_columns, refuse, refuse_lost_commits};
 pub(crate) use compare::{compare, describe, reach};
 pub(crate) use migrate::{rows as migrated_rows, steps as migration};
+pub(crate) use outputs::topics_undo;
 
 use std::fmt;
 use tidemill_core::BatchId;

@@ -231,7 +231,7 @@ fn typed_state_is_widened_and_kept_apart_by_kind() {
 
 fn to(dir: &Path, goal: Goal) -> tidemill_store::rewind::Rewound {
     let disk: Arc<dyn Disk> = Arc::new(RealDisk);
-    rewind(&disk, dir, "p", goal, None).unwrap()
+    rewind(&disk, dir, "p", goal.into()).unwrap()
 }
 
 #[test]
@@ -279,10 +279,10 @@ fn what_can_not_be_gone_back_to_is_told() {
         (Goal::Batch(BatchId(3)), "the state of `top` at batch 3 is not kept any more: the oldest is that of batch"),
         (Goal::At(Timestamp(0)), "--to 0 goes back to the beginning"),
     ] {
-        let error = rewind(&disk, dir.path(), "p", goal, None).unwrap_err().to_string();
+        let error = rewind(&disk, dir.path(), "p", goal.into()).unwrap_err().to_string();
         assert!(error.contains(says), "{error}");
     }
-    let error = rewind(&disk, dir.path(), "q", Goal::Batch(BatchId(69)), None).unwrap_err().to_string();
+    let error = rewind(&disk, dir.path(), "q", Goal::Batch(BatchId(69)).into()).unwrap_err().to_string();
     assert!(error.contains("did you mean `p`?") || error.contains("there are p"), "{error}");
     assert_eq!(to(dir.path(), Goal::Batch(BatchId(69))).to, BatchId(69));
 }
@@ -459,7 +459,7 @@ fn a_crash_at_every_step_of_a_rewind_leaves_the_program_as_it_was_or_rewound() {
     drop(program);
     let go = |disk: &SimDisk| {
         let shared: Arc<dyn Disk> = Arc::new(disk.clone());
-        rewind(&shared, dir.path(), "p", Goal::Batch(BatchId(2)), None)
+        rewind(&shared, dir.path(), "p", Goal::Batch(BatchId(2)).into())
     };
     let life = |life: &Life<'_>| -> Result<()> {
         go(&life.disk)?;
@@ -582,7 +582,7 @@ fn records_that_are_needed_and_gone_fail_the_program_with_the_gap() {
     let pins = r#"{"version": 1, "pins": {"p/lines": {"0": 5}}}"#;
     std::fs::write(dir.path().join("log/lines/pins.json"), pins).unwrap();
 
-    let error = rewind(&(Arc::new(RealDisk) as Arc<dyn Disk>), dir.path(), "p", Goal::Batch(BatchId(1)), None);
+    let error = rewind(&(Arc::new(RealDisk) as Arc<dyn Disk>), dir.path(), "p", Goal::Batch(BatchId(1)).into());
     let error = error.unwrap_err().to_string();
     assert!(error.contains(&format!("offsets [3, {first}) were removed by retention")), "{error}");
     let context = builder(dir.path()).build();

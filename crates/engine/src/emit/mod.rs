@@ -18,7 +18,7 @@ use tidemill_core::{Result, Sink};
 pub use outputs::BatchInfo;
 pub use remember::Remembered;
 pub(crate) use topic_sink::plain;
-pub use topic_sink::{TopicPlace, TopicSink};
+pub use topic_sink::{TopicPast, TopicPlace, TopicSink};
 
 /// A function on the rows of a batch.
 pub(crate) type Call = Arc<dyn Fn(&BatchInfo, &[RecordBatch]) -> Result<()> + Send + Sync>;

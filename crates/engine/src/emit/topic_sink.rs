@@ -18,6 +18,9 @@
 //!
 //! Invariant: rows of a batch are in the topic once, in their order within a
 //! partition; staged files are removed only when all rows of the batch are durable.
+//! The ledger knows where the rows of each batch lie, so a topic that has lost its
+//! end is noticed, and one whose program was rewound is cut where the batch left it
+//! ([`past`]), before anyone reads it.
 
 use crate::{
     ops::renamed,
@@ -36,11 +39,15 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
-use tidemill_core::{BatchId, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
+use tidemill_core::{BatchId, Error, Guarantee, Offset, OffsetRange, Options, Result, Sink, StagedPart, Timestamp};
 use tidemill_store::{
     Disk, StagedFiles,
     log::{Log, Retention, Sync, Topic, TopicConfig},
 };
+
+mod past;
+
+pub use past::TopicPast;
 
 /// Rows appended together at least, where there are as many: small frames cost readers.
 const ROWS: usize = 8192;
@@ -58,6 +65,8 @@ pub struct TopicPlace {
     pub owner: String,
     /// When other rows of a topic that is made become durable; those of a sink are at its commit.
     pub sync: Sync,
+    /// What the ledger knows of the topic.
+    pub past: TopicPast,
 }
 
 impl fmt::Debug for TopicPlace {
@@ -81,6 +90,7 @@ struct Opened {
     owner: String,
     topic: Arc<Topic>,
     staged: StagedFiles,
+    past: TopicPast,
 }
 
 /// What a partition's token says: of each writer, how far it is.
@@ -133,25 +143,27 @@ impl TopicSink {
         }
     }
 
-    /// Makes the topic if it is not there. May be repeated.
+    /// Makes the topic if it is not there, and takes back what was undone. May be
+    /// repeated. Whether it is new though the ledger knows rows of it.
     ///
     /// # Errors
-    /// When it is there with other columns, or filled by receivers.
-    pub(crate) fn make(&self, schema: &SchemaRef) -> Result<()> {
+    /// When it is there with other columns, or filled by receivers; when rows
+    /// that were committed are gone, or others than those that were undone lie among them.
+    pub(crate) fn make(&self, schema: &SchemaRef) -> Result<bool> {
         if self.opened.get().is_some() {
-            return Ok(());
+            return Ok(false);
         }
         let place = self.place.get().ok_or_else(|| {
             Error::user(format!("topic `{}` lies in a data directory: give the context one", self.topic))
         })?;
         let schema = plain(schema);
-        let topic = match place.log.topic(&self.topic) {
+        let (topic, anew) = match place.log.topic(&self.topic) {
             Some(topic) => {
                 fits(&schema, topic.name(), &topic.config().schema)?;
                 if let Some(retention) = self.retention {
                     topic.set_retention(retention)?;
                 }
-                topic
+                (topic, false)
             }
             None => {
                 let retention = self.retention.unwrap_or_default();
@@ -161,17 +173,25 @@ impl TopicSink {
                     sync: place.sync,
                     ..TopicConfig::new(Arc::clone(&schema))
                 };
-                place.log.create_topic(&self.topic, &config)?
+                (place.log.create_topic(&self.topic, &config)?, place.past.knows_rows())
             }
         };
         for partition in 0..topic.config().partitions {
             tokens(&topic, partition)?;
         }
         let staged = StagedFiles::open(Arc::clone(&place.disk), &place.staged, &place.owner, schema)?;
-        let opened = Opened { owner: place.owner.clone(), topic, staged };
+        let past = if anew {
+            tracing::warn!(topic = self.topic, "the topic is not there any more, and was made anew");
+            TopicPast::default()
+        } else {
+            place.past.clone()
+        };
+        past.reaches_last_commit(&topic)?;
+        past.cut(&topic, &place.owner)?;
+        let opened = Opened { owner: place.owner.clone(), topic, staged, past };
         // The first is as good as this one.
         let _opened = self.opened.set(Arc::new(opened));
-        Ok(())
+        Ok(anew)
     }
 
     fn opened(&self) -> Result<Arc<Opened>> {
@@ -220,22 +240,25 @@ fn tokens(topic: &Topic, partition: u32) -> Result<Tokens> {
     })
 }
 
-/// A staged part: its file, which part it is, the batch's time.
+/// A staged part: its file, which part it is, the batch's time, its rows (of older versions unknown).
 struct Part {
     name: String,
     part: usize,
     time: Timestamp,
+    rows: Option<u64>,
 }
 
 impl Part {
     fn token(&self) -> StagedPart {
-        StagedPart(format!("{} {} {}", self.name, self.part, self.time.0))
+        let rows = self.rows.map(|rows| format!(" {rows}")).unwrap_or_default();
+        StagedPart(format!("{} {} {}{rows}", self.name, self.part, self.time.0))
     }
 
     fn parse(StagedPart(token): &StagedPart) -> Result<Self> {
         let mut words = token.split(' ');
         let read = words.next().zip(words.next()).zip(words.next()).and_then(|((name, part), time)| {
-            Some(Self { name: name.to_string(), part: part.parse().ok()?, time: Timestamp(time.parse().ok()?) })
+            let rows = words.next().map(str::parse).transpose().ok()?;
+            Some(Self { name: name.to_string(), part: part.parse().ok()?, time: Timestamp(time.parse().ok()?), rows })
         });
         read.ok_or_else(|| Error::internal(format!("`{token}` is no staged part of a topic")))
     }
@@ -336,7 +359,7 @@ impl Sink for TopicSink {
     }
 
     async fn open(&self, schema: SchemaRef) -> Result<()> {
-        self.make(&schema)
+        self.make(&schema).map(drop)
     }
 
     async fn stage(
@@ -369,8 +392,9 @@ impl Sink for TopicSink {
         if whole.is_empty() {
             return Ok(None);
         }
+        let rows = Some(whole.iter().map(|rows| rows.num_rows() as u64).sum());
         let name = blocking(move || opened.staged.stage(batch, part, whole.into_iter())).await?;
-        Ok(Some(Part { name, part, time }.token()))
+        Ok(Some(Part { name, part, time, rows }.token()))
     }
 
     async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()> {
@@ -382,11 +406,35 @@ impl Sink for TopicSink {
         blocking(move || opened.commit(batch, &parts)).await
     }
 
+    fn undoes(&self) -> Option<String> {
+        Some("their rows are cut off".to_string())
+    }
+
+    fn topic(&self) -> Option<&str> {
+        Some(&self.topic)
+    }
+
+    fn written(&self, parts: &[StagedPart]) -> Result<Vec<OffsetRange>> {
+        let topic = &self.opened()?.topic;
+        let count = topic.config().partitions as usize;
+        let mut rows = BTreeMap::<u32, u64>::new();
+        for part in parts.iter().map(Part::parse) {
+            let part = part?;
+            *rows.entry(u32::try_from(part.part % count).unwrap_or(0)).or_default() += part.rows.unwrap_or(0);
+        }
+        let range = |(partition, rows): (u32, u64)| {
+            let start = topic.end(partition);
+            OffsetRange { partition: partition.into(), start, end: Offset(start.0 + rows) }
+        };
+        Ok(rows.into_iter().filter(|(_, rows)| *rows > 0).map(range).collect())
+    }
+
     async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {
         // The last commit was repeated, so all that is left belongs to no commit.
         let opened = self.opened()?;
         blocking(move || {
             opened.refuse_unknown(last_committed.unwrap_or_default())?;
+            opened.past.reaches_end(&opened.topic)?;
             opened.staged.clear()
         })
         .await

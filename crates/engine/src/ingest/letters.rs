@@ -19,8 +19,9 @@ use std::{
 };
 use tidemill_core::{BatchId, DeadLetter, Error, Offset, PartitionId, Result, Timestamp};
 use tidemill_store::{
-    RealDisk, atomic_write,
+    Past, RealDisk, atomic_write,
     disk::create_dir,
+    ledger::Gone,
     log::{Log, Topic},
 };
 
@@ -96,6 +97,7 @@ pub struct Letters {
     mailbox: PathBuf,
     replayed: BTreeSet<u64>,
     asked: BTreeSet<u64>,
+    gone: Gone,
 }
 
 impl Letters {
@@ -122,7 +124,9 @@ impl Letters {
             .filter_map(|(_, request)| request.ok())
             .flat_map(|request| request.numbers().collect::<Vec<_>>())
             .collect();
-        Ok(Self { topic, mailbox, replayed, asked })
+        let ledger = data.join("programs").join(program).join("ledger");
+        let gone = Past::read(&RealDisk, &ledger)?.map(|past| past.gone()).unwrap_or_default();
+        Ok(Self { topic, mailbox, replayed, asked, gone })
     }
 
     /// All letters, oldest first.
@@ -138,6 +142,12 @@ impl Letters {
     /// Whether a request for it waits for the program.
     pub fn is_asked(&self, number: u64) -> bool {
         self.asked.contains(&number)
+    }
+
+    /// Whether the batch that refused it was undone by a rewind: the record was read again
+    /// since, or will be, and is never run again from its letter.
+    pub fn is_undone(&self, kept: &KeptLetter) -> bool {
+        kept.letter.batch.is_some_and(|batch| self.gone.has(batch))
     }
 
     /// Asks the program to run these letters again: at once when it runs, else

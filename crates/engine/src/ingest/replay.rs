@@ -20,8 +20,11 @@
 //! A record that is run again has the partition and the offset that it was
 //! refused under. Refused once more, it is a new letter of the same origin.
 //!
+//! A letter of a batch that was undone by a rewind is passed over, also where it
+//! is in the topic already: the record that it holds is read again with the others.
+//!
 //! Invariant: the ledger counts the topic's offsets as it counts those of the
-//! source, so a letter in the topic is read by exactly one batch.
+//! source, so a letter in the topic is read by exactly one batch that was not undone.
 
 use super::{
     dead_schema,
@@ -41,6 +44,7 @@ use std::{
 use tidemill_core::{Block, Chunk, Duration, Error, Offset, OffsetRange, PartitionId, Result, Timestamp};
 use tidemill_store::{
     disk::{Disk, read_file},
+    ledger::Gone,
     log::{Log, Sync, Topic, TopicConfig},
     small,
 };
@@ -151,6 +155,8 @@ pub(crate) struct Replays {
     disk: Arc<dyn Disk>,
     program: String,
     mailbox: PathBuf,
+    /// Batches whose letters are passed over.
+    gone: Gone,
     /// Made with the first request.
     topic: Mutex<Option<Arc<Topic>>>,
     looked: Mutex<Option<Timestamp>>,
@@ -181,9 +187,17 @@ impl Replays {
             disk: Arc::clone(disk),
             program: program.to_string(),
             mailbox: mailbox(program_dir),
+            gone: Gone::default(),
             topic: Mutex::new(topic),
             looked: Mutex::default(),
         })
+    }
+
+    /// Passes over letters of these batches: what they refused is read again.
+    #[must_use]
+    pub(crate) fn without(mut self, gone: Gone) -> Self {
+        self.gone = gone;
+        self
     }
 
     fn topic(&self) -> Option<Arc<Topic>> {
@@ -234,7 +248,8 @@ impl Replays {
             let to = Offset(*to).min(self.dead.end(0));
             for kept in letters(&self.dead, from, to.max(from)) {
                 let kept = kept?;
-                if before.contains(&kept.number) || kept.only_kept().is_some() {
+                let is_gone = kept.letter.batch.is_some_and(|batch| self.gone.has(batch));
+                if before.contains(&kept.number) || kept.only_kept().is_some() || is_gone {
                     continue;
                 }
                 if skipped < skip {
@@ -288,7 +303,7 @@ impl Replays {
             ));
             return stream::once(async { Err(gone) }).boxed();
         };
-        let own = stream.to_string();
+        let (own, gone) = (stream.to_string(), self.gone.clone());
         let records = topic.read(0, range.start, range.end).flat_map(move |rows| {
             let records = match rows {
                 Ok(rows) => {
@@ -297,6 +312,7 @@ impl Replays {
                     for row in 0..rows.rows.num_rows() {
                         let at = times.next().unwrap_or_default();
                         match letter_of(&rows.rows, row) {
+                            Ok(letter) if letter.batch.is_some_and(|batch| gone.has(batch)) => {}
                             Ok(letter) if letter.stream == own => {
                                 let (start, end) = (letter.offset, Offset(letter.offset.0.saturating_add(1)));
                                 let block = Block {

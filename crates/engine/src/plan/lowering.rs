@@ -25,7 +25,7 @@ pub(crate) struct Lowering<'a> {
     pub(crate) name: String,
     /// Interval between two batches, when the trigger has one.
     pub(crate) interval: Option<Duration>,
-    /// What keyed states may take together.
+    /// What states may take together.
     pub(crate) memory: Option<Arc<StateMemory>>,
     readers: HashMap<usize, usize>,
     shared: HashMap<usize, Arc<dyn ExecutionPlan>>,
@@ -53,7 +53,7 @@ impl<'a> Lowering<'a> {
         self
     }
 
-    /// With a bound on what keyed states take.
+    /// With a bound on what states take.
     pub(crate) fn within(mut self, memory: &Arc<StateMemory>) -> Self {
         self.memory = Some(Arc::clone(memory));
         self

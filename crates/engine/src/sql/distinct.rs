@@ -18,6 +18,7 @@ use super::{
     late::Late,
     leaves,
     ordered::Ordered,
+    panes::place_in,
     progress::{Time, micros, time_of},
 };
 use crate::{
@@ -335,7 +336,7 @@ impl DistinctState {
             stream: aging.time.stream.clone(),
             operator: self.plan.name.clone(),
             column: rows.schema().field(aging.key).name().clone(),
-            place: Vec::new(),
+            place: place_in(rows.schema().fields()),
             is_aside: false,
         };
         let their = arrow_select::filter::filter(times, &others)?;

@@ -3,7 +3,7 @@
 //! A group has the number under which it came first, for as long as it is known:
 //! what is kept of it is a place in an array, and what comes for it is found
 //! without hashing once more. Invariant: `values` holds the groups in the order of
-//! their numbers. Called by [`super::running`].
+//! their numbers. Called by [`super::running`], [`super::held`] and [`super::tops`].
 
 use arrow_array::{Array, ArrayRef, UInt32Array};
 use arrow_schema::SchemaRef;
@@ -104,7 +104,15 @@ impl Groups {
     /// Only these groups, numbered in this order.
     pub(super) fn only(&self, numbers: &[u32]) -> DfResult<Self> {
         let mut groups = Self::new(SchemaRef::clone(&self.schema))?;
-        groups.number(&self.of(numbers)?)?;
+        if !numbers.is_empty() {
+            groups.number(&self.of(numbers)?)?;
+        }
         Ok(groups)
+    }
+
+    /// Bytes that they take.
+    pub(super) fn bytes(&self) -> usize {
+        let values = self.values.iter().flat_map(|(_, columns)| columns).map(|column| column.get_array_memory_size());
+        self.numbers.size() + values.sum::<usize>() + self.found.capacity() * size_of::<usize>()
     }
 }

@@ -7,20 +7,26 @@
 //!
 //! A batch costs the groups that it changes: their states are merged with what
 //! came, and their results computed anew. The whole result is put together of the
-//! results that are there, only for who wants it whole. Counts of DISTINCT values
+//! results that are there, only for who wants it whole: where only changed groups are given, their
+//! results are not held. Counts of DISTINCT values
 //! number the pairs of group and value, so that a value is looked up once when it
 //! comes and never again.
 //!
 //! Invariant: what it gives of a group is what `Final` gives of the group's rows.
 //! It is made of the state's rows after a start. Without such counts its states are all
 //! that is kept; with them the rows are kept beside it, which have the values in lists.
-//! Called by [`super::state`].
+//! Where they are all that is kept, groups that have had no news for longest may lie on disk
+//! ([`rest`]), and a snapshot is given in turn ([`aside`]). Called by [`super::state`].
 
-use super::{groups::Groups, state::Layout, table::Table};
+mod aside;
+mod rest;
+
+use self::{aside::Aside, rest::Rest};
+use super::{groups::Groups, state::Layout, table::Table, times::Emit};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array, cast::AsArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::{
-    common::Result as DfResult,
+    common::{Result as DfResult, internal_err},
     logical_expr::{EmitTo, GroupsAccumulator},
     physical_expr::{GroupsAccumulatorAdapter, aggregate::AggregateFunctionExpr},
 };
@@ -48,22 +54,35 @@ struct Aggregate {
     kept: Kept,
 }
 
+/// What the groups give.
+enum Results {
+    /// All of them, where the whole result is given.
+    All(Table),
+    /// Those that the last batch changed, as it changed them, where no others are asked for.
+    Changed(RecordBatch),
+}
+
 /// What is held.
 pub(super) struct Held {
     keys: usize,
     groups: Groups,
     aggregates: Vec<Aggregate>,
     states: Table,
-    results: Table,
+    results: Results,
     /// Where a group is among those of a batch; all [`NOWHERE`] between two.
     places: Vec<u32>,
+    /// The columns of the state, and of the results.
+    kept: SchemaRef,
+    shown: SchemaRef,
+    rest: Rest,
+    aside: Option<Aside>,
 }
 
 const NOWHERE: u32 = u32::MAX;
 
 impl fmt::Debug for Held {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} groups", self.groups.len())
+        write!(f, "{} groups", self.len())
     }
 }
 
@@ -95,13 +114,21 @@ impl Held {
             aggregates.push(Aggregate { function: Arc::clone(function), first, width, kept });
             first += width;
         }
+        let can_rest = aggregates.iter().all(|aggregate| matches!(aggregate.kept, Kept::States(_)));
         Ok(Some(Self {
             keys: layout.keys,
             groups: Groups::new(Arc::new(Schema::new(columns(0, layout.keys))))?,
             aggregates,
             states: Table::new(Arc::new(Schema::new(fields))),
-            results: Table::new(layout.show.schema()),
+            results: match layout.timing.emit {
+                Emit::Update => Results::Changed(RecordBatch::new_empty(layout.show.schema())),
+                Emit::Append | Emit::Complete => Results::All(Table::new(layout.show.schema())),
+            },
+            shown: layout.show.schema(),
             places: Vec::new(),
+            rest: Rest::new(can_rest.then_some(&layout.kept)),
+            kept: Arc::clone(&layout.kept),
+            aside: None,
         }))
     }
 
@@ -110,8 +137,10 @@ impl Held {
         if came.iter().all(|rows| rows.num_rows() == 0) {
             return Ok(Vec::new());
         }
+        let known = self.groups.len();
         let numbers = |rows: &RecordBatch| self.groups.number(&rows.columns()[..self.keys]);
         let numbers = came.iter().map(numbers).collect::<DfResult<Vec<_>>>()?;
+        self.fetch(known)?;
         self.places.resize(self.groups.len(), NOWHERE);
         let mut touched: Vec<u32> = Vec::new();
         let mut place = |group: u32, touched: &mut Vec<u32>| {
@@ -124,7 +153,7 @@ impl Held {
         };
         // Groups count from their first block on: an accumulator takes every group below the total for seen.
         // So those that have a state come first, with it.
-        for group in numbers.iter().flatten().filter(|group| self.results.has(**group)) {
+        for group in numbers.iter().flatten().filter(|group| self.states.has(**group)) {
             place(*group, &mut touched);
         }
         let old = touched.len();
@@ -143,6 +172,8 @@ impl Held {
         } else {
             self.states.of(&touched[..old])?
         };
+        self.set_aside(&touched[..old], &before)?;
+        self.rest.touched.touch(&touched, self.groups.len());
         let all: Vec<usize> = (0..touched.len()).collect();
         let mut states = Vec::new();
         let mut results = self.groups.of(&touched)?;
@@ -166,16 +197,17 @@ impl Held {
                 sums.merge_batch(&of(rows), of_block, *total)?;
             }
             let merged = sums.state(EmitTo::All)?;
-            let mut last = accumulator(&aggregate.function)?;
-            last.merge_batch(&merged, &all, touched.len())?;
-            results.push(last.evaluate(EmitTo::All)?);
+            results.push(evaluated(&aggregate.function, &merged, touched.len())?);
             states.extend(merged);
         }
         if !none {
             self.states.put(touched.clone(), RecordBatch::try_new(Arc::clone(self.states.schema()), states)?)?;
         }
-        let results = RecordBatch::try_new(Arc::clone(self.results.schema()), results)?;
-        self.results.put(touched.clone(), results)?;
+        let given = RecordBatch::try_new(Arc::clone(&self.shown), results)?;
+        match &mut self.results {
+            Results::All(results) => results.put(touched.clone(), given)?,
+            Results::Changed(last) => *last = given,
+        }
         Ok(touched)
     }
 
@@ -186,28 +218,78 @@ impl Held {
 
     /// How many groups there are.
     pub(super) fn len(&self) -> usize {
-        self.results.len()
+        self.groups.len() + self.at_rest()
     }
 
     /// The rows of the state, one a group, when it has all of it.
-    pub(super) fn kept(&self, schema: &SchemaRef) -> DfResult<Vec<RecordBatch>> {
-        let rows = |(groups, states): (Vec<u32>, RecordBatch)| {
-            let mut columns = self.groups.of(&groups)?;
-            columns.extend(states.columns().iter().cloned());
-            Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
-        };
-        self.states.all_owned()?.into_iter().map(rows).collect()
+    pub(super) fn kept(&self) -> DfResult<Vec<RecordBatch>> {
+        let rows = |(groups, states): (Vec<u32>, RecordBatch)| self.rows(&groups, &states);
+        let mut all = self.states.all_owned()?.into_iter().map(rows).collect::<DfResult<Vec<_>>>()?;
+        self.each_at_rest(&mut |rows| {
+            all.push(rows);
+            Ok(())
+        })?;
+        Ok(all)
     }
 
-    /// The results of these groups, as `Final` gives them.
+    /// Rows of the state of these groups and their states.
+    fn rows(&self, groups: &[u32], states: &RecordBatch) -> DfResult<RecordBatch> {
+        let mut columns = self.groups.of(groups)?;
+        columns.extend(states.columns().iter().cloned());
+        Ok(RecordBatch::try_new(Arc::clone(&self.kept), columns)?)
+    }
+
+    /// The results of these groups, as `Final` gives them: those that the last batch changed, in the order in which
+    /// [`Self::add`] gave them.
     pub(super) fn results(&self, groups: &[u32]) -> DfResult<RecordBatch> {
-        self.results.of(groups)
+        match &self.results {
+            Results::All(results) => results.of(groups),
+            Results::Changed(last) if last.num_rows() == groups.len() => Ok(last.clone()),
+            Results::Changed(_) => internal_err!("the results of groups that the last batch did not change"),
+        }
     }
 
     /// The results of all groups.
     pub(super) fn all(&self) -> DfResult<Vec<RecordBatch>> {
-        self.results.all()
+        let Results::All(results) = &self.results else {
+            return internal_err!("the results of all groups where those that change are given");
+        };
+        let mut all = results.all()?;
+        self.each_at_rest(&mut |rows| {
+            let mut columns = rows.columns()[..self.keys].to_vec();
+            for aggregate in &self.aggregates {
+                let states = &rows.columns()[aggregate.first..aggregate.first + aggregate.width];
+                columns.push(evaluated(&aggregate.function, states, rows.num_rows())?);
+            }
+            all.push(RecordBatch::try_new(Arc::clone(&self.shown), columns)?);
+            Ok(())
+        })?;
+        Ok(all)
     }
+
+    /// Bytes that it takes in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let pairs = self.aggregates.iter().map(|aggregate| match &aggregate.kept {
+            Kept::Pairs(pairs) => pairs.seen.bytes() + pairs.counts.capacity() * size_of::<i64>(),
+            Kept::States(_) => 0,
+        });
+        let aside = self.aside.as_ref().map_or(0, |aside| aside.turns.bytes());
+        let places = self.places.capacity() * size_of::<u32>();
+        let results = match &self.results {
+            Results::All(results) => results.bytes(),
+            Results::Changed(_) => 0,
+        };
+        let tables = self.groups.bytes() + self.states.bytes() + results;
+        tables + places + pairs.sum::<usize>() + self.rest.touched.bytes() + aside
+    }
+}
+
+/// What an aggregate gives of the states of so many groups, one of each.
+fn evaluated(function: &Arc<AggregateFunctionExpr>, states: &[ArrayRef], groups: usize) -> DfResult<ArrayRef> {
+    let all: Vec<usize> = (0..groups).collect();
+    let mut last = accumulator(function)?;
+    last.merge_batch(states, &all, groups)?;
+    last.evaluate(EmitTo::All)
 }
 
 /// Whether an aggregate counts the distinct values of a list of such, and equal ones are the same bits.

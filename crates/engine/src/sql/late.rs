@@ -6,7 +6,8 @@
 //! as JSON, with the columns that the query reads. The letter names the row's
 //! partition and offset, and the batch. Where a view stands between the stream
 //! and the window, the place is not known any more: the partition is then empty,
-//! and the offset 0. A view with the option `late` has its late rows in another
+//! and the offset 0. A join and a DISTINCT know it of rows of which the query takes
+//! both columns. A view with the option `late` has its late rows in another
 //! view instead ([`super::side`]).
 //!
 //! Invariant: at most [`KEPT`] rows of a batch are kept so, the others are

@@ -394,7 +394,8 @@ impl Operator for Select {
                 Ok(plan)
             }
             Body::Aggregate { partial, above, merge, layout, numbers, streams, repeats, state } => {
-                let made = WindowState::new(cx.name.clone(), layout.as_ref().clone()).map_err(of)?;
+                let made =
+                    WindowState::new(cx.name.clone(), layout.as_ref().clone(), cx.memory.as_ref()).map_err(of)?;
                 let state = state.get_or_init(|| made);
                 cx.states.register(state.operator());
                 if let Some(numbers) = numbers {

@@ -38,7 +38,7 @@
 //! aside. [`state`] keeps aggregates, [`keyed`] windows of each key, [`mod@join`] the sides
 //! of a join, [`lookup`] answers of tables that are asked by key, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
 //! [`reload`] are what is read ([`session`] and [`provider`] for the planner, [`stored`] files, [`leaves`] nodes), [`rows`] last
-//! steps, [`held`] and [`tops`] hold plain groups and first rows ready ([`table`]); [`running`] and [`slide`] hold hopping windows ready ([`groups`], [`sums`]; [`first`] finds top n), [`functions`] has the
+//! steps, [`held`] and [`tops`] hold plain groups and first rows ready ([`table`]) and give them in turn ([`turns`]), those that were [`touched`] last stay in memory; [`running`] and [`slide`] hold hopping windows ready ([`groups`], [`sums`]; [`first`] finds top n), [`functions`] has the
 //! functions for social text, [`query`] answers questions beside the program,
 //! [`past`] those about state.
 
@@ -86,6 +86,8 @@ mod times;
 mod top;
 mod topics;
 mod tops;
+mod touched;
+mod turns;
 mod window;
 
 pub(crate) use catalog::Sql;

@@ -34,7 +34,7 @@ use arrow_array::{
     Array, ArrayRef, BooleanArray, RecordBatch, TimestampMicrosecondArray, cast::AsArray,
     types::TimestampMicrosecondType,
 };
-use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion::{
     common::{Column, DFSchema, DFSchemaRef, Result as DfResult, TableReference, plan_err},
     logical_expr::{Expr, LogicalPlan, UserDefinedLogicalNodeCore},
@@ -410,6 +410,12 @@ fn pane_columns(window: WindowKind, times: &TimestampMicrosecondArray, kind: &Da
         WindowKind::Session(_) => [panes, Arc::new(times.clone())],
         WindowKind::Time(_) | WindowKind::Count(_) => [Arc::clone(&panes), panes],
     }
+}
+
+/// Places of the columns of offset and partition, when both are there.
+pub(super) fn place_in(fields: &Fields) -> Vec<usize> {
+    let place: Vec<usize> = META[..2].iter().filter_map(|name| fields.find(name).map(|(at, _)| at)).collect();
+    if place.len() == 2 { place } else { Vec::new() }
 }
 
 /// Where a row lay, by the columns of its offset and partition.

@@ -109,6 +109,13 @@ impl Running {
         }))
     }
 
+    /// Bytes that it takes beside the panes, with which it shares the states of their rows.
+    pub(super) fn bytes(&self) -> usize {
+        let sums: usize = self.sums.iter().map(Sums::bytes).sum();
+        let numbers: usize = self.panes.values().flatten().map(|chunk| chunk.groups.capacity()).sum();
+        self.groups.bytes() + sums + (numbers + self.alive.capacity()) * size_of::<u32>()
+    }
+
     /// Whether it goes on to this window: they come in order.
     pub(super) fn reaches(&self, window: Interval) -> bool {
         window.start.0 >= self.from && window.end.0 >= self.until

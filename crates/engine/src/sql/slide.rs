@@ -21,7 +21,7 @@
 //! stored. Called by [`super::state`].
 
 use super::state::{Layout, Role};
-use arrow_array::{ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt64Array};
+use arrow_array::{Array, ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt64Array};
 use arrow_schema::{DataType, Schema};
 use datafusion::{
     common::{Result as DfResult, internal_datafusion_err},
@@ -106,6 +106,17 @@ impl Slide {
             back_from: i64::MIN,
             until: i64::MIN,
         }))
+    }
+
+    /// Bytes that it takes beside the panes.
+    pub(super) fn bytes(&self) -> usize {
+        let of = |chunk: &Chunk| {
+            let states: usize = chunk.states.iter().map(|states| states.get_array_memory_size()).sum();
+            states + chunk.groups.capacity() * size_of::<usize>()
+        };
+        let chunks = self.panes.values().chain(self.front.values()).chain(&self.back).map(of);
+        let values = self.values.iter().map(|values| values.get_array_memory_size());
+        self.numbers.size() + chunks.sum::<usize>() + values.sum::<usize>()
     }
 
     /// Whether a pane is part of what is merged, so that rows of it must be told.

@@ -20,13 +20,15 @@
 //! restored state drops them again, so deltas name no removed rows.
 //! In the batch that ends an exhausted input all windows close, and the watermark
 //! moves to the end of the last one: what a later start reads is late only for
-//! windows that were given.
+//! windows that were given. Rows of groups and of first rows add up as well, so that
+//! a snapshot of them, given in turn, has what they were when it began.
 //!
 //! With allowed lateness panes are kept that much longer, and a window that
 //! closed before is given again when a late row corrected it. Sessions and count
 //! windows, which each key has of its own, are kept in [`super::keyed`].
 
 mod ahead;
+mod operator;
 
 use self::ahead::Ahead;
 use super::{
@@ -36,13 +38,18 @@ use super::{
     tops::{Numbering, Ranking},
 };
 use crate::{
+    batch::of_plan,
     plan::{BatchRun, Kernel, NodeInputs, Rows, rows_from, rows_once},
-    state::{StateOperator, Version},
+    state::{
+        StateOperator,
+        memory::{Share, StateMemory},
+    },
 };
 use arrow_array::{
-    ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray, types::TimestampMicrosecondType,
+    Array as _, ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray,
+    types::TimestampMicrosecondType,
 };
-use arrow_schema::{DataType, FieldRef, Schema, SchemaRef};
+use arrow_schema::{DataType, SchemaRef};
 use datafusion::{
     common::{Result as DfResult, internal_datafusion_err},
     execution::TaskContext,
@@ -156,7 +163,7 @@ fn feed_aside(plan: &Arc<dyn ExecutionPlan>, rows: Vec<RecordBatch>) -> Result<V
     let run = BatchRun::new(tidemill_core::Batch::default(), BTreeMap::new());
     let session = datafusion::prelude::SessionConfig::new().with_extension(Arc::new(run));
     let task = Arc::new(TaskContext::default().with_session_config(session));
-    futures::executor::block_on(feed(plan, &task, rows)).map_err(crate::batch::of_plan)
+    futures::executor::block_on(feed(plan, &task, rows)).map_err(of_plan)
 }
 
 /// Partial rows of one pane.
@@ -170,6 +177,8 @@ struct Pane {
     merged: usize,
     /// Small blocks appended since.
     appended: usize,
+    /// What its rows take.
+    bytes: usize,
 }
 
 impl Pane {
@@ -182,12 +191,19 @@ impl Pane {
         self.count += rows.num_rows();
         self.weight += weight;
         self.appended += usize::from(rows.num_rows() < SMALL);
+        self.bytes += bytes(&rows);
         self.rows.push(rows);
     }
 
     fn wants_merge(&self) -> bool {
         self.weight > self.merged * 2 + MERGE_ROWS || self.appended > MERGE_BATCHES
     }
+}
+
+/// What rows take, of arrays that may be parts of larger ones.
+fn bytes(rows: &RecordBatch) -> usize {
+    let of = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default();
+    rows.columns().iter().map(of).sum()
 }
 
 /// Rows, and values in their lists.
@@ -206,6 +222,15 @@ struct Inner {
     shown: Option<Vec<RecordBatch>>,
     /// What is held ready of groups, or of a hopping window with many panes.
     ahead: Ahead,
+    /// What it takes of the program's memory; one that is only looked at has no bound.
+    share: Option<Share>,
+}
+
+impl Inner {
+    /// As before the first batch.
+    fn clear(&mut self) {
+        *self = Self { share: self.share.take(), ..Self::default() };
+    }
 }
 
 /// What an aggregate keeps, by the kind of its windows.
@@ -218,12 +243,13 @@ pub(super) enum WindowState {
 }
 
 impl WindowState {
-    pub(super) fn new(name: String, layout: Layout) -> DfResult<Self> {
+    /// For rows of a layout, whose state takes of `memory`.
+    pub(super) fn new(name: String, layout: Layout, memory: Option<&Arc<StateMemory>>) -> DfResult<Self> {
         Ok(match layout.window {
             Some(window @ (WindowKind::Session(_) | WindowKind::Count(_))) => {
                 Self::Keyed(Arc::new(KeyedWindows::new(name, layout, window)?))
             }
-            Some(WindowKind::Time(_)) | None => Self::Panes(Arc::new(AggregateState::new(name, layout))),
+            Some(WindowKind::Time(_)) | None => Self::Panes(Arc::new(AggregateState::new(name, layout, memory))),
         })
     }
 
@@ -245,8 +271,9 @@ pub(super) struct AggregateState {
 }
 
 impl AggregateState {
-    fn new(name: String, layout: Layout) -> Self {
-        Self { name, layout, inner: Mutex::default() }
+    fn new(name: String, layout: Layout, memory: Option<&Arc<StateMemory>>) -> Self {
+        let inner = Inner { share: memory.map(Share::of), ..Inner::default() };
+        Self { name, layout, inner: Mutex::new(inner) }
     }
 
     fn spec(&self) -> Option<WindowSpec> {
@@ -356,88 +383,6 @@ impl AggregateState {
     }
 }
 
-impl StateOperator for AggregateState {
-    fn name(&self) -> &str {
-        &self.name
-    }
-
-    fn kind(&self) -> &'static str {
-        "aggregate"
-    }
-
-    fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.layout.kept)
-    }
-
-    fn restore(&self, versions: &[Version]) -> Result<()> {
-        let mut inner = Inner::default();
-        for version in versions {
-            if version.whole {
-                inner.panes.clear();
-            }
-            for rows in &version.rows {
-                let rows = RecordBatch::try_new(self.schema(), rows.columns().to_vec())
-                    .map_err(|e| Error::user(format!("the state of `{}` has other columns", self.name)).because(e))?;
-                self.append(&mut inner, &rows)?;
-            }
-        }
-        *self.inner.lock() = inner;
-        Ok(())
-    }
-
-    fn delta(&self, batch: BatchId) -> Result<Vec<RecordBatch>> {
-        Ok(self.inner.lock().delta.take_if(|(of, _)| *of == batch).map(|(_, rows)| rows).unwrap_or_default())
-    }
-
-    fn snapshot(&self) -> Result<Vec<RecordBatch>> {
-        let inner = self.inner.lock();
-        match &inner.ahead {
-            Ahead::Tops(tops) => return tops.kept().map_err(crate::batch::of_plan),
-            Ahead::Held(held) if held.is_all() => return held.kept(&self.layout.kept).map_err(crate::batch::of_plan),
-            _ => {}
-        }
-        Ok(inner.panes.values().flat_map(|pane| pane.rows.iter().cloned()).collect())
-    }
-
-    fn rows(&self) -> usize {
-        let inner = self.inner.lock();
-        match &inner.ahead {
-            Ahead::Tops(tops) => tops.len(),
-            Ahead::Held(held) if held.is_all() => held.len(),
-            _ => inner.panes.values().map(|pane| pane.count).sum(),
-        }
-    }
-
-    fn keys(&self) -> usize {
-        self.layout.keys
-    }
-
-    fn neutral(&self) -> Result<Option<RecordBatch>> {
-        let rows = feed_aside(&self.layout.neutral, Vec::new())?;
-        Ok(rows.into_iter().find(|rows| rows.num_rows() == 1))
-    }
-
-    fn fresh(&self) -> Option<Arc<dyn StateOperator>> {
-        Some(Arc::new(Self::new(self.name.clone(), self.layout.clone())))
-    }
-
-    fn shown(&self) -> Result<Vec<RecordBatch>> {
-        // As people write them: the planner counts a constant.
-        let plain = |f: &FieldRef| f.as_ref().clone().with_name(f.name().replace("count(Int64(1))", "count(*)"));
-        let schema = self.layout.show.schema();
-        let schema = Arc::new(Schema::new(schema.fields().iter().map(plain).collect::<Vec<_>>()));
-        let rows = self.snapshot()?;
-        if rows.is_empty() {
-            return Ok(vec![RecordBatch::new_empty(schema)]);
-        }
-        let named = |rows: RecordBatch| {
-            RecordBatch::try_new(Arc::clone(&schema), rows.columns().to_vec())
-                .map_err(|e| Error::internal("rows of an aggregate").because(e))
-        };
-        feed_aside(&self.layout.show, rows)?.into_iter().map(named).collect()
-    }
-}
-
 /// Runs the aggregate's plans: its only input gives partial rows.
 #[derive(Debug)]
 pub(super) struct AggregateKernel {
@@ -505,6 +450,9 @@ impl AggregateState {
             if self.layout.window.is_none() {
                 self.ready(&mut inner)?;
             }
+            if !nothing {
+                self.make_room(&mut inner)?;
+            }
             let came = match &mut inner.ahead {
                 Ahead::Held(held) => {
                     changed = held.add(&came)?;
@@ -541,8 +489,8 @@ impl AggregateState {
         for (at, rows) in wanting {
             let rows: Vec<RecordBatch> = feed(merge, task, rows).await?;
             let count = rows.iter().map(RecordBatch::num_rows).sum();
-            let weight = rows.iter().map(weight).sum();
-            self.inner.lock().panes.insert(at, Pane { rows, count, weight, merged: weight, appended: 0 });
+            let (weight, bytes) = (rows.iter().map(weight).sum(), rows.iter().map(bytes).sum());
+            self.inner.lock().panes.insert(at, Pane { rows, count, weight, merged: weight, appended: 0, bytes });
         }
         let Some(spec) = self.spec() else {
             let is_held = matches!(self.inner.lock().ahead, Ahead::Held(_) | Ahead::Tops(_));
@@ -563,6 +511,9 @@ impl AggregateState {
             results.extend(feed(above, task, rows).await?.into_iter().filter(|rows| rows.num_rows() > 0));
         }
         self.drop_closed(spec, timing.horizon(now));
+        if !results.is_empty() {
+            self.settle(&mut self.inner.lock())?;
+        }
         Ok(results)
     }
 }

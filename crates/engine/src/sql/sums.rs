@@ -67,6 +67,16 @@ impl Sums {
         Some(Self { kind: kind.clone(), values, nulls: Vec::new() })
     }
 
+    /// Bytes that they take.
+    pub(super) fn bytes(&self) -> usize {
+        let values = match &self.values {
+            Values::Whole(values) => values.capacity() * size_of::<i64>(),
+            Values::Wide(values) => values.capacity() * size_of::<i128>(),
+            Values::Float(values) => values.capacity() * size_of::<f64>(),
+        };
+        values + self.nulls.capacity() * size_of::<u32>()
+    }
+
     /// Room for so many groups.
     pub(super) fn grow(&mut self, groups: usize) {
         match &mut self.values {

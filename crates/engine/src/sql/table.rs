@@ -3,7 +3,7 @@
 //! Rows lie in blocks as they were put; what was put again leaves a dead row behind.
 //! A block is merged with the one before it when that is not much larger, so there are few, and
 //! a row is copied a few times in its life. Invariant: a row lives when `places` of its owner says
-//! so. Called by [`super::held`].
+//! so. Called by [`super::held`] and [`super::tops`].
 
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::SchemaRef;
@@ -19,6 +19,14 @@ const NONE: (u32, u32) = (u32::MAX, u32::MAX);
 struct Block {
     rows: RecordBatch,
     owners: Vec<u32>,
+    bytes: usize,
+}
+
+impl Block {
+    fn new(rows: RecordBatch, owners: Vec<u32>) -> Self {
+        let bytes = rows.get_array_memory_size() + owners.capacity() * size_of::<u32>();
+        Self { rows, owners, bytes }
+    }
 }
 
 /// The rows.
@@ -54,7 +62,7 @@ impl Table {
         }
         self.alive += owners.iter().filter(|owner| !self.has(**owner)).count();
         self.rows += owners.len();
-        self.blocks.push(Block { rows, owners });
+        self.blocks.push(Block::new(rows, owners));
         self.place(self.blocks.len() - 1)?;
         while let [.., before, last] = self.blocks.as_slice()
             && before.owners.len() <= 2 * last.owners.len()
@@ -78,6 +86,19 @@ impl Table {
     /// How many rows there are.
     pub(super) fn len(&self) -> usize {
         self.alive
+    }
+
+    /// Bytes that they take, those that are dead and not let go yet among them.
+    pub(super) fn bytes(&self) -> usize {
+        let blocks: usize = self.blocks.iter().map(|block| block.bytes).sum();
+        blocks + self.places.capacity() * size_of::<(u32, u32)>()
+    }
+
+    /// Only the rows of these numbers, which all have one, under the numbers from 0 on.
+    pub(super) fn only(&self, numbers: &[u32]) -> DfResult<Self> {
+        let mut table = Self::new(SchemaRef::clone(&self.schema));
+        table.put((0_u32..).take(numbers.len()).collect(), self.of(numbers)?)?;
+        Ok(table)
     }
 
     /// Notes where the rows of a block are.
@@ -116,7 +137,7 @@ impl Table {
         let rows = concat_batches(&self.schema, &parts)?;
         let before: usize = self.blocks.drain(first..).map(|block| block.owners.len()).sum();
         self.rows = self.rows - before + owners.len();
-        self.blocks.push(Block { rows, owners });
+        self.blocks.push(Block::new(rows, owners));
         self.place(first)
     }
 
@@ -182,6 +203,9 @@ mod tests {
                 wanted.sort_unstable();
                 prop_assert_eq!(all, wanted);
                 prop_assert!(!table.has(50) && table.blocks.len() <= 8, "{} blocks", table.blocks.len());
+                let only = table.only(&numbers).unwrap();
+                prop_assert_eq!(values(&only.of(&(0_u32..).take(only.len()).collect::<Vec<_>>()).unwrap()), model.values().rev().copied().collect::<Vec<_>>());
+                prop_assert!(only.rows == only.alive && only.bytes() >= 16 * only.len());
             }
         }
     }

@@ -12,6 +12,7 @@ mod lookup;
 mod mistakes;
 mod modes;
 mod slides;
+mod spill;
 mod tables;
 mod updates;
 

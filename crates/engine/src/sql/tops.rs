@@ -11,15 +11,20 @@
 //! first is first.
 //!
 //! Invariant: rows that were put again in the order in which they were kept, those that were let go
-//! among them or not, make the same state. So a delta is the batch's rows that stayed.
-//! Called by [`super::state`].
+//! among them or not, make the same state. So a delta is the batch's rows that stayed, and a snapshot the
+//! rows key by key, each key's in order. Keys that have had no better row for longest may lie on disk
+//! ([`rest`]). Called by [`super::state`].
 
+mod rest;
+
+use self::rest::{Rest, Seen};
 use super::{
     groups::Groups,
     rows::Relabel,
     state::Layout,
     table::Table,
     tables::{fed, kernel_of},
+    turns::Turns,
 };
 use arrow_array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow_schema::{Field, Schema, SchemaRef};
@@ -147,7 +152,15 @@ pub(super) struct Tops {
     free: Vec<u32>,
     /// Whether a key is among those that a batch changed.
     changed: Vec<bool>,
+    /// Bytes of the orders of entries.
+    orders: usize,
+    /// Whose rows a snapshot is still to have, by number of the key, and what was on disk when it began.
+    turns: Option<(Turns, Option<Seen>)>,
+    rest: Rest,
 }
+
+/// Bytes of an allocation beside what it holds.
+const ALLOCATION: usize = 16;
 
 impl fmt::Debug for Tops {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -161,6 +174,7 @@ impl Tops {
         let key =
             |(at, key): (usize, &Arc<dyn PhysicalExpr>)| Ok(Field::new(format!("key{at}"), key.data_type(rows)?, true));
         let keys = ranking.keys.iter().enumerate().map(key).collect::<DfResult<Vec<_>>>()?;
+        let kinds = keys.iter().map(|field| field.data_type().clone()).collect();
         let by = |by: &PhysicalSortExpr| Ok(SortField::new_with_options(by.expr.data_type(rows)?, by.options));
         let order = ranking.order.iter().map(by).collect::<DfResult<Vec<_>>>()?;
         Ok(Self {
@@ -172,19 +186,35 @@ impl Tops {
             places: Vec::new(),
             free: Vec::new(),
             changed: Vec::new(),
+            orders: 0,
+            turns: None,
+            rest: Rest::new(kinds, rows.fields().iter().map(|field| field.data_type().clone())),
         })
     }
 
     /// How many rows are kept.
     pub(super) fn len(&self) -> usize {
-        self.rows.len()
+        self.rows.len() + self.rest.rows
+    }
+
+    /// Bytes that they take.
+    pub(super) fn bytes(&self) -> usize {
+        let entries = self.rows.len() * (size_of::<Entry>() + ALLOCATION) + self.orders;
+        let numbers = self.places.capacity() * size_of::<u64>() + self.free.capacity() * size_of::<u32>();
+        let keys = self.first.capacity() * size_of::<Vec<Entry>>() + self.changed.capacity();
+        let turns = self.turns.as_ref().map_or(0, |(turns, _)| turns.bytes()) + self.rest.touched.bytes();
+        self.keys.bytes() + self.rows.bytes() + self.order.size() + entries + numbers + keys + turns
     }
 
     /// Takes the rows of a batch. The keys that they change, and those of the rows that are kept at its end.
     pub(super) fn add(&mut self, came: &[RecordBatch]) -> DfResult<(Vec<u32>, Vec<RecordBatch>)> {
         let (mut changed, mut gone, mut kept) = (Vec::new(), Vec::new(), Vec::new());
         for rows in came.iter().filter(|rows| rows.num_rows() > 0) {
-            kept.push(self.add_block(rows, &mut changed, &mut gone)?);
+            let known = self.keys.len();
+            let keys = self.numbers(rows)?;
+            self.fetch(known)?;
+            kept.push(self.insert(rows, &keys, &mut changed, &mut gone)?);
+            self.rest.touched.touch(&keys, self.first.len());
         }
         for key in &changed {
             self.changed[*key as usize] = false;
@@ -200,26 +230,43 @@ impl Tops {
         Ok((changed, stayed))
     }
 
-    /// The numbers of the block's rows that are kept.
-    fn add_block(&mut self, rows: &RecordBatch, changed: &mut Vec<u32>, gone: &mut Vec<u32>) -> DfResult<Vec<u32>> {
-        let count = rows.num_rows();
-        let of = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(rows)?.into_array(count);
+    /// The numbers of the keys of rows.
+    fn numbers(&mut self, rows: &RecordBatch) -> DfResult<Vec<u32>> {
+        let of = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(rows)?.into_array(rows.num_rows());
         let keys = self.ranking.keys.iter().map(of).collect::<DfResult<Vec<ArrayRef>>>()?;
-        let keys = if keys.is_empty() { vec![0; count] } else { self.keys.number(&keys)? };
+        if keys.is_empty() { Ok(vec![0; rows.num_rows()]) } else { self.keys.number(&keys) }
+    }
+
+    /// Puts rows of these keys. The numbers of those that are kept.
+    fn insert(
+        &mut self,
+        rows: &RecordBatch,
+        keys: &[u32],
+        changed: &mut Vec<u32>,
+        gone: &mut Vec<u32>,
+    ) -> DfResult<Vec<u32>> {
+        let of = |expr: &Arc<dyn PhysicalExpr>| expr.evaluate(rows)?.into_array(rows.num_rows());
         let order = self.ranking.order.iter().map(|by| of(&by.expr)).collect::<DfResult<Vec<ArrayRef>>>()?;
         let order = if order.is_empty() { None } else { Some(self.order.convert_columns(&order)?) };
         let known = keys.iter().max().map_or(0, |last| *last as usize + 1).max(self.first.len());
         self.first.resize_with(known, Vec::new);
         self.changed.resize(known, false);
-        let mut fresh = Vec::new();
+        let (mut fresh, mut before) = (Vec::new(), Vec::new());
         let gone_before = gone.len();
-        for (at, key) in (0_u32..).zip(&keys) {
+        for (at, key) in (0_u32..).zip(keys) {
             let first = &mut self.first[*key as usize];
             let by = order.as_ref().map(|order| order.row(at as usize));
             let by = by.as_ref().map_or(&[][..], |row| row.as_ref());
             let end = first.partition_point(|entry| entry.order.as_ref() <= by);
             if behind(self.ranking.numbering, first, end, by) >= self.ranking.limit {
                 continue;
+            }
+            if !std::mem::replace(&mut self.changed[*key as usize], true) {
+                changed.push(*key);
+                if let Some((turns, _)) = self.turns.as_mut().filter(|(turns, _)| turns.waits(*key)) {
+                    turns.pass(*key);
+                    before.extend(first.iter().map(|entry| entry.row));
+                }
             }
             let row = match self.free.pop() {
                 Some(row) => row,
@@ -232,10 +279,11 @@ impl Tops {
             self.places[row as usize] = u64::MAX;
             first.insert(end, Entry { order: by.into(), row });
             fresh.push((row, at));
-            let_go(self.ranking.numbering, self.ranking.limit, first, gone);
-            if !std::mem::replace(&mut self.changed[*key as usize], true) {
-                changed.push(*key);
-            }
+            self.orders += by.len();
+            self.orders -= let_go(self.ranking.numbering, self.ranking.limit, first, gone);
+        }
+        if let (Some((turns, _)), false) = (&mut self.turns, before.is_empty()) {
+            turns.set_aside(self.rows.of(&before)?);
         }
         for row in &gone[gone_before..] {
             self.places[*row as usize] = 0;
@@ -267,7 +315,7 @@ impl Tops {
 
     /// The rows of these keys with their numbers.
     pub(super) fn of(&self, keys: &[u32]) -> DfResult<Vec<RecordBatch>> {
-        let rows: Vec<u32> = keys.iter().flat_map(|key| &self.first[*key as usize]).map(|entry| entry.row).collect();
+        let rows = self.rows_of(keys);
         if rows.is_empty() {
             return Ok(Vec::new());
         }
@@ -276,12 +324,25 @@ impl Tops {
 
     /// All rows with their numbers.
     pub(super) fn all(&self) -> DfResult<Vec<RecordBatch>> {
-        self.rows.all_owned()?.iter().map(|(numbers, rows)| self.numbered(numbers, rows)).collect()
+        let numbered = |(numbers, rows): &(Vec<u32>, RecordBatch)| self.numbered(numbers, rows);
+        let mut all = self.rows.all_owned()?.iter().map(numbered).collect::<DfResult<Vec<_>>>()?;
+        self.each_at_rest(&mut |rows, numbers| {
+            let mut columns = rows.columns().to_vec();
+            columns.push(Arc::new(numbers));
+            all.push(RecordBatch::try_new(Arc::clone(&self.ranking.numbered), columns)?);
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     /// All rows as they were kept, in that order.
     pub(super) fn kept(&self) -> DfResult<Vec<RecordBatch>> {
-        self.rows.all()
+        let mut all = self.rows.all()?;
+        self.each_at_rest(&mut |rows, _| {
+            all.push(rows);
+            Ok(())
+        })?;
+        Ok(all)
     }
 
     fn numbered(&self, numbers: &[u32], rows: &RecordBatch) -> DfResult<RecordBatch> {
@@ -312,8 +373,9 @@ fn orders(first: &[Entry]) -> usize {
     first.len().min(1) + first.windows(2).filter(|pair| pair[0].order != pair[1].order).count()
 }
 
-/// Lets go of what is behind the first `limit`.
-fn let_go(numbering: Numbering, limit: usize, first: &mut Vec<Entry>, gone: &mut Vec<u32>) {
+/// Lets go of what is behind the first `limit`. Gives the bytes of their orders.
+fn let_go(numbering: Numbering, limit: usize, first: &mut Vec<Entry>, gone: &mut Vec<u32>) -> usize {
+    let mut bytes = 0;
     while let Some(last) = first.last() {
         let front = match numbering {
             Numbering::Row => first.len() - 1,
@@ -322,8 +384,12 @@ fn let_go(numbering: Numbering, limit: usize, first: &mut Vec<Entry>, gone: &mut
             Numbering::Dense => orders(first) - 1,
         };
         if front < limit {
-            return;
+            break;
         }
-        gone.extend(first.pop().map(|entry| entry.row));
+        if let Some(entry) = first.pop() {
+            bytes += entry.order.len();
+            gone.push(entry.row);
+        }
     }
+    bytes
 }

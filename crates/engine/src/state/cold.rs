@@ -16,40 +16,31 @@
 
 use super::{
     bin::{BINS, Bin, COPY, NONE, Slot, WARM, bin_of},
+    disk_rows::{DiskRows, PAGE, Stored, broken},
     keyed::{Moment, Part, stored},
     life::Life,
 };
 use crate::record::{Key, Record, finish_batch, hash_key, read_batch};
 use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_schema::DataType;
-use datafusion::arrow::row::{RowConverter, SortField};
 use std::{collections::BTreeSet, ops::Bound, sync::Arc};
-use tidemill_core::{Error, Result};
+use tidemill_core::Result;
 use tidemill_store::OverflowPart;
 
-/// Rows that are read from disk at once.
-const PAGE: usize = 8 * 1024;
 /// Bytes of a key on disk before the key itself.
 const PREFIX: usize = 9;
+/// Bytes of the other columns before them.
+const HINT: usize = 8;
 /// Bytes of an allocation beside what it holds.
 const ALLOCATION: usize = 32;
 /// Keys that are looked at to learn what one takes.
 const SAMPLE: usize = 64;
 
-/// A row on disk: its key there and what lies under it.
-type Stored = (Vec<u8>, Vec<u8>);
-
 /// The rows of a part that are on disk.
 pub(super) struct Cold {
-    rows: OverflowPart,
-    keys: RowConverter,
-    rest: RowConverter,
+    rows: DiskRows,
     /// Keys that are in no table.
     pub(super) alone: usize,
-}
-
-fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::internal("rows of a state on disk").because(error)
 }
 
 fn prefix(hash: u64) -> [u8; PREFIX] {
@@ -73,23 +64,18 @@ pub(super) fn is_flat(kind: &DataType) -> bool {
 
 impl Cold {
     fn new(rows: OverflowPart, columns: &[DataType]) -> Result<Self> {
-        let converter =
-            |kinds: &[DataType]| RowConverter::new(kinds.iter().cloned().map(SortField::new).collect()).map_err(broken);
-        let (key, rest) = columns.split_at(1.min(columns.len()));
-        Ok(Self { rows, keys: converter(key)?, rest: converter(rest)?, alone: 0 })
+        Ok(Self { rows: DiskRows::new(rows, columns, 1)?, alone: 0 })
     }
 
     /// Keys as they are on disk.
     fn keys(&self, column: &ArrayRef, hashes: impl Iterator<Item = u64>) -> Result<Vec<Vec<u8>>> {
-        let rows = self.keys.convert_columns(std::slice::from_ref(column)).map_err(broken)?;
-        Ok(hashes.zip(rows.iter()).map(|(hash, key)| [&prefix(hash)[..], key.as_ref()].concat()).collect())
+        self.rows.keys(std::slice::from_ref(column), hashes.map(prefix))
     }
 
     /// Rows as they are on disk, sorted.
     fn encode(&self, rows: &RecordBatch, hashes: &[u64], hints: &[i64]) -> Result<Vec<Stored>> {
         let keys = self.keys(rows.column(0), hashes.iter().copied())?;
-        let rest = self.rest.convert_columns(&rows.columns()[1..]).map_err(broken)?;
-        let values = hints.iter().zip(rest.iter()).map(|(hint, row)| [&hint.to_le_bytes()[..], row.as_ref()].concat());
+        let values = self.rows.rest(&rows.columns()[1..], hints.iter().map(|hint| hint.to_le_bytes()))?;
         let mut out: Vec<Stored> = keys.into_iter().zip(values).collect();
         out.sort_unstable();
         Ok(out)
@@ -97,29 +83,19 @@ impl Cold {
 
     /// The columns of rows from disk, and their alarms.
     fn decode(&self, found: &[Stored]) -> Result<(Vec<ArrayRef>, Vec<i64>)> {
-        let (keys, rest) = (self.keys.parser(), self.rest.parser());
-        let mut columns =
-            self.keys.convert_rows(found.iter().map(|(key, _)| keys.parse(&key[PREFIX..]))).map_err(broken)?;
-        columns.extend(self.rest.convert_rows(found.iter().map(|(_, row)| rest.parse(&row[8..]))).map_err(broken)?);
-        let hint = |row: &Vec<u8>| row.get(..8).and_then(|b| b.try_into().ok()).map_or(0, i64::from_le_bytes);
+        let mut columns = self.rows.keys_of(found, PREFIX)?;
+        columns.extend(self.rows.rest_of(found, HINT)?);
+        let hint = |row: &Vec<u8>| row.get(..HINT).and_then(|b| b.try_into().ok()).map_or(0, i64::from_le_bytes);
         Ok((columns, found.iter().map(|(_, row)| hint(row)).collect()))
     }
 
     fn write(&self, rows: &[Stored]) -> Result<()> {
-        self.rows.write(rows.iter().map(|(key, row)| (&key[..], &row[..])), std::iter::empty())
+        self.rows.write(rows)
     }
 
     /// Up to `limit` rows after a key, of those that begin with `within`.
     fn page(&self, after: Bound<&[u8]>, within: &[u8], limit: usize) -> Result<Vec<Stored>> {
-        let mut found = Vec::new();
-        self.rows.scan(after, |key, row| {
-            if key.starts_with(within) && found.len() < limit {
-                found.push((key.to_vec(), row.to_vec()));
-                return Ok(found.len() < limit);
-            }
-            Ok(false)
-        })?;
-        Ok(found)
+        self.rows.page(after, within, limit)
     }
 }
 
@@ -246,8 +222,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         keys.dedup();
         let mut found = Vec::new();
         for key in keys {
-            let row = cold.rows.get(&key)?.map(|row| row.as_ref().to_vec());
-            found.extend(row.map(|row| (key, row)));
+            found.extend(cold.rows.get(&key)?.map(|row| (key, row)));
         }
         self.warm(&found)
     }
@@ -304,7 +279,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         }
         let mut keys = cold.keys(&K::finish(&mut builder), hashes.into_iter())?;
         keys.sort_unstable();
-        cold.rows.write(std::iter::empty(), keys.iter().map(|key| &key[..]))
+        cold.rows.remove(keys.iter().map(|key| &key[..]))
     }
 
     /// A page of rows on disk after a key, as they count now: those of `within` with the rows of keys that are in a

@@ -1,10 +1,12 @@
-//! The memory that a program's keyed states may take together.
+//! The memory that a program's states may take together.
 //!
 //! Each part of a state tells what it takes, and is told to what it must shrink
 //! when all together take too much and it has more than its share. Invariant:
 //! what is counted here is what the parts hold; a part that is dropped no longer
 //! counts. What is beyond the bound lies in an overflow on disk, made when it is
-//! first needed. One a program, in its configuration; parts of keyed states call it.
+//! first needed. What can't go there is counted as well, and when that alone is more
+//! than the bound, the program had better say so than be killed. One a program, in its
+//! configuration; parts of keyed states and the aggregates of SQL call it.
 
 use parking_lot::Mutex;
 use std::{
@@ -27,8 +29,12 @@ pub(crate) struct StateMemory {
     limit: AtomicU64,
     parts: AtomicU64,
     used: AtomicU64,
+    /// Bytes, among those, of what can't go to disk.
+    fixed: AtomicU64,
     /// Rows that are on disk only.
     spilled: AtomicU64,
+    /// Whether what can't go to disk may be more than the bound.
+    lenient: bool,
     dir: Mutex<Option<PathBuf>>,
     overflow: Mutex<Option<Arc<Overflow>>>,
 }
@@ -47,10 +53,17 @@ impl StateMemory {
             limit: AtomicU64::new(limit),
             parts: AtomicU64::new(0),
             used: AtomicU64::new(0),
+            fixed: AtomicU64::new(0),
             spilled: AtomicU64::new(0),
+            lenient: false,
             dir: Mutex::new(None),
             overflow: Mutex::new(None),
         }
+    }
+
+    /// The same bound for a look at the past: who looks need not know how much memory the program was given.
+    pub(crate) fn aside(&self) -> Self {
+        Self { lenient: true, ..Self::of(self.limit()) }
     }
 
     /// Changes the bound.
@@ -65,6 +78,11 @@ impl StateMemory {
         Ok(())
     }
 
+    /// Bytes that states may take.
+    pub(crate) fn limit(&self) -> u64 {
+        self.limit.load(Relaxed)
+    }
+
     /// Bytes that states take in memory.
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Relaxed)
@@ -72,7 +90,7 @@ impl StateMemory {
 
     /// Whether states take more than they may.
     pub(crate) fn is_over(&self) -> bool {
-        self.used() > self.limit.load(Relaxed)
+        self.used() > self.limit()
     }
 
     /// Rows that are on disk only.
@@ -101,13 +119,14 @@ impl StateMemory {
 pub(crate) struct Share {
     pub(crate) memory: Arc<StateMemory>,
     bytes: u64,
+    fixed: u64,
     spilled: u64,
 }
 
 impl Share {
     pub(crate) fn of(memory: &Arc<StateMemory>) -> Self {
         memory.parts.fetch_add(1, Relaxed);
-        Self { memory: Arc::clone(memory), bytes: 0, spilled: 0 }
+        Self { memory: Arc::clone(memory), bytes: 0, fixed: 0, spilled: 0 }
     }
 
     /// Notes what the part takes. Gives the bytes that it must shrink to, when it must.
@@ -116,16 +135,38 @@ impl Share {
         memory.used.fetch_add(bytes.wrapping_sub(self.bytes), Relaxed);
         memory.spilled.fetch_add(spilled.wrapping_sub(self.spilled), Relaxed);
         (self.bytes, self.spilled) = (bytes, spilled);
-        let (used, limit) = (memory.used(), memory.limit.load(Relaxed));
-        let own = limit / memory.parts.load(Relaxed).max(1);
+        let (used, limit) = (memory.used(), memory.limit());
+        let own = self.own();
         // A little less than the bound, so that the next batch finds room.
         (used > limit && bytes > own).then(|| own.max(bytes.saturating_sub(used - limit)) / 8 * 7)
+    }
+
+    /// Bytes that are this part's own, however much others take.
+    pub(crate) fn own(&self) -> u64 {
+        self.memory.limit() / self.memory.parts.load(Relaxed).max(1)
+    }
+
+    /// Notes what the part takes and can't give up.
+    pub(crate) fn note_fixed(&mut self, bytes: u64) {
+        self.note(bytes, 0);
+        self.memory.fixed.fetch_add(bytes.wrapping_sub(self.fixed), Relaxed);
+        self.fixed = bytes;
+    }
+
+    /// Whether all that can't be given up, some of it by this part, is more than there may be.
+    pub(crate) fn fixed_is_over(&self) -> bool {
+        self.fixed > 0 && !self.memory.lenient && self.memory.fixed.load(Relaxed) > self.memory.limit()
+    }
+
+    /// Bytes that the part takes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
 
 impl Drop for Share {
     fn drop(&mut self) {
-        self.note(0, 0);
+        self.note_fixed(0);
         self.memory.parts.fetch_sub(1, Relaxed);
     }
 }
@@ -144,8 +185,20 @@ mod tests {
         assert_eq!(one.note(700, 0), Some(525));
         assert_eq!(one.note(525, 3), None);
         assert_eq!((memory.used(), memory.spilled()), (725, 12));
+        two.note_fixed(300);
+        assert!(!two.fixed_is_over());
+        two.note_fixed(801);
+        assert!(two.fixed_is_over() && !one.fixed_is_over(), "what can go is told to go");
+        assert_eq!(memory.used(), 525 + 801);
         drop(two);
         assert_eq!((memory.used(), memory.spilled()), (525, 3));
+        let mut three = Share::of(&memory);
+        three.note_fixed(800);
+        assert!(!three.fixed_is_over());
+        drop(three);
+        let mut four = Share::of(&Arc::new(memory.aside()));
+        four.note_fixed(801);
+        assert!(!four.fixed_is_over(), "a look at the past is not refused");
         assert_eq!(one.note(801, 3), Some(700));
     }
 }

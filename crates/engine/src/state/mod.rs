@@ -4,7 +4,7 @@
 //! loop takes its delta at each commit, and gives the rows back after a restart
 //! or a failed batch. So that the deltas don't outgrow the state, it asks for
 //! some of the other rows beside each delta ([`StateOperator::sweep`]), or where
-//! later rows don't replace earlier ones, for a snapshot.
+//! later rows don't replace earlier ones, for a snapshot, at once or in turn.
 //!
 //! Invariant: the rows in memory equal the last committed version plus the
 //! batch that is running; a failed batch is undone by restoring.
@@ -15,6 +15,7 @@ mod binned;
 mod cold;
 #[cfg(test)]
 mod cold_tests;
+pub(crate) mod disk_rows;
 pub(crate) mod keyed;
 pub(crate) mod life;
 pub(crate) mod look;
@@ -110,13 +111,21 @@ pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
     }
 
     /// About `rows` of the rows as they are now, which go on where the call before
-    /// ended; `begin` begins anew. Called between batches.
+    /// ended; `begin` begins anew. Called between batches, where [`StateOperator::sweeps`] or
+    /// [`StateOperator::sets_aside`] says so.
     ///
     /// # Errors
     /// When the rows can't be read.
     fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
         let _none_are_asked_for = (rows, begin);
         Ok(Swept { rows: Vec::new(), whole: false })
+    }
+
+    /// Whether [`StateOperator::sweep`] gives the rows as they were when it began, each once, whatever changes
+    /// meanwhile: together they are a snapshot of then. So it is where rows add up and not all lie in columns that
+    /// could be set aside at once.
+    fn sets_aside(&self) -> bool {
+        false
     }
 
     /// Takes the rows that `batch` changed.

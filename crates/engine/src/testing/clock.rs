@@ -15,12 +15,19 @@ pub(super) struct SteppingClock {
     off: AtomicI64,
     /// A sleep has begun.
     sleeps: Notify,
+    /// When the sleep that began last ends.
+    until: AtomicI64,
 }
 
 impl SteppingClock {
     /// A clock that reads 0.
     pub(super) fn new() -> Self {
-        Self { passed: ManualClock::at(Timestamp(0)), off: AtomicI64::new(0), sleeps: Notify::new() }
+        Self {
+            passed: ManualClock::at(Timestamp(0)),
+            off: AtomicI64::new(0),
+            sleeps: Notify::new(),
+            until: AtomicI64::new(0),
+        }
     }
 
     /// Time that has passed since the clock was made, whatever it reads.
@@ -43,6 +50,11 @@ impl SteppingClock {
         self.sleeps.notified().await;
     }
 
+    /// When the sleep that began last ends, in the time that has passed.
+    pub(super) fn sleeps_until(&self) -> Timestamp {
+        Timestamp(self.until.load(SeqCst))
+    }
+
     /// Whether the reading is the time that has passed.
     pub(super) fn is_right(&self) -> bool {
         self.off.load(SeqCst) == 0
@@ -55,7 +67,9 @@ impl Clock for SteppingClock {
     }
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'_, ()> {
+        let until = Timestamp(deadline.0.saturating_sub(self.off.load(SeqCst)));
+        self.until.store(until.0, SeqCst);
         self.sleeps.notify_one();
-        self.passed.sleep_until(Timestamp(deadline.0.saturating_sub(self.off.load(SeqCst))))
+        self.passed.sleep_until(until)
     }
 }

@@ -49,6 +49,8 @@ use tokio::{runtime::Runtime, sync::broadcast::Receiver, task::JoinHandle};
 const INTERVAL: Duration = Duration::from_secs(1);
 /// Batches after which a trial gives up.
 const BATCHES_MAX: u64 = 100_000;
+/// How often something that fails is tried again between two batches before a trial gives up.
+const TRIES_MAX: u32 = 20;
 
 /// What a program under test is declared on.
 pub struct Setup<'a> {
@@ -119,6 +121,7 @@ impl Shown {
 pub struct Trial<F> {
     declare: F,
     partitions: usize,
+    state_memory: Option<u64>,
     registry: Registry,
     runtime: Runtime,
 }
@@ -151,7 +154,15 @@ impl<F: Fn(&Setup<'_>) -> Result<()>> Trial<F> {
     /// When threads can't be started.
     pub fn new(declare: F) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).build().expect("threads");
-        Self { declare, partitions: 2, registry: Registry::default(), runtime }
+        Self { declare, partitions: 2, state_memory: None, registry: Registry::default(), runtime }
+    }
+
+    /// With so many bytes for keyed states in memory; with few, such as 1, all keys at rest lie on disk,
+    /// as those of a large state do.
+    #[must_use]
+    pub fn state_memory(mut self, bytes: u64) -> Self {
+        self.state_memory = Some(bytes);
+        self
     }
 
     /// With another number of partitions than two.
@@ -324,7 +335,11 @@ impl<F: Fn(&Setup<'_>) -> Result<()>> Trial<F> {
         until: &Until,
         mut after: impl FnMut((u64, Timestamp)) -> Option<i64>,
     ) -> Result<Ended> {
-        let context = StreamingContext::builder("trial")
+        let mut builder = StreamingContext::builder("trial");
+        if let Some(bytes) = self.state_memory {
+            builder = builder.state_memory(bytes);
+        }
+        let context = builder
             .interval(INTERVAL)
             .partitions(life.partitions)
             .registry(self.registry.clone())
@@ -340,11 +355,11 @@ impl<F: Fn(&Setup<'_>) -> Result<()>> Trial<F> {
                 Ok(pipeline) => pipeline,
                 Err(error) => return life.died().ok_or(error),
             };
-            let mut running = Running::of(&pipeline, &context.board());
+            let mut running = Running::of(&pipeline, context.board());
             let ended = running.batches(&pipeline, life, clock, until, &mut after).await;
             drop(pipeline);
             let ended = match ended {
-                Ok(ended) => running.stop(ended, life).await,
+                Ok(ended) => running.stop(ended, life, clock).await,
                 Err(error) => running.kill().await.and(Err(error)),
             };
             life.died().map_or(ended, Ok)
@@ -388,18 +403,36 @@ impl Life {
 /// The loop of a program, in a task of its own.
 struct Running {
     task: JoinHandle<Result<()>>,
+    board: Arc<Board>,
     events: Receiver<Event>,
     stop: StopHandle,
     kill: StopHandle,
 }
 
 impl Running {
-    fn of(pipeline: &Arc<Pipeline>, board: &Board) -> Self {
+    fn of(pipeline: &Arc<Pipeline>, board: Arc<Board>) -> Self {
         let (stop, stopping) = StopHandle::new();
         let (kill, killed) = StopHandle::new();
         let events = board.subscribe();
         let task = tokio::spawn(Arc::clone(pipeline).run(stopping, killed));
-        Self { task, events, stop, kill }
+        Self { task, board, events, stop, kill }
+    }
+
+    /// A sleep of the program has begun. Where it waits to try again what failed, the time passes.
+    ///
+    /// # Errors
+    /// When it has tried often enough.
+    fn try_again(&self, tries: &mut u32, clock: &SteppingClock, after: u64) -> Result<()> {
+        let Some(error) = self.board.program().error else { return Ok(()) };
+        *tries += 1;
+        if *tries > TRIES_MAX {
+            return Err(Error::user(format!(
+                "after batch {after} something failed {TRIES_MAX} times, and a trial tries it no more: {error}. \
+                 An error that does not pass by itself is made with `Error::user`, or marked with `.fatal()`"
+            )));
+        }
+        clock.pass(clock.passed().max(clock.sleeps_until()));
+        Ok(())
     }
 
     /// Moves the clock from batch to batch.
@@ -412,7 +445,7 @@ impl Running {
         after: &mut impl FnMut((u64, Timestamp)) -> Option<i64>,
     ) -> Result<Ended> {
         let mut last = pipeline.last().map(|(id, time)| (id.0, time)).unwrap_or_default();
-        let mut ran = 0;
+        let (mut ran, mut tries) = (0, 0);
         loop {
             let read = pipeline.exhausted().await?;
             if read || matches!(until, Until::Batches(most) if ran >= *most) {
@@ -434,7 +467,12 @@ impl Running {
                         Err(gone) => return Err(Error::internal("the board is gone").because(gone)),
                     },
                     // Where the clock is wrong nobody knows when the next tick is due: time passes while the loop sleeps.
-                    () = clock.sleeps(), if !clock.is_right() => clock.pass(clock.passed().plus(INTERVAL)),
+                    () = clock.sleeps() => {
+                        self.try_again(&mut tries, clock, last.0)?;
+                        if !clock.is_right() {
+                            clock.pass(clock.passed().plus(INTERVAL));
+                        }
+                    }
                     ended = &mut self.task => {
                         ended.map_err(|e| Error::internal("the batch loop panicked").because(e))??;
                         return Err(Error::internal("the program ended by itself"));
@@ -442,7 +480,7 @@ impl Running {
                 }
             };
             last = (report.batch.0, report.time);
-            ran += 1;
+            (ran, tries) = (ran + 1, 0);
             if let Some(step) = after(last) {
                 clock.step(step);
             }
@@ -450,18 +488,30 @@ impl Running {
     }
 
     /// Ends a life: gracefully, if it has read all and is not dead. (A graceful stop reads what is left.)
-    async fn stop(mut self, ended: Ended, life: &Life) -> Result<Ended> {
+    async fn stop(mut self, ended: Ended, life: &Life, clock: &SteppingClock) -> Result<Ended> {
         if !matches!(ended, Ended::Stopped { read: true }) {
             self.kill().await?;
             return Ok(ended);
         }
         self.stop.stop();
-        tokio::select! {
-            biased;
-            () = life.steps.died() => self.kill().await?,
-            done = &mut self.task => done.map_err(|e| Error::internal("the batch loop panicked").because(e))??,
+        let mut tries = 0;
+        let last = self.board.reports().last().map_or(0, |report| report.batch.0);
+        loop {
+            tokio::select! {
+                biased;
+                () = life.steps.died() => {
+                    self.kill().await?;
+                    return Ok(ended);
+                }
+                done = &mut self.task => {
+                    done.map_err(|e| Error::internal("the batch loop panicked").because(e))??;
+                    return Ok(ended);
+                }
+                () = clock.sleeps() => if let Err(error) = self.try_again(&mut tries, clock, last) {
+                    return self.kill().await.and(Err(error));
+                },
+            }
         }
-        Ok(ended)
     }
 
     async fn kill(self) -> Result<()> {

@@ -5,7 +5,7 @@
 //! | segments, ledger, state and staged files | the checksum of every frame, that frames follow each other, heads and feet |
 //! | indexes | their checksum, that they belong to their segment and do not say more than it holds |
 //! | `topic.json`, `pins.json`, `FORMAT` | their checksum; those of older formats, which have none: that they can be read |
-//! | together | positions of the ledger lie within the log; states lead up to the last batch |
+//! | together | positions of the ledger lie within the log, also of topics that programs fill; states lead up to the last batch |
 //! | a backup | besides, the checksum and length of every file that `BACKUP.json` names |
 //!
 //! Invariant: nothing is changed. What can't be read at the end of a file that
@@ -22,8 +22,8 @@ use crate::{
     disk::{self, Disk, FrozenDisk, Mode, RealDisk},
     fault::Named,
     frame::{Frame, Kind, Scanner},
-    ledger::Ledger,
-    log::Log,
+    ledger::{Ledger, Past},
+    log::{Log, Sync},
     small,
 };
 use std::{
@@ -370,6 +370,7 @@ fn together(dir: &Path, verified: &mut Verified) -> Result<()> {
                 }
             }
         }
+        outputs(&log, &program, &opened.past(), dir, verified);
         let states = programs.join(&program).join("state");
         if RealDisk.is_dir(&states) {
             for operator in RealDisk.list(&states).named("list", &states)? {
@@ -378,6 +379,29 @@ fn together(dir: &Path, verified: &mut Verified) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether the topics that a program fills have the rows of its committed batches. Those of the last
+/// batch may still come while they are staged.
+fn outputs(log: &Log, program: &str, past: &Past, dir: &Path, verified: &mut Verified) {
+    let staged = dir.join("programs").join(program).join("staged");
+    let outputs = RealDisk.list(&staged).unwrap_or_default();
+    let is_staged = outputs.iter().any(|output| RealDisk.list(&staged.join(output)).is_ok_and(|rows| !rows.is_empty()));
+    let last = past.last().filter(|_| is_staged).map(|last| last.written.clone()).unwrap_or_default();
+    for (name, filled) in past.filled() {
+        // One that was deleted is made anew, and one that is never synced may lose what the machine forgot.
+        let Some(topic) = log.topic(name).filter(|topic| topic.config().sync != Sync::Never) else { continue };
+        for (id, filled) in &filled.partitions {
+            let Ok(number) = id.0.parse::<u32>() else { continue };
+            let pending = last.get(name).into_iter().flatten().find(|range| range.partition == *id);
+            let (end, needed) = (topic.end(number), pending.map_or(filled.end, |range| range.start));
+            if end < needed {
+                let path = dir.join("log").join(name).join(id.0.as_ref());
+                let what = format!("program `{program}` has filled it up to offset {needed}, and it ends at {end}");
+                verified.found(&path, None, true, what);
+            }
+        }
+    }
 }
 
 /// Whether the files of a state lead up to its newest version at or below `upto`.

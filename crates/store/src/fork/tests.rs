@@ -27,7 +27,7 @@ fn program(disk: &SimDisk) {
     let root = Path::new("/a/programs/p");
     let mut ledger = Ledger::open(Arc::clone(&shared), &root.join("ledger")).unwrap();
     let operators = vec![OperatorEntry::new("sum", "update_state_by_key", &schema(), 1).unwrap()];
-    ledger.set_program(ProgramEntry { operators, ..ProgramEntry::default() }, BTreeMap::new()).unwrap();
+    ledger.set_program(ProgramEntry { operators, ..ProgramEntry::default() }, BTreeMap::new(), Vec::new()).unwrap();
     let mut state = StateFiles::open(Arc::clone(&shared), &root.join("state/sum"), "sum", schema()).unwrap();
     for id in 1..=4_u64 {
         let at = topic.append(0, &rows(id.cast_signed()), None).unwrap();

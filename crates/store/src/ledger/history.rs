@@ -13,7 +13,7 @@
 //! was in force for the batches up to its `until` and after that of the one
 //! before it. Called by [`super::Ledger`] alone.
 
-use super::{Checkpoint, Committed, OperatorEntry};
+use super::{Checkpoint, Committed, Filled, OperatorEntry};
 use crate::ipc;
 use arrow_schema::SchemaRef;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,12 @@ pub struct OutputEntry {
     pub name: String,
     /// What it writes to, for people and to be compared: `files out (json)`.
     pub what: String,
+    /// The topic of the program's own log that it fills, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// What it does about batches that were undone, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undoes: Option<String>,
 }
 
 /// A program, as the ledger keeps it: what state it has, and where it writes.
@@ -61,6 +67,9 @@ pub struct Undone {
     pub to: BatchId,
     /// The last batch that was undone.
     pub upto: BatchId,
+    /// Whether the rows that they wrote to topics are to stay.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_topics: bool,
 }
 
 /// Sets a program, as a record.
@@ -70,6 +79,9 @@ pub(super) struct SetProgram {
     /// Watermarks that its operators have from now on, where they changed.
     #[serde(default)]
     pub(super) watermarks: BTreeMap<String, Timestamp>,
+    /// Topics that were made anew: nothing of what was in them is vouched for any more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) anew: Vec<String>,
 }
 
 /// The part of a checkpoint that is about the past.
@@ -90,6 +102,15 @@ pub(super) struct History {
     /// Whether this is a copy of another directory's, and was not started yet.
     #[serde(default)]
     pub(super) forked: bool,
+    /// The topics that the program fills.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) filled: BTreeMap<String, Filled>,
+    /// The first batch that says where its rows lie in topics; 0 in a ledger that began so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) tells_since: Option<BatchId>,
+    /// All batches that were ever undone: after the first of each pair, up to the second.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) gone: Vec<(BatchId, BatchId)>,
 }
 
 impl Checkpoint {
@@ -128,6 +149,11 @@ impl Checkpoint {
             }
         }
         self.put(set.program);
+        for topic in &set.anew {
+            // From here on its rows are known again, of no batch before.
+            let since = BatchId(self.last.as_ref().map_or(0, |last| last.batch.0 + 1));
+            self.history.filled.insert(topic.clone(), Filled { since, ..Filled::default() });
+        }
         if let Some(last) = &mut self.last {
             last.watermarks.extend(set.watermarks.clone());
             if let Some(kept) = self.history.commits.back_mut().filter(|kept| kept.batch == last.batch) {
@@ -165,7 +191,7 @@ impl Checkpoint {
         if let Some(why) = self.may_rewind(undone.to) {
             return Err(why);
         }
-        let Undone { to, upto } = undone;
+        let Undone { to, upto, keeps_topics } = undone;
         // Without a commit that is left, only the numbers are known to be used.
         let last = self.last.get_or_insert_with(Committed::default);
         let of = self.history.commits.iter().find(|c| c.batch == to);
@@ -175,6 +201,7 @@ impl Checkpoint {
             self.positions.clear();
             self.put(ProgramEntry::default());
             self.history.before.clear();
+            self.unfill_all();
         } else {
             while let Some(batch) = self.recent.pop_back_if(|batch| batch.id > to) {
                 for (stream, ranges) in &batch.ranges {
@@ -184,14 +211,31 @@ impl Checkpoint {
                     }
                 }
             }
+            let undone = self.history.commits.iter().rev().take_while(|commit| commit.batch > to);
+            let written: Vec<_> = undone.map(|commit| commit.written.clone()).collect();
+            written.iter().for_each(|written| self.unfill(written));
             let program = self.program_at(to);
             self.put(program);
             self.history.before.retain(|former| former.until < to);
         }
+        if keeps_topics {
+            // Also those that an earlier rewind was to cut off: from now on they are as good as another's.
+            self.keep_rows();
+        }
         self.recent.retain(|batch| batch.id <= to);
         self.history.commits.retain(|commit| commit.batch <= to);
         self.planned = None;
-        self.history.undone.push(Undone { to, upto: upto.max(self.last.as_ref().map_or(upto, |l| l.batch)) });
+        let upto = upto.max(self.last.as_ref().map_or(upto, |l| l.batch));
+        for filled in self.history.filled.values_mut().filter(|filled| filled.since.0 > to.0 + 1) {
+            // Of some of those batches it is not known where their rows lie: begun again with the next.
+            *filled = Filled { since: BatchId(upto.0 + 1), ..Filled::default() };
+        }
+        self.history.undone.push(Undone { to, upto, keeps_topics });
+        // Those that it covers go into it: `to` was not undone, so none reaches over it.
+        self.history.gone.retain(|(gone, _)| *gone < to);
+        if upto > to {
+            self.history.gone.push((to, upto));
+        }
         Ok(())
     }
 
@@ -205,6 +249,13 @@ impl Checkpoint {
             self.history.commits.pop_front();
         }
         self.history.before.retain(|former| former.until >= first);
+    }
+
+    /// Outputs took back what was undone.
+    pub(super) fn taken_back(&mut self) {
+        self.history.undone.clear();
+        self.history.forked = false;
+        self.keep_rows();
     }
 
     /// The version of the states: that of the newest batch which was not undone; 0 is none.

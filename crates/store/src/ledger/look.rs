@@ -4,7 +4,10 @@
 //! about to be: a torn or half-written end is left out. Called by commands that
 //! look at a program which may be running.
 
-use super::{Checkpoint, Committed, FormerProgram, Ledger, OperatorEntry, ProgramEntry, Record, Undone, number_of};
+use super::{
+    Checkpoint, Committed, Filled, FormerProgram, Ledger, OperatorEntry, ProgramEntry, Record, TakesBack, Undone,
+    number_of,
+};
 use crate::{
     disk::{Disk, Mode},
     fault::{Named, io_error},
@@ -58,13 +61,42 @@ impl Past {
     /// When `to` is not kept.
     pub fn fork(mut self, to: BatchId) -> Result<Self> {
         let upto = self.last().map_or(BatchId(0), |last| last.batch);
+        let now = self.program().outputs;
         if to < self.version() || to.0 == 0 {
-            self.0.rewind(Undone { to, upto }).map_err(Error::user)?;
+            self = self.rewound(Undone { to, upto, keeps_topics: false })?;
         } else if self.undone().is_empty() {
-            self.0.history.undone.push(Undone { to, upto: to });
+            self.0.history.undone.push(Undone { to, upto: to, keeps_topics: false });
         }
+        // Where the first program writes now, the copy must not, whatever was written to at `to`.
+        let outputs = &mut self.0.history.outputs;
+        outputs
+            .extend(now.into_iter().filter(|now| outputs.iter().all(|then| then.what != now.what)).collect::<Vec<_>>());
         self.0.history.forked = true;
         Ok(self)
+    }
+
+    /// As it would be, gone back.
+    ///
+    /// # Errors
+    /// When the batch is not kept.
+    pub fn rewound(mut self, undone: Undone) -> Result<Self> {
+        self.0.rewind(undone).map_err(Error::user)?;
+        Ok(self)
+    }
+
+    /// How far committed batches have filled the topics of the program's outputs.
+    pub fn filled(&self) -> &BTreeMap<String, Filled> {
+        &self.0.history.filled
+    }
+
+    /// What is to be taken back from a topic.
+    pub fn takes_back(&self, topic: &str) -> TakesBack {
+        self.0.takes_back(topic)
+    }
+
+    /// All batches that were ever undone.
+    pub fn gone(&self) -> Gone {
+        Gone(self.0.history.gone.clone())
     }
 
     /// Whether this is the ledger of a copy that has not been started: what was
@@ -149,6 +181,17 @@ impl Past {
     /// What was undone and is still to be taken back by outputs.
     pub fn undone(&self) -> &[Undone] {
         &self.0.history.undone
+    }
+}
+
+/// Batches that were undone, at any time: what they read was read again since, or will be.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Gone(Vec<(BatchId, BatchId)>);
+
+impl Gone {
+    /// Whether a batch is one of them.
+    pub fn has(&self, batch: BatchId) -> bool {
+        self.0.iter().any(|(to, upto)| *to < batch && batch <= *upto)
     }
 }
 

@@ -42,8 +42,19 @@ pub(super) fn committed(id: u64) -> Committed {
         watermarks: BTreeMap::from([("clicks".to_owned(), Timestamp(id.cast_signed() * 900))]),
         streams: BTreeMap::from([("clicks".to_owned(), watermark(id))]),
         staged: BTreeMap::from([("out".to_owned(), vec![StagedPart(format!("part-{id}"))])]),
+        written: written(id),
         meta: BTreeMap::from([("rows".to_owned(), serde_json::json!(id))]),
     }
+}
+
+/// Batch `id` fills a topic with as many rows as its number, and every third one another, behind those of others.
+fn written(id: u64) -> BTreeMap<String, Vec<OffsetRange>> {
+    let range = |start, end| vec![OffsetRange { partition: 0.into(), start: Offset(start), end: Offset(end) }];
+    let mut written = BTreeMap::from([("sums".to_owned(), range(id * (id - 1) / 2, id * (id + 1) / 2))]);
+    if id.is_multiple_of(3) {
+        written.insert("thirds".to_owned(), range(100 * id, 100 * id + 7));
+    }
+    written
 }
 
 /// That of a stream whose second partition has been quiet for a while.

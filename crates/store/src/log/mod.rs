@@ -17,6 +17,7 @@
 
 mod cache;
 mod config;
+mod cut;
 mod partition;
 mod pins;
 mod reader;
@@ -48,7 +49,7 @@ use std::{
     thread::JoinHandle,
     time::Instant,
 };
-use tidemill_core::{Clock, Error, Offset, Result, Timestamp};
+use tidemill_core::{Clock, Error, Offset, Position, Result, Timestamp};
 
 /// All topics under one directory.
 ///
@@ -198,6 +199,45 @@ pub fn topics_of(disk: &dyn Disk, root: &Path, program: &str) -> Result<Vec<(Str
         found.extend(streams.map(|stream| (topic.clone(), stream)));
     }
     Ok(found)
+}
+
+/// Who needs what of a topic, beside whoever owns the log: owner → partition → offset.
+///
+/// # Errors
+/// When the disk refuses.
+pub(crate) fn pins_of(disk: &dyn Disk, root: &Path, topic: &str) -> Result<BTreeMap<String, BTreeMap<u32, Offset>>> {
+    pins::Pins::open(disk, &root.join(topic)).map(|pins| pins.all())
+}
+
+/// Lets the pin of `owner` on a topic reach back to `positions`, where it is ahead of
+/// them: partitions that they don't name to the oldest offset that is kept. The caller owns the log.
+///
+/// # Errors
+/// When the disk refuses.
+pub(crate) fn pin_back(disk: &dyn Disk, root: &Path, topic: &str, owner: &str, positions: &Position) -> Result<()> {
+    let mut pins = pins::Pins::open(disk, &root.join(topic))?;
+    let Some(mut pinned) = pins.all().remove(owner) else { return Ok(()) };
+    let oldest = oldest_offsets(disk, root, topic)?;
+    for (partition, at) in &mut pinned {
+        let back = positions.get(&(*partition).into()).or_else(|| oldest.get(partition)).copied();
+        *at = (*at).min(back.unwrap_or_default());
+    }
+    pins.set(disk, owner, &pinned)
+}
+
+/// Writes the pins of `program`, among those in the topic `from`, as those of the topic's copy `to`.
+///
+/// # Errors
+/// When the disk refuses.
+pub(crate) fn copy_pins(disk: &dyn Disk, from: &Path, to: &Path, program: &str) -> Result<()> {
+    let own = format!("{program}/");
+    let mut copy = pins::Pins::open(disk, to)?;
+    for (owner, positions) in pins::Pins::open(disk, from)?.all() {
+        if owner.starts_with(&own) {
+            copy.set(disk, &owner, &positions)?;
+        }
+    }
+    Ok(())
 }
 
 /// The oldest offset that each partition of a topic has, beside whoever owns the log.

@@ -19,6 +19,8 @@
 
 use super::{
     cache::Tail,
+    cut,
+    recover::recover,
     rows::{LogRows, RowsMeta},
     segment::{Active, Extent, Segment, SegmentHead, file_name, index_path, write_index},
 };
@@ -351,6 +353,31 @@ impl Partition {
         writer.active = Some(active);
         writer.new_names = true;
         writer.synced = 0;
+        Ok(())
+    }
+
+    /// Takes back all rows from `to` on; `resume` is the token from then on. Durable when this
+    /// returns; once it was begun, a crash does not prevent it.
+    pub(super) fn cut(&self, to: u64, resume: &str) -> Result<()> {
+        let _alone = self.tidying.lock();
+        // What stays must not become less durable than it was.
+        self.flush()?;
+        let mut writer = self.writer.lock();
+        self.poisoned()?;
+        if writer.closed || to > self.end() {
+            return Err(Error::internal(format!("{} is closed, or ends before {to}", self.label())));
+        }
+        cut::begin(&self.shared, self.number, &self.dir, to, resume)?;
+        let found = recover(&self.shared, self.number, &self.dir).inspect_err(|error| self.poison(error))?;
+        let mut segments = self.segments.write();
+        *segments = found.segments;
+        self.tail.lock().clear();
+        self.commit.lock().durable = found.end;
+        self.end.store(found.end, Ordering::Release);
+        drop(segments);
+        writer.synced = found.active.as_ref().map_or(0, |a| a.segment.extent.read().len);
+        (writer.active, writer.unsynced, writer.new_names) = (found.active, Vec::new(), false);
+        writer.resume = found.resume;
         Ok(())
     }
 

@@ -71,6 +71,7 @@ impl Found {
 
 pub(super) fn recover(shared: &Shared, number: u32, dir: &Path) -> Result<Recovered> {
     let disk = &*shared.disk;
+    super::cut::finish(disk, dir)?;
     let mut found = Vec::new();
     for name in disk.list(dir).named("list", dir)? {
         let path = dir.join(&name);

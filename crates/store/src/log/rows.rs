@@ -64,6 +64,11 @@ pub(super) struct RowsMeta {
 }
 
 impl RowsMeta {
+    /// Of the first `rows` of the frame; a token stands for all of it, and goes.
+    pub(super) fn cut(&self, rows: u32) -> Self {
+        Self { times: cut_runs(&self.times, 0, u64::from(rows)), resume: None }
+    }
+
     pub(super) fn encode(&self) -> Vec<u8> {
         let resume = self.resume.as_deref().map_or(0, |r| r.len() + 1);
         let mut bytes = Vec::with_capacity(8 + self.times.len() * 12 + resume + 16);

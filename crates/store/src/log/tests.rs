@@ -2,6 +2,7 @@
 
 mod basic;
 mod crash;
+mod cut;
 mod damage;
 mod format;
 mod model;

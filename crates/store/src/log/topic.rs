@@ -240,6 +240,19 @@ impl Topic {
         partition.sync_to(to.0)
     }
 
+    /// Takes back all rows of a partition from `to` on, as if they had never been
+    /// appended: their offsets are given again. `resume` is its token from then on.
+    /// Done when this returns; a crash meanwhile leaves the partition as it was, or cut.
+    ///
+    /// Who has read what goes will not read what comes in its place: the caller
+    /// has made sure that there is nobody.
+    ///
+    /// # Errors
+    /// When the rows before `to` can't be read, or the disk refuses.
+    pub fn cut(&self, p: u32, to: Offset, resume: &str) -> Result<()> {
+        self.partition(p)?.cut(to.0, resume)
+    }
+
     /// The rows in `[from, to)`, frame by frame; an error when some are gone,
     /// damaged or not there yet, naming the offsets.
     pub fn read(&self, p: u32, from: Offset, to: Offset) -> LogReader {

@@ -32,6 +32,17 @@ impl Unfinished {
     pub fn version(&self) -> BatchId {
         self.version
     }
+
+    /// Writes rows that whoever began it did not have at hand then, durably. [`StateFiles::go_on`] finishes it.
+    ///
+    /// # Errors
+    /// When the columns don't fit or the disk refuses: then there is no such snapshot.
+    pub fn add(&mut self, rows: &[RecordBatch]) -> Result<()> {
+        for rows in rows.iter().filter(|rows| rows.num_rows() > 0) {
+            self.writer.rows(rows)?;
+        }
+        self.writer.sync()
+    }
 }
 
 impl StateFiles {

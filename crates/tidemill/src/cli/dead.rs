@@ -20,6 +20,9 @@ const RAW: usize = 50;
 /// Characters of a reason in a list.
 const REASON: usize = 60;
 
+/// Why a letter of a batch that was undone is not run again.
+const UNDONE: &str = "its batch was undone by a rewind, and what it read is read again";
+
 /// Look at refused records and run them again after a fix.
 ///
 /// A record that can't be decoded is not lost and stops nothing: it is kept,
@@ -213,6 +216,7 @@ fn list(letters: &Letters, filter: &LetterFilter, max: usize) -> Result<()> {
 
 fn state(letters: &Letters, kept: &KeptLetter) -> &'static str {
     match kept.number {
+        _ if letters.is_undone(kept) => "undone",
         number if letters.is_asked(number) => "asked",
         number if letters.is_replayed(number) => "replayed",
         _ if kept.only_kept().is_some() => "kept only",
@@ -238,6 +242,7 @@ fn show(letters: &Letters, numbers: &[u64], raw: bool) -> Result<()> {
         }
         let batch = letter.batch.map_or_else(|| "none: a receiver refused it".to_string(), |batch| batch.to_string());
         let state = match (state(letters, &kept), kept.only_kept()) {
+            ("undone", _) => format!("can't be run again: {UNDONE}"),
             ("kept only", Some(why)) => format!("can't be run again: {why}"),
             ("", _) => "may be run again".to_string(),
             (state, _) => state.to_string(),
@@ -279,7 +284,7 @@ fn replay(letters: &Letters, filter: &LetterFilter, again: bool, dry_run: bool) 
         if !filter.takes(&kept) {
             continue;
         }
-        if let Some(why) = kept.only_kept() {
+        if let Some(why) = letters.is_undone(&kept).then_some(UNDONE).or_else(|| kept.only_kept()) {
             *cannot.entry(why).or_default() += 1;
         } else if letters.is_asked(kept.number) || (letters.is_replayed(kept.number) && !again) {
             before += 1;

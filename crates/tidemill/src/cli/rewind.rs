@@ -1,7 +1,8 @@
 //! `tidemill rewind`: back to an earlier batch, in place or in a copy.
 //!
-//! Invariant: a rewind is one record of the ledger; the next `run` does the rest.
-//! A fork changes nothing of the first directory, whose program may be running.
+//! Invariant: a rewind is one record of the ledger, and says before what becomes of
+//! each output; the next `run` does it. A fork changes nothing of the first
+//! directory, whose program may be running.
 
 use super::data::DataArg;
 use arrow_array::{Array, StringArray, TimestampMicrosecondArray, cast::AsArray, types::TimestampMicrosecondType};
@@ -13,7 +14,7 @@ use tidemill::{
     core::{BatchId, Timestamp, parse_duration},
     store::{
         DataDir, Disk, Past, RealDisk, fork,
-        rewind::{self, Goal},
+        rewind::{self, Goal, Way},
     },
 };
 
@@ -26,6 +27,7 @@ Examples:
   tidemill rewind --to 2026-05-01T09:00:00Z        to the last batch at that time or before it (UTC)
   tidemill rewind --to 20m                         to the last batch 20 minutes before the newest
   tidemill rewind --to 0                           to the beginning: everything is computed anew
+  tidemill rewind --to 17 --dry-run                what would become of what the outputs wrote?
   tidemill rewind --to 17 --fork try --data d      a copy in the directory try, gone back to 17
 
 A bug of the morning is mended in the afternoon:
@@ -35,8 +37,9 @@ A bug of the morning is mended in the afternoon:
   4. tidemill run top.sql                          runs the morning again, right
 
 Positions, state and watermarks are those of the batch. What the batches after it have written is \
-taken back when the program starts: `tidemill plan` says for each output how. Their numbers are not \
-used again.
+taken back when the program starts: files are moved aside, topics cut; --dry-run and `tidemill plan` \
+say it for each output. Their numbers are not used again. A topic that another program has read \
+further is not cut: go back with that program first, or let the rows stay with --keep-topics.
 
 A fork may be made while the program runs; give its program other places to write to.")]
 pub(crate) struct Rewind {
@@ -54,6 +57,14 @@ pub(crate) struct Rewind {
     /// Leave this directory as it is, and make a copy in another that is gone back.
     #[arg(long, value_name = "DIR")]
     fork: Option<PathBuf>,
+
+    /// Only say what would happen.
+    #[arg(long, requires = "to", conflicts_with = "fork")]
+    dry_run: bool,
+
+    /// Leave the rows of undone batches in topics; what is computed anew comes after them.
+    #[arg(long, requires = "to", conflicts_with = "fork")]
+    keep_topics: bool,
 
     /// The last batch that was seen outside, where the ledger has lost its end.
     #[arg(long, value_name = "BATCH", requires = "to", conflicts_with = "fork")]
@@ -119,19 +130,29 @@ impl Rewind {
             return Ok(());
         }
         let Some(goal) = self.to else { return self.list(&*disk, &name) };
+        let way = Way { goal, seen: self.upto.map(BatchId), keeps_topics: self.keep_topics };
+        if self.dry_run {
+            let would = rewind::plan(&disk, path, &name, way)?;
+            if would.outputs.is_empty() && would.upto <= would.to {
+                println!("Program {name} stands after {} already: nothing would be undone.", after(&would));
+                return Ok(());
+            }
+            println!("Program {name} would go back to {}; {} be undone.", after(&would), undone(&would, "would"));
+            outputs(&would);
+            gaps(&would);
+            println!("Nothing was changed; without --dry-run it is done.");
+            return Ok(());
+        }
         let owned = DataDir::open(path)?;
-        let done = rewind::rewind(&disk, path, &name, goal, self.upto.map(BatchId))?;
+        let done = rewind::rewind(&disk, path, &name, way)?;
         drop(owned);
         if done.upto <= done.to {
             println!("Program {name} stands after {} already: nothing is undone.", after(&done));
             return Ok(());
         }
-        let undone = if done.upto.0 == done.to.0 + 1 {
-            format!("batch {} is undone", done.upto)
-        } else {
-            format!("batches {} to {} are undone", done.to.0 + 1, done.upto)
-        };
-        println!("Program {name} is back to {}; {undone}.", after(&done));
+        let is = if done.upto.0 == done.to.0 + 1 { "is" } else { "are" };
+        println!("Program {name} is back to {}; {} undone.", after(&done), undone(&done, is));
+        outputs(&done);
         gaps(&done);
         println!(
             "Next: `tidemill plan {name}.sql` shows what the next run does, `tidemill run {name}.sql` goes on with batch {}.",
@@ -168,6 +189,26 @@ fn after(done: &rewind::Rewound) -> String {
         (0, _) => "the beginning".to_string(),
         (batch, Some(time)) => format!("batch {batch} ({time})"),
         (batch, None) => format!("batch {batch}"),
+    }
+}
+
+/// `batches 18 to 40 are`.
+fn undone(done: &rewind::Rewound, verb: &str) -> String {
+    if done.upto.0 == done.to.0 + 1 {
+        format!("batch {} {verb}", done.upto)
+    } else {
+        format!("batches {} to {} {verb}", done.to.0 + 1, done.upto)
+    }
+}
+
+/// What becomes of what the outputs wrote.
+fn outputs(done: &rewind::Rewound) {
+    if done.outputs.is_empty() {
+        return;
+    }
+    println!("What they wrote, when the program starts:");
+    for output in &done.outputs {
+        println!("  {} ({}): {}", output.name, output.what, output.becomes);
     }
 }
 

@@ -50,7 +50,7 @@ pub(crate) struct Run {
     #[arg(long)]
     headless: bool,
 
-    /// Memory that keyed states may take together, such as 512MiB; keys at rest beyond it go to disk
+    /// Memory that states may take together, such as 512MiB; keys and groups at rest beyond it go to disk
     /// [default: half of the machine's].
     #[arg(long, value_name = "SIZE", value_parser = values::size)]
     state_memory: Option<u64>,

@@ -82,7 +82,7 @@ fn text(program: &Value, inputs: &Value, batches: &Value) -> String {
     if let Some(last) = batches.last().filter(|last| number(last, "state_bytes") > 0) {
         let spilled = number(last, "state_spilled");
         let on_disk = if spilled > 0 { format!(", {spilled} keys on disk only") } else { String::new() };
-        lines.push(format!("  keyed states: {} MiB in memory{on_disk}", number(last, "state_bytes").div_ceil(1 << 20)));
+        lines.push(format!("  states: {} MiB in memory{on_disk}", number(last, "state_bytes").div_ceil(1 << 20)));
     }
     for batch in &batches[batches.len().saturating_sub(5)..] {
         let delay = number(batch, "scheduling_delay_us") + number(batch, "processing_us");
@@ -144,7 +144,7 @@ mod tests {
   450 records in 9 batches, 3 refused, 0 late
   dead letters: 1 bad_value, 2 malformed; `tidemill dead list` shows them
   posts tcp 127.0.0.1:1: connected, 450 records
-  keyed states: 3 MiB in memory, 9 keys on disk only
+  states: 3 MiB in memory, 9 keys on disk only
   batch 5: 50 records, 0 rows out, delay 1.2 ms
 ";
         assert!(text.starts_with(want), "{text}");

@@ -25,4 +25,5 @@ mod topic_sink;
 mod topics;
 #[path = "../../../store/src/tests/tries.rs"]
 mod tries;
+mod undo;
 mod whole;

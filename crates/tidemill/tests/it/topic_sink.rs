@@ -8,7 +8,7 @@ use tidemill::{
     Options, Sync, Timestamp,
     connectors::contract,
     core::{Clock, ManualClock, Sink},
-    engine::{TopicPlace, TopicSink},
+    engine::{TopicPast, TopicPlace, TopicSink},
     store::{Log, SimDisk},
 };
 
@@ -28,6 +28,7 @@ async fn the_topic_sink_passes_the_suite_over_machines_that_stop() {
             staged: "/d/staged".into(),
             owner: "p/out".to_string(),
             sync: Sync::Always,
+            past: TopicPast::default(),
         });
         *now = (disk, Some(log));
         Arc::new(sink) as Arc<dyn Sink>

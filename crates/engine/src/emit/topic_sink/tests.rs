@@ -43,7 +43,14 @@ async fn life(disk: &SimDisk, ledger: &mut Ledger) -> Result<()> {
     let options = Options::new("sink", [("topic", "t"), ("partitions", "2")]);
     let sink = TopicSink::from_options(&options)?;
     let (staged, owner) = ("/d/staged/out".into(), "p/out".to_string());
-    sink.place(TopicPlace { log, disk: Arc::new(disk.clone()), staged, owner, sync: Sync::Always });
+    sink.place(TopicPlace {
+        log,
+        disk: Arc::new(disk.clone()),
+        staged,
+        owner,
+        sync: Sync::Always,
+        past: TopicPast::default(),
+    });
     sink.open(numbers([]).schema()).await?;
     if let Some((batch, parts)) = &ledger {
         sink.commit(BatchId(*batch), parts).await?;

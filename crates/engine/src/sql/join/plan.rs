@@ -11,7 +11,10 @@ use super::{
     side::{Given, SidePlan},
     step::Condition,
 };
-use crate::sql::progress::{Mark, Time, time_of};
+use crate::sql::{
+    panes::place_in,
+    progress::{Mark, Time, time_of},
+};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::{
     common::{DFSchema, DFSchemaRef, JoinType, NullEquality, Result as DfResult, ScalarValue, plan_err},
@@ -97,6 +100,7 @@ pub(in crate::sql) fn plan(
             keys: keys.into_iter().map(|key| physical(key, of)).collect::<DfResult<_>>()?,
             until: waits.as_ref().map(|waits| physical(&waits.until, of)).transpose()?,
             time: None,
+            place: place_in(of.fields()),
             preserved,
             given: None,
         })

@@ -41,6 +41,8 @@ pub(super) struct SidePlan {
     pub(super) until: Option<Arc<dyn PhysicalExpr>>,
     /// The column by which the side's rows are late, when the other side waits for it: its place.
     pub(super) time: Option<(usize, Time)>,
+    /// Places of the columns of offset and partition, where the rows have them.
+    pub(super) place: Vec<usize>,
     /// Whether a row without a partner is given with NULLs.
     pub(super) preserved: bool,
     /// How far joined rows have come by a time of this side, where that is known.

@@ -202,7 +202,7 @@ impl Join {
             stream: time.stream.clone(),
             operator: self.mark(side),
             column: rows.schema().field(*column).name().clone(),
-            place: Vec::new(),
+            place: self.sides[side].plan.place.clone(),
             is_aside: false,
         };
         late.set_aside(run, &others, their.as_primitive(), latest);

@@ -7,17 +7,18 @@
 //! | first rows of keys | the rows in order ([`Tops`]) |
 //!
 //! Invariant: all of it follows from the rows of the state, and is made of them when it is
-//! not there. What is kept here and nowhere else is said by [`Ahead::is_all`]. Called by [`super`].
+//! not there. What is kept here and nowhere else is said by [`Ahead::is_all`]. What all of it
+//! takes counts among what states may take; of [`Held`] and [`Tops`], groups and keys go to disk beyond that. Called by [`super`].
 
 use super::{AggregateState, Inner, Layout, feed};
 use crate::{
-    plan::BatchRun,
+    plan::{BatchRun, external},
     sql::{held::Held, running::Running, slide::Slide, times::Emit, tops::Tops},
 };
 use arrow_array::{BooleanArray, RecordBatch};
 use datafusion::{common::Result as DfResult, execution::TaskContext, physical_plan::ExecutionPlan};
 use std::{collections::BTreeSet, sync::Arc};
-use tidemill_core::Interval;
+use tidemill_core::{Error, Interval};
 
 /// What is held ready for the batches to come.
 #[derive(Debug, Default)]
@@ -43,6 +44,17 @@ impl Ahead {
             Self::Tops(_) => true,
             Self::Held(held) => held.is_all(),
             Self::Unknown | Self::Running(_) | Self::Merged(_) | Self::Nothing => false,
+        }
+    }
+
+    /// Bytes that it takes beside the rows of the panes.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Tops(tops) => tops.bytes(),
+            Self::Held(held) => held.bytes(),
+            Self::Running(running) => running.bytes(),
+            Self::Merged(slide) => slide.bytes(),
+            Self::Unknown | Self::Nothing => 0,
         }
     }
 }
@@ -130,10 +142,71 @@ impl AggregateState {
         Ok(())
     }
 
+    /// Notes what the state takes of the program's memory, and has groups that are at rest go to disk when it
+    /// must shrink. Called between batches.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(super) fn settle(&self, inner: &mut Inner) -> DfResult<()> {
+        let Inner { panes, ahead, share: Some(share), .. } = inner else { return Ok(()) };
+        match ahead {
+            Ahead::Held(held) if held.can_rest() => {
+                if let Some(target) = share.note(held.bytes() as u64, held.at_rest() as u64) {
+                    held.shrink(target, || share.memory.overflow())?;
+                    share.note(held.bytes() as u64, held.at_rest() as u64);
+                }
+                return Ok(());
+            }
+            Ahead::Tops(tops) if tops.can_rest() => {
+                if let Some(target) = share.note(tops.bytes() as u64, tops.at_rest() as u64) {
+                    tops.shrink(target, || share.memory.overflow())?;
+                    share.note(tops.bytes() as u64, tops.at_rest() as u64);
+                }
+                return Ok(());
+            }
+            _ => {}
+        }
+        let rows: usize = panes.values().map(|pane| pane.bytes).sum();
+        share.note_fixed((rows + ahead.bytes()) as u64);
+        Ok(())
+    }
+
+    /// As [`Self::settle`], before a batch adds to it.
+    ///
+    /// # Errors
+    /// Also when what can't go to disk takes more than all states may: better now than when the system ends the program.
+    pub(super) fn make_room(&self, inner: &mut Inner) -> DfResult<()> {
+        self.settle(inner)?;
+        let Some(share) = inner.share.as_ref().filter(|share| share.fixed_is_over()) else { return Ok(()) };
+        let (limit, own) = (share.memory.limit(), share.bytes());
+        let rows = self.rows_of(inner);
+        if rows == 0 {
+            return Ok(());
+        }
+        let mib = |bytes: u64| bytes.div_ceil(1 << 20);
+        Err(external(Error::user(format!(
+            "the state of `{}` has {rows} rows in {} MiB, which can't go to disk, and what can't has more than the {} MiB \
+             that states may take together: what is committed is kept; start again with a higher `--state-memory` \
+             (`state_memory` in Rust), or have the program keep fewer keys, smaller windows or less lateness",
+            self.name,
+            mib(own),
+            mib(limit),
+        ))))
+    }
+
+    /// Number of rows now.
+    pub(super) fn rows_of(&self, inner: &Inner) -> usize {
+        match &inner.ahead {
+            Ahead::Tops(tops) => tops.len(),
+            Ahead::Held(held) if held.is_all() => held.len(),
+            _ => inner.panes.values().map(|pane| pane.count).sum(),
+        }
+    }
+
     /// Makes ready what is held of groups without a window, or of first rows.
     pub(super) fn ready(&self, inner: &mut Inner) -> DfResult<()> {
         if !matches!(inner.ahead, Ahead::Unknown) {
-            return Ok(());
+            return self.take_in(inner);
         }
         let rows: Vec<RecordBatch> = inner.panes.values().flat_map(|pane| pane.rows.iter().cloned()).collect();
         inner.ahead = match (&self.layout.ranking, Held::of(&self.layout)?) {
@@ -153,6 +226,20 @@ impl AggregateState {
             (None, None) => Ahead::Nothing,
         };
         Ok(())
+    }
+
+    /// Rows that a start read after the others, where the panes have none.
+    fn take_in(&self, inner: &mut Inner) -> DfResult<()> {
+        if inner.panes.is_empty() || !inner.ahead.is_all() {
+            return Ok(());
+        }
+        let rows: Vec<RecordBatch> =
+            std::mem::take(&mut inner.panes).into_values().flat_map(|pane| pane.rows).collect();
+        match &mut inner.ahead {
+            Ahead::Held(held) => held.add(&rows).map(|_| ()),
+            Ahead::Tops(tops) => tops.add(&rows).map(|_| ()),
+            _ => Ok(()),
+        }
     }
 
     /// What a batch gives without a window: the whole result, or that of the groups that it changed.

@@ -116,3 +116,36 @@ fn an_event_dated_ten_years_ahead_makes_no_other_late() {
     assert!(without.concat().join("").contains("|11|"), "{without:?}");
     assert_eq!(sums(true), (without, 1), "only itself is refused");
 }
+
+#[test]
+fn a_late_row_of_a_join_has_its_place_where_the_query_takes_it() {
+    for (columns, place) in [("p._offset, p._partition, ", ["0", "1"]), ("", ["", "0"])] {
+        let dir = tempfile::tempdir().unwrap();
+        let context =
+            crate::StreamingContext::builder("p").trigger(crate::Trigger::Drain).partitions(2).data_dir(dir.path());
+        let mut program = crate::testing::SqlProgram::over(context.build());
+        let entries = |first: &[Row], second: &[Row]| vec![vec![rows(first)], vec![rows(second)]];
+        program.queue("posts", entries(&[(50, "a", Some(1))], &[(60, "b", Some(2)), (2, "late", Some(3))]));
+        program.queue("likes", entries(&[(50, "a", Some(4))], &[(60, "b", Some(5))]));
+        let watermark = "(WATERMARK FOR t AS t - INTERVAL '10' SECOND) WITH (connector = 'program')";
+        program
+            .start(&format!(
+                "CREATE STREAM posts {watermark}; CREATE STREAM likes {watermark};
+                 CREATE VIEW v AS SELECT {columns}p.tag, p.n AS posted, l.n AS liked FROM posts p JOIN likes l
+                 ON p.tag = l.tag AND l.t BETWEEN p.t AND p.t + INTERVAL '10' SECOND"
+            ))
+            .unwrap();
+        program.step().unwrap();
+        program.step().unwrap();
+        let topic = program.pipeline().keep.as_ref().unwrap().log().topic("p.dead").unwrap();
+        let kept: Vec<RecordBatch> =
+            topic.read(0, tidemill_core::Offset(0), topic.end(0)).map(|rows| rows.unwrap().rows).collect();
+        let text = |column: usize| {
+            let cast = arrow_cast::cast(kept[0].column(column), &arrow_schema::DataType::Utf8).unwrap();
+            cast.as_string::<i32>().value(0).to_string()
+        };
+        assert_eq!(topic.end(0).0, 1, "{columns}");
+        assert_eq!([text(1), text(2)], place, "{columns}");
+        assert!(text(4).starts_with("late: ") && text(5).contains("\"late\""), "{} {}", text(4), text(5));
+    }
+}

@@ -50,7 +50,7 @@ proptest! {
 }
 
 /// The first two of each tag, and of all; equal ones have equal rows.
-const TOPS: [&str; 6] = [
+pub(super) const TOPS: [&str; 6] = [
     "SELECT tag, n, t, place FROM (SELECT *, row_number() OVER (PARTITION BY tag ORDER BY n DESC, t) AS place FROM posts) WHERE place <= 2",
     "SELECT place, tag, t FROM (SELECT *, row_number() OVER (PARTITION BY tag ORDER BY t, n) AS place FROM posts) WHERE place = 1",
     "SELECT tag, n, place FROM (SELECT *, rank() OVER (PARTITION BY tag ORDER BY n DESC NULLS LAST) AS place FROM posts) WHERE place <= 2",

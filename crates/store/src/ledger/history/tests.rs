@@ -76,10 +76,10 @@ fn every_version_comes_back_whatever_came_after_it() {
     let (mut versions, mut used) = (vec![Version::default()], 0);
     for turn in 0..400 {
         match dice(10) {
-            0 => ledger.set_program(program(&format!("p{}", dice(4))), BTreeMap::new()).unwrap(),
+            0 => ledger.set_program(program(&format!("p{}", dice(4))), BTreeMap::new(), Vec::new()).unwrap(),
             1 if turn > 20 => {
                 let to = versions[versions.len() - 1 - dice(versions.len().min(8))].clone();
-                ledger.rewind(BatchId(to.id), BatchId(0)).unwrap();
+                ledger.rewind(BatchId(to.id), BatchId(0), false).unwrap();
                 versions.retain(|version| version.id <= to.id);
                 assert_eq!(read(now(&ledger)), read(to), "turn {turn}");
                 assert_eq!(ledger.last().map_or(0, |last| last.batch.0), used, "numbers stay used");
@@ -112,20 +112,20 @@ fn every_version_comes_back_whatever_came_after_it() {
 fn a_crash_at_every_operation_undoes_all_or_nothing() {
     let before = SimDisk::new();
     let mut ledger = open(&before).unwrap();
-    ledger.set_program(program("a"), BTreeMap::new()).unwrap();
+    ledger.set_program(program("a"), BTreeMap::new(), Vec::new()).unwrap();
     (0..4).for_each(|_| step(&mut ledger).unwrap());
     let at_two = {
         let mut back = open(&before.fork()).unwrap();
-        back.rewind(BatchId(2), BatchId(0)).unwrap();
+        back.rewind(BatchId(2), BatchId(0), false).unwrap();
         now(&back)
     };
-    ledger.set_program(program("b"), BTreeMap::new()).unwrap();
+    ledger.set_program(program("b"), BTreeMap::new(), Vec::new()).unwrap();
     (0..2).for_each(|_| step(&mut ledger).unwrap());
     let at_six = now(&ledger);
     drop(ledger);
     let life = |disk: &SimDisk| -> Result<()> {
         let mut ledger = open(disk)?;
-        ledger.rewind(BatchId(2), BatchId(0))?;
+        ledger.rewind(BatchId(2), BatchId(0), false)?;
         ledger.taken_back()
     };
     let whole = before.fork();
@@ -160,7 +160,7 @@ fn a_batch_that_is_not_kept_is_refused_and_nothing_changes() {
     ledger.forget_before(BatchId(4));
     let (before, ops) = (now(&ledger), disk.ops());
     for to in [1, 3, 6] {
-        let error = ledger.rewind(BatchId(to), BatchId(0)).unwrap_err().to_string();
+        let error = ledger.rewind(BatchId(to), BatchId(0), false).unwrap_err().to_string();
         assert!(error.contains("is not kept: batches 4 to 5 are"), "{error}");
     }
     assert_eq!((now(&ledger), disk.ops()), (before, ops));

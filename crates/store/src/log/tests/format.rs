@@ -7,14 +7,14 @@ use super::*;
 use crate::{
     Disk, Ledger, StateFiles,
     disk::{Mode, create_dir, read_file},
-    ledger::{Committed, OperatorEntry, OutputEntry, ProgramEntry},
+    ledger::{Committed, FilledPartition, OperatorEntry, OutputEntry, ProgramEntry, TakesBack},
     state::{Again, KeptAgain},
 };
 use std::{collections::BTreeMap, io::IoSlice};
 use tidemill_core::{Batch, BatchId, Clock, Duration, OffsetRange, StagedPart};
 
 /// The version that this build writes.
-const NOW: &str = "v3";
+const NOW: &str = "v4";
 
 fn fixture(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
@@ -53,6 +53,7 @@ fn committed(id: u64) -> Committed {
         watermarks: BTreeMap::from([("clicks".to_owned(), Timestamp(id.cast_signed() * 900_000))]),
         streams: BTreeMap::new(),
         staged: BTreeMap::from([("out".to_owned(), vec![StagedPart(format!("{id}-0.json"))])]),
+        written: BTreeMap::new(),
         meta: BTreeMap::from([("note".to_owned(), serde_json::json!({"rows": 10}))]),
     }
 }
@@ -78,20 +79,27 @@ fn write() -> SimDisk {
     let operator = OperatorEntry::new("count", "reduce_by_key", &schema(), 1).unwrap();
     let program = |definition: &str| ProgramEntry {
         operators: vec![OperatorEntry { definition: Some(definition.to_owned()), ..operator.clone() }],
-        outputs: vec![OutputEntry { name: "out".to_owned(), what: "files out (json)".to_owned() }],
+        outputs: vec![OutputEntry {
+            name: "out".to_owned(),
+            what: "files out (json)".to_owned(),
+            topic: None,
+            undoes: Some("its files are moved aside".to_owned()),
+        }],
         text: Some("CREATE …".to_owned()),
     };
-    ledger.set_program(program("FROM a"), BTreeMap::new()).unwrap();
+    ledger.set_program(program("FROM a"), BTreeMap::new(), Vec::new()).unwrap();
     for id in 1..=3 {
         ledger.plan(&batch(id)).unwrap();
-        ledger.commit(committed(id)).unwrap();
+        let at = |n| Offset(10 * (id + n));
+        let written = vec![OffsetRange { partition: 0.into(), start: at(0), end: at(1) }];
+        ledger.commit(Committed { written: BTreeMap::from([("upper".to_owned(), written)]), ..committed(id) }).unwrap();
         if id == 2 {
             let mut next = program("FROM b");
             next.operators[0].dir = Some("count@2".to_owned());
-            ledger.set_program(next, BTreeMap::from([("count".to_owned(), Timestamp(7))])).unwrap();
+            ledger.set_program(next, BTreeMap::from([("count".to_owned(), Timestamp(7))]), Vec::new()).unwrap();
         }
     }
-    ledger.rewind(BatchId(1), BatchId(3)).unwrap();
+    ledger.rewind(BatchId(1), BatchId(3), false).unwrap();
     ledger.plan(&batch(4)).unwrap();
 
     let mut state = StateFiles::open(Arc::clone(&shared), Path::new("/d/state/count"), "count", schema()).unwrap();
@@ -148,7 +156,7 @@ fn copied(version: &str) -> Arc<dyn Disk> {
 
 #[test]
 fn every_version_is_read_back() {
-    for version in ["v1", "v2", NOW] {
+    for version in ["v1", "v2", "v3", NOW] {
         let shared = copied(version);
         let log = Log::quiet(Arc::clone(&shared), Path::new("/d/log"), clock()).unwrap();
         let topic = log.topic("clicks").unwrap();
@@ -199,7 +207,7 @@ fn a_ledger_of_version_1_is_read_and_gone_on_with() {
     .unwrap();
     assert_eq!(past.program().operators[0].columns().unwrap(), Some(schema()));
     ledger.commit(committed(2)).unwrap();
-    ledger.rewind(BatchId(1), BatchId(2)).unwrap();
+    ledger.rewind(BatchId(1), BatchId(2), false).unwrap();
     let again = Ledger::open(shared, Path::new("/d/ledger")).unwrap();
     assert_eq!((again.version(), again.last().unwrap().batch), (BatchId(1), BatchId(2)));
     assert_eq!(again.last().unwrap().watermarks, committed(1).watermarks);
@@ -207,12 +215,29 @@ fn a_ledger_of_version_1_is_read_and_gone_on_with() {
 }
 
 #[test]
-fn a_ledger_of_version_2_knows_its_past() {
-    let past = crate::Past::read(&*copied("v2"), Path::new("/d/ledger")).unwrap().unwrap();
+fn a_ledger_of_version_2_or_later_knows_its_past() {
+    for version in ["v2", "v3", NOW] {
+        let past = crate::Past::read(&*copied(version), Path::new("/d/ledger")).unwrap().unwrap();
+        knows_its_past(&past);
+        let gone: Vec<bool> = (1..=4).map(|batch| past.gone().has(BatchId(batch))).collect();
+        assert_eq!(gone, [false, true, true, false]);
+        let back = past.takes_back("upper");
+        if version == NOW {
+            let kept = FilledPartition { begun: Offset(10), end: Offset(20), rows: 10, undone: 20 };
+            assert_eq!(back, TakesBack::Cut(BTreeMap::from([(0.into(), kept)])));
+            assert_eq!(past.takes_back("other"), TakesBack::Nothing);
+            assert_eq!(past.program().outputs[0].undoes.as_deref(), Some("its files are moved aside"));
+        } else {
+            assert_eq!(back, TakesBack::Unknown, "it did not note where rows lie");
+        }
+    }
+}
+
+fn knows_its_past(past: &crate::Past) {
     assert_eq!((past.version(), past.last().unwrap().batch), (BatchId(1), BatchId(3)));
     assert_eq!(past.planned(), Some(&batch(4)));
     assert_eq!(past.positions()["clicks"][&0.into()], Offset(20));
-    assert_eq!(past.undone(), [crate::ledger::Undone { to: BatchId(1), upto: BatchId(3) }]);
+    assert_eq!(past.undone(), [crate::ledger::Undone { to: BatchId(1), upto: BatchId(3), keeps_topics: false }]);
     let program = past.program();
     assert_eq!(program.operators[0].definition.as_deref(), Some("FROM a"), "that of batch 1");
     assert_eq!((program.operators[0].dir(), program.operators[0].keys), ("count", Some(1)));
