@@ -35,6 +35,7 @@ pub mod lines;
 #[cfg(test)]
 #[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
+mod place;
 pub mod replay;
 pub mod stdin;
 pub mod tail;

@@ -5,7 +5,8 @@
 //! | `max_line` | bytes of a line at most (1 MiB); a longer one is refused |
 //!
 //! Standard input can only be read by blocking, so a thread of its own does
-//! that and hands on one piece at a time.
+//! that and hands on one piece at a time. A program has one stream over it: of
+//! two, each would get some of the lines.
 //!
 //! Invariant: at most two pieces are under way: while the log is behind, the
 //! thread waits, and the writer of the pipe with it. `run` ends at the end of
@@ -23,7 +24,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     thread,
 };
-use tidemill_core::{Error, Input, Intake, Options, Receiver, Result, Stop};
+use tidemill_core::{Claim, Error, Input, Intake, Options, Receiver, Result, Stop};
 use tokio::sync::mpsc;
 
 const PIECE: usize = 256 << 10;
@@ -60,6 +61,10 @@ impl Stdin {
 impl Receiver for Stdin {
     fn describe(&self) -> String {
         "stdin".to_string()
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        Some(Claim::new("standard input"))
     }
 
     async fn run(&self, intake: Arc<dyn Intake>, stop: Stop) -> Result<()> {

@@ -21,6 +21,7 @@
 
 mod batch;
 mod board;
+mod claim;
 mod connector;
 mod dead;
 mod error;
@@ -36,6 +37,7 @@ mod window;
 
 pub use batch::{Batch, BatchId, Offset, OffsetRange, PartitionId, Position, StreamName};
 pub use board::{BatchReport, Board, Event, InputReport, Phase, Program, ViewSnapshot};
+pub use claim::Claim;
 pub use connector::{FormatFactory, Input, InputFactory, LookupFactory, Registry, SinkFactory};
 pub use dead::{DeadLetter, reason_kind};
 pub use error::{Blame, Error, Result};

@@ -8,7 +8,7 @@
 //! engine slows the sender and memory stays bounded. A receiver reconnects by
 //! itself; it returns an error only when a human has to act.
 
-use crate::{Block, DeadLetter, Error, Result};
+use crate::{Block, Claim, DeadLetter, Error, Result};
 use async_trait::async_trait;
 use std::{fmt, future::Future, pin::Pin, sync::Arc, task};
 use tokio::sync::{oneshot, watch};
@@ -60,6 +60,12 @@ pub trait Intake: Send + Sync {
 pub trait Receiver: Send + Sync + fmt::Debug {
     /// For people: `tcp 127.0.0.1:9999`.
     fn describe(&self) -> String;
+
+    /// What it reads alone: a second stream of a program that reads the same is
+    /// refused. `None` when each reader gets all of it.
+    fn claim(&self) -> Option<Claim> {
+        None
+    }
 
     /// Receives until `stop`, or until the input ends for good.
     ///

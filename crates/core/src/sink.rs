@@ -9,7 +9,7 @@
 //! again with the same tokens, after a crash, and must leave the same output.
 //! A sink that can't says so in [`Sink::guarantee`].
 
-use crate::{BatchId, OffsetRange, Result, Timestamp};
+use crate::{BatchId, Claim, OffsetRange, Result, Timestamp};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
@@ -38,6 +38,22 @@ pub trait Sink: Send + Sync + fmt::Debug {
 
     /// What it promises.
     fn guarantee(&self) -> Guarantee;
+
+    /// What it has for itself alone: a second sink of a program that takes the
+    /// same is refused. `None` when several may write there side by side.
+    fn claim(&self) -> Option<Claim> {
+        None
+    }
+
+    /// Whether it can take rows of these columns, as far as that is known
+    /// without connecting or writing: a program is checked by it before it starts.
+    ///
+    /// # Errors
+    /// With the column, and what to change.
+    fn takes(&self, schema: &SchemaRef) -> Result<()> {
+        let _ = schema;
+        Ok(())
+    }
 
     /// Called once before the first batch with the columns to come.
     ///

@@ -86,6 +86,18 @@ impl StreamingContext {
         Ok(states.all())
     }
 
+    /// Whether the program can be started, as far as that is known without opening or starting anything.
+    ///
+    /// # Errors
+    /// When there is no output, a declaration failed, or an operator can't be planned.
+    pub fn check(&self) -> Result<()> {
+        let outputs = self.declare.outputs()?;
+        if outputs.is_empty() {
+            return Err(crate::batch::no_output());
+        }
+        crate::batch::lower(&self.config, &crate::state::StateRegistry::default(), outputs).map(drop)
+    }
+
     /// Each input and what it reads; then for each output its name, what it
     /// promises, and its physical plan as indented text. Nothing is started; what was declared stays declared.
     ///

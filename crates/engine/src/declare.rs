@@ -17,7 +17,7 @@ use std::{
     fmt,
     sync::Arc,
 };
-use tidemill_core::{Error, Lookup, Options, Registry, Result, Sink, Source};
+use tidemill_core::{Claim, Error, Lookup, Options, Registry, Result, Sink, Source};
 
 /// What has been declared; shared by the context and all its streams.
 #[derive(Clone)]
@@ -42,6 +42,8 @@ pub(crate) struct Declared {
     /// Columns of the topics that this program fills.
     pub(crate) topics: BTreeMap<String, SchemaRef>,
     tables: BTreeMap<String, Arc<Lineage>>,
+    /// What only one part of the program can have, and who has it.
+    claims: Vec<(Claim, String)>,
     /// Sources that the program made itself, for streams declared in SQL.
     pub(crate) provided: BTreeMap<String, Arc<dyn Source>>,
     /// Tables that the program made itself, to be asked by key.
@@ -152,6 +154,31 @@ impl Declare {
 
     pub(crate) fn output(&self, output: Output) {
         self.declared.lock().outputs.push(output);
+    }
+
+    /// Takes what `owner` must have for itself; gives who has it already.
+    pub(crate) fn take_alone(&self, claim: &Claim, owner: &str) -> Option<String> {
+        let mut declared = self.declared.lock();
+        if let Some((_, other)) = declared.claims.iter().find(|(taken, _)| taken.clashes(claim)) {
+            return Some(other.clone());
+        }
+        declared.claims.push((claim.clone(), owner.to_string()));
+        None
+    }
+
+    /// Takes what a sink writes to.
+    ///
+    /// # Errors
+    /// When another sink of the program writes there.
+    pub(crate) fn take_target(&self, sink: &dyn Sink, owner: &str) -> Result<()> {
+        let Some(claim) = sink.claim() else { return Ok(()) };
+        match self.take_alone(&claim, owner) {
+            None => Ok(()),
+            Some(other) => Err(Error::user(format!(
+                "{owner} would write to {claim}, as {other} does, and rows of one would take the place of the other's: \
+                 give each a place of its own, or put both queries into one output with UNION ALL"
+            ))),
+        }
     }
 
     /// The topic as a sink that the options describe.

@@ -59,6 +59,14 @@ impl StreamingContext {
                 "stream `{name}` comes from a receiver, whose records must be kept in a log: give the context a data directory"
             )));
         }
+        for claim in receivers.iter().filter_map(|receiver| receiver.claim()) {
+            if let Some(other) = self.declare.take_alone(&claim, &format!("stream `{name}`")) {
+                return Err(Error::user(format!(
+                    "stream `{name}` would read {claim}, as {other} does, and each record would come to one of the two, at \
+                     random: read it in one stream, and let views take of it what they need"
+                )));
+            }
+        }
         self.declare.fills(name, raw_schema())?;
         let ingest = Ingest::new(name, receivers, retention.or(self.config.retention));
         let source = ingest.source();

@@ -28,7 +28,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tidemill_core::{BatchId, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
+use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
 use tokio::sync::{Mutex, MutexGuard};
 use tokio_postgres::{
     Client, Config, Transaction,
@@ -112,6 +112,23 @@ impl Server {
             .collect();
         let place = format!("{}/{}", hosts.join(","), config.get_dbname().unwrap_or_default());
         Ok(Self { config, place, client: Mutex::default() })
+    }
+
+    /// The hosts with their ports and the database, named in one way.
+    fn real_place(&self) -> String {
+        let ports = self.config.get_ports();
+        let host = |(at, host): (usize, &Host)| {
+            let name = match host {
+                Host::Tcp(name) if matches!(name.as_str(), "127.0.0.1" | "::1") => "localhost".to_string(),
+                Host::Tcp(name) => name.to_lowercase(),
+                Host::Unix(path) => path.display().to_string(),
+            };
+            format!("{name}:{}", ports.get(at).or(ports.first()).copied().unwrap_or(5432))
+        };
+        let hosts: Vec<String> = self.config.get_hosts().iter().enumerate().map(host).collect();
+        // A user's own database is the default.
+        let base = self.config.get_dbname().or(self.config.get_user()).unwrap_or_default();
+        format!("{}/{base}", hosts.join(","))
     }
 
     pub(super) fn failed(&self, what: &str, table: &str, error: tokio_postgres::Error) -> Error {
@@ -231,6 +248,14 @@ impl Sink for PostgresSink {
 
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        Some(Claim::new(format!("table {} of {}", self.table.name, self.server.real_place())))
+    }
+
+    fn takes(&self, schema: &SchemaRef) -> Result<()> {
+        self.table.with(schema).map(drop)
     }
 
     fn stays(&self) -> String {

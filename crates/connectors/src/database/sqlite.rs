@@ -16,6 +16,7 @@ use super::{
     BATCHES,
     table::{Kind, Mark, Opened, Step, Table, Token, gone, is_ahead, signed, step},
 };
+use crate::place::real_path;
 use arrow_array::{
     Array, ArrayRef, RecordBatch,
     cast::AsArray,
@@ -34,7 +35,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tidemill_core::{BatchId, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
+use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
 
 /// How long a statement waits for others that write.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
@@ -281,6 +282,16 @@ impl Sink for SqliteSink {
 
     fn guarantee(&self) -> Guarantee {
         Guarantee::ExactlyOnce
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        // SQLite does not tell upper from lower case.
+        let table = self.table.name.to_lowercase();
+        Some(Claim::new(format!("table {table} of {}", real_path(&self.path).display())))
+    }
+
+    fn takes(&self, schema: &SchemaRef) -> Result<()> {
+        self.table.with(schema).map(drop)
     }
 
     fn stays(&self) -> String {

@@ -54,6 +54,19 @@ mod sqlite_file {
         Arc::new(sink)
     }
 
+    #[test]
+    fn a_table_is_claimed_however_it_is_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let claim = |path: &str, table: &str| {
+            let path = dir.path().join(path).to_string_lossy().into_owned();
+            let options = Options::new("sink", [("path", path.as_str()), ("table", table)]);
+            SqliteSink::from_options(&options).unwrap().claim().unwrap()
+        };
+        assert!(claim("out.db", "words").clashes(&claim("x/../out.db", "Words")));
+        assert!(!claim("out.db", "words").clashes(&claim("out.db", "word")));
+        assert!(!claim("out.db", "words").clashes(&claim("other.db", "words")));
+    }
+
     fn seen(path: &Path) -> Vec<String> {
         probe::sqlite(path, "SELECT n, word FROM words ORDER BY n")
     }
@@ -232,6 +245,27 @@ pub(super) mod postgres_server {
         }
         let rows = probe::postgres(&url, "SELECT n FROM cut ORDER BY n").await;
         assert_eq!(rows, ["1", "2", "3", "4", "5"]);
+    }
+
+    #[test]
+    fn a_table_is_claimed_however_its_server_is_named() {
+        let claim = |url: &str, table: &str| {
+            PostgresSink::from_options(&Options::new("sink", [("url", url), ("table", table)]))
+                .unwrap()
+                .claim()
+                .unwrap()
+        };
+        let words = claim("postgres://me@localhost/shop", "words");
+        assert!(words.clashes(&claim("postgres://you@127.0.0.1:5432/shop?sslmode=disable", "words")));
+        assert!(claim("postgres://shop@localhost", "words").clashes(&words), "a user's own database");
+        for (url, table) in [
+            ("postgres://me@localhost/shop", "Words"),
+            ("postgres://me@localhost:5433/shop", "words"),
+            ("postgres://me@localhost/other", "words"),
+            ("postgres://me@db.example.org/shop", "words"),
+        ] {
+            assert!(!words.clashes(&claim(url, table)), "{url} {table}");
+        }
     }
 
     #[test]

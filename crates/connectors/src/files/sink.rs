@@ -21,7 +21,8 @@
 //! Invariant: a file in `path` without a leading dot is whole and belongs to a
 //! committed batch. A commit may be repeated; a quiet batch makes no file. The
 //! `files` source passes over names with a dot, so the output can be read as it
-//! grows. Several sinks need several directories.
+//! grows. Several sinks need several directories, and a program with two in one is
+//! refused.
 //!
 //! A part of a batch makes a file in each directory that it has rows for, at most
 //! 1000; no list of files is kept anywhere. In a `text` file, a line end within a value stays one; `json` escapes it.
@@ -31,6 +32,7 @@ use super::{
     partition::{self, PartitionBy},
     undo,
 };
+use crate::place::real_path;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -41,7 +43,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tidemill_core::{BatchId, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
+use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
 use tidemill_store::disk::{self, Disk, DiskFile, Mode, RealDisk};
 
 /// Encoded bytes that are written together.
@@ -170,11 +172,16 @@ impl Sink for FilesSink {
         Guarantee::ExactlyOnce
     }
 
-    async fn open(&self, schema: SchemaRef) -> Result<()> {
-        let mut written = Schema::clone(&schema);
+    fn claim(&self) -> Option<Claim> {
+        let claim = Claim::new(format!("directory {}", real_path(&self.path).display()));
+        Some(if self.by.is_some() { claim.with_dealt_out() } else { claim })
+    }
+
+    fn takes(&self, schema: &SchemaRef) -> Result<()> {
+        let mut written = Schema::clone(schema);
         if let Some(by) = &self.by {
-            by.check(&schema)?;
-            written = schema.project(&by.rest(&schema)).map_err(|e| Error::internal("files: columns").because(e))?;
+            by.check(schema)?;
+            written = schema.project(&by.rest(schema)).map_err(|e| Error::internal("files: columns").because(e))?;
         }
         let is_text = |ty: &DataType| matches!(ty, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
         if self.format == FileFormat::Text
@@ -187,6 +194,11 @@ impl Sink for FilesSink {
                 columns.join(", ")
             )));
         }
+        Ok(())
+    }
+
+    async fn open(&self, schema: SchemaRef) -> Result<()> {
+        self.takes(&schema)?;
         let (disk, path) = (Arc::clone(&self.disk), self.path.clone());
         blocking(move || disk::create_dir(&*disk, &path)).await?.map_err(|e| match e.kind() {
             // No try will find it otherwise while somebody's file is there.

@@ -24,7 +24,7 @@ mod tests;
 
 pub use clock::Trigger;
 pub(crate) use keep::Keep;
-pub(crate) use pipeline::{OutputPlan, Pipeline, lower};
+pub(crate) use pipeline::{OutputPlan, Pipeline, lower, no_output};
 pub use rate::{Pid, RateControl};
 pub(crate) use run::of_plan;
 pub(crate) use states::StateEntry;

@@ -86,6 +86,11 @@ pub(super) struct Progress {
     pub(super) began: Timestamp,
 }
 
+/// What a program is told that gives nothing to anyone.
+pub(crate) fn no_output() -> Error {
+    Error::user("the program has no output: add a view, a sink, print or foreach_batch")
+}
+
 impl Pipeline {
     /// Recovers and plans a program. Called within its runtime.
     pub(crate) fn open(
@@ -101,7 +106,7 @@ impl Pipeline {
         });
         let Taken { inputs, ingests, outputs, topic_sinks, topic_inputs } = declare.take()?;
         if outputs.is_empty() {
-            return Err(Error::user("the program has no output: add a view, a sink, print or foreach_batch"));
+            return Err(no_output());
         }
         let states = StateRegistry::default();
         let declared = outputs;

@@ -111,8 +111,9 @@ impl Pipeline {
         dead.dedup_by(|a, b| (&a.stream, &a.partition, a.offset) == (&b.stream, &b.partition, b.offset));
         self.watch_dead(&run, &dead)?;
         report.refused = dead.len() as u64;
-        report.late = run.late.load(Relaxed);
-        dead.extend(late_letters(&run, report.late));
+        let late = run.late.load(Relaxed);
+        report.late = late + run.late_aside.load(Relaxed);
+        dead.extend(late_letters(&run, late));
         for letter in &dead {
             *report.letters.entry(reason_kind(&letter.reason)).or_default() += 1;
         }

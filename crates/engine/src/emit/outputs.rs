@@ -38,9 +38,12 @@ impl<T: Record, C: Chain<Out = T>> DStream<T, C> {
         self.output(name, OutputKind::Call(Arc::new(call)));
     }
 
-    /// Writes each batch to a sink.
+    /// Writes each batch to a sink. Two outputs that write to one place are refused at the start.
     pub fn to_sink(&self, sink: Arc<dyn Sink>) {
         let name = self.declare.name("sink");
+        if let Err(error) = self.declare.take_target(sink.as_ref(), &format!("output `{name}`")) {
+            return self.declare.fail(error);
+        }
         self.output(name, OutputKind::Sink(sink));
     }
 

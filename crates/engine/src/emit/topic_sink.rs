@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 use tidemill_core::{BatchId, Error, Guarantee, Offset, OffsetRange, Options, Result, Sink, StagedPart, Timestamp};
@@ -132,6 +132,17 @@ impl TopicSink {
         let _placed = self.place.set(place);
     }
 
+    /// Whether rows of these columns can be appended to the topic, when it is there under the data directory `data`.
+    ///
+    /// # Errors
+    /// When it has other columns, or can't be read.
+    pub(crate) fn takes_in(&self, schema: &SchemaRef, disk: &dyn Disk, data: &Path) -> Result<()> {
+        match tidemill_store::log::stored_config(disk, &data.join("log"), &self.topic)? {
+            Some(topic) => fits(&plain(schema), &self.topic, &topic.schema),
+            None => Ok(()),
+        }
+    }
+
     /// Makes the topic if it is not there, and takes back what was undone. May be
     /// repeated. Whether it is new though the ledger knows rows of it.
     ///
@@ -148,7 +159,7 @@ impl TopicSink {
         let schema = plain(schema);
         let (topic, anew) = match place.log.topic(&self.topic) {
             Some(topic) => {
-                fits(&schema, &topic)?;
+                fits(&schema, topic.name(), &topic.config().schema)?;
                 if let Some(retention) = self.retention {
                     topic.set_retention(retention)?;
                 }
@@ -195,8 +206,7 @@ pub(crate) fn plain(schema: &SchemaRef) -> SchemaRef {
 }
 
 /// Whether rows of these columns can be appended.
-fn fits(schema: &SchemaRef, topic: &Topic) -> Result<()> {
-    let own = &topic.config().schema;
+fn fits(schema: &SchemaRef, topic: &str, own: &SchemaRef) -> Result<()> {
     let same = own.fields().len() == schema.fields().len()
         && own.fields().iter().zip(schema.fields()).all(|(own, given)| {
             own.name() == given.name()
@@ -213,8 +223,7 @@ fn fits(schema: &SchemaRef, topic: &Topic) -> Result<()> {
         schema.fields().iter().map(column).collect::<Vec<_>>().join(", ")
     };
     Err(Error::user(format!(
-        "topic `{}` has the columns ({}), and the rows have ({}): select those, or name another topic",
-        topic.name(),
+        "topic `{topic}` has the columns ({}), and the rows have ({}): select those, or name another topic",
         columns(own),
         columns(schema)
     )))

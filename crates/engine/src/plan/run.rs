@@ -27,8 +27,10 @@ pub(crate) struct BatchRun {
     pub(crate) records_in: AtomicU64,
     /// Records read by stream and part, by the reader that is ahead.
     read: Mutex<BTreeMap<String, BTreeMap<usize, u64>>>,
-    /// Late records.
+    /// Late records, but for those that a view of their own has.
     pub(crate) late: AtomicU64,
+    /// Late records that a view of their own has.
+    pub(crate) late_aside: AtomicU64,
     /// Those of them that are kept; bounded by who sets them aside.
     pub(crate) late_letters: Mutex<Vec<DeadLetter>>,
     /// Refused records, gathered until the commit. Bounded by the batch.
@@ -75,6 +77,7 @@ impl BatchRun {
             records_in: AtomicU64::new(0),
             read: Mutex::default(),
             late: AtomicU64::new(0),
+            late_aside: AtomicU64::new(0),
             late_letters: Mutex::default(),
             dead: Mutex::default(),
             again: None,

@@ -240,6 +240,9 @@ impl Catalog {
                     Some("topic") => SinkKind::Topic(context.declare.topic_sink(&options)?),
                     _ => SinkKind::Other(context.declare.sink(&options)?),
                 };
+                if let SinkKind::Other(sink) = &sink {
+                    context.declare.take_target(sink.as_ref(), &format!("sink `{name}`"))?;
+                }
                 self.sinks.insert(name, SinkEntry { sink, used: false });
                 Ok(())
             }
@@ -323,6 +326,7 @@ impl Catalog {
 
     /// The logical plan of a query.
     async fn logical(&self, state: &SessionState, query: Box<Query>) -> Result<LogicalPlan> {
+        super::refused::check_program(&query, state)?;
         let statement = DfStatement::Statement(Box::new(AstStatement::Query(query)));
         let references = state.resolve_table_references(&statement).map_err(of_df)?;
         for reference in references {
@@ -490,7 +494,13 @@ impl Catalog {
         let Planned { mut select, inputs, parts, .. } = planned;
         claim_parts(context, &parts)?;
         select.definition = Some(definition);
-        unique_names(&crate::plan::Operator::schema(&select))?;
+        let schema = crate::plan::Operator::schema(&select);
+        unique_names(&schema)?;
+        match (&sink, &context.config.data_dir) {
+            (SinkKind::Other(sink), _) => sink.takes(&schema)?,
+            (SinkKind::Topic(sink), Some(data)) => sink.takes_in(&schema, &*context.config.disk, data)?,
+            (SinkKind::Topic(_), None) => {}
+        }
         context.declare.claim("output", &name)?;
         let node = context.declare.named_node(name.clone(), inputs, select);
         match sink {

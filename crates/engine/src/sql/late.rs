@@ -48,7 +48,7 @@ impl Late {
         latest: Timestamp,
     ) {
         if self.is_aside {
-            run.late.fetch_add(rows.num_rows() as u64, Relaxed);
+            run.late_aside.fetch_add(rows.num_rows() as u64, Relaxed);
             return;
         }
         let kept = run.count_late(rows.num_rows(), KEPT);
@@ -82,7 +82,7 @@ impl Late {
     }
 }
 
-/// The letters of late rows of a batch, in an order that does not depend on threads.
+/// The letters of the `late` rows of a batch that no view has, in an order that does not depend on threads.
 pub(crate) fn letters(run: &BatchRun, late: u64) -> Vec<DeadLetter> {
     let mut letters = std::mem::take(&mut *run.late_letters.lock());
     letters.sort_by(|a, b| {

@@ -73,6 +73,19 @@ pub(super) enum Shape {
 }
 
 impl Shape {
+    /// For people: which rows a batch gives.
+    fn told(self) -> &'static str {
+        match self {
+            Self::Stateless => "new rows in each batch, which stay (append)",
+            Self::Whole => "the whole result so far in each batch that changes it (complete)",
+            Self::Windowed => "the rows of each window once, when it closes (append)",
+            Self::Changed => {
+                "the rows of the groups that the batch changed, as they stand, the same group again (update)"
+            }
+            Self::Changing => "the rows of windows or groups as they change, the same one again (update)",
+        }
+    }
+
     /// What readers of such rows have to know.
     pub(super) fn changes(self) -> Changes {
         match self {
@@ -103,6 +116,13 @@ pub(super) async fn plan_as(
     // Before anything that takes time by the depth.
     check_depth(&plan)?;
     let mut plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+    let fixed = changes(&plan)? == Changes::Nothing;
+    if fixed && !view {
+        return plan_err!(
+            "its rows come from no stream, and would be written again in each batch: read a stream, or a view of one, and \
+             join the table to it; a view shows a table's rows"
+        );
+    }
     loop {
         let (arranged, cut) = arrange(plan)?;
         plan = arranged;
@@ -190,10 +210,18 @@ pub(super) async fn plan_as(
             (body, inputs, kind)
         }
     };
+    let again = kind == Shape::Whole || (kind == Shape::Changing && matches!(body, Body::Rows(_)));
+    if options.stays && again {
+        return plan_err!(
+            "option `emit` = 'append': no row of this view stays, it gives {}; leave the option out, or group by a window \
+             (TUMBLE, HOP, SESSION), whose rows come once, when it closes",
+            kind.told()
+        );
+    }
     let whole = if kind == Shape::Whole { whole_nodes(&optimized)? } else { Vec::new() };
     let shown = view && kind == Shape::Stateless && name == cx.name;
     Ok(Planned {
-        select: Select { schema, body, gives: kind, view: shown, repeats: view, whole, definition: None },
+        select: Select { schema, body, gives: kind, fixed, view: shown, repeats: view, whole, definition: None },
         inputs,
         kind,
         times,
@@ -288,6 +316,8 @@ pub(super) struct Select {
     schema: SchemaRef,
     body: Body,
     gives: Shape,
+    /// Whether it reads tables only.
+    fixed: bool,
     /// Whether its rows are shown as they come, not stored.
     view: bool,
     /// Whether rows that have not changed are given again.
@@ -329,13 +359,8 @@ impl Operator for Select {
 
     fn gives(&self) -> &'static str {
         match self.gives {
-            Shape::Stateless => "new rows in each batch, which stay (append)",
-            Shape::Whole => "the whole result so far in each batch that changes it (complete)",
-            Shape::Windowed => "the rows of each window once, when it closes (append)",
-            Shape::Changed => {
-                "the rows of the groups that the batch changed, as they stand, the same group again (update)"
-            }
-            Shape::Changing => "the rows of windows or groups as they change, the same one again (update)",
+            Shape::Stateless if self.fixed => "the rows of tables, as they stand, in each batch (complete)",
+            gives => gives.told(),
         }
     }
 

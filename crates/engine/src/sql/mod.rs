@@ -67,6 +67,7 @@ mod past;
 mod progress;
 mod provider;
 mod query;
+mod refused;
 mod reload;
 mod rows;
 mod running;

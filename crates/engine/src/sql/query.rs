@@ -249,6 +249,10 @@ async fn run(query: String, tables: Tables, states: Option<StateTables>) -> Resu
             "{at}: only SELECT works here: declare streams, views and sinks in a program"
         )));
     };
+    super::refused::check_query(&select).map_err(|error| {
+        let (at, text) = mistakes::placed(error.chain(), &words, at);
+        Error::user(format!("{at}: {text}"))
+    })?;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_limit(MEMORY, 1.0)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))

@@ -88,6 +88,8 @@ pub(super) enum Emit {
 #[derive(Debug, Clone, Default)]
 pub(super) struct ViewOptions {
     pub(super) emit: Emit,
+    /// Whether `emit` says that rows stay.
+    pub(super) stays: bool,
     /// Instead of what the stream allows.
     pub(super) lateness: Option<Duration>,
     /// The view that rows go to that came too late.
@@ -112,13 +114,14 @@ impl ViewOptions {
                 )));
             }
         };
+        let stays = emit == Emit::Append && options.get("emit").is_some();
         let lateness = match options.get("allowed_lateness") {
             Some(_) => Some(options.duration("allowed_lateness", Duration::ZERO)?),
             None => None,
         };
         let late = options.get("late").map(ToString::to_string);
         options.finish()?;
-        Ok(Self { emit, lateness, late })
+        Ok(Self { emit, stays, lateness, late })
     }
 
     /// The first option that was given: it must have an effect.

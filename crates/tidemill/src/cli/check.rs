@@ -22,7 +22,7 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) fn run(self) -> Result<()> {
         // Planning finds what declaring can't.
-        self.program.checked()?.explain()?;
+        self.program.checked()?.check()?;
         outln!("ok");
         Ok(())
     }

@@ -40,8 +40,12 @@ fn posts() -> String {
 }
 
 #[test]
+fn a_program_without_an_output_is_told() {
+    check("no-output.txt", "check", &posts(), 1);
+}
+
+#[test]
 fn right_programs_are_ok() {
-    check("ok.txt", "check", &posts(), 0);
     check("ok.txt", "check", &(posts() + VIEWS), 0);
 }
 

@@ -10,6 +10,7 @@ mod databases;
 mod demo;
 mod ends;
 mod examples;
+mod fences;
 mod golden;
 mod letters;
 mod limits;

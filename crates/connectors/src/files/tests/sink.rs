@@ -220,3 +220,16 @@ async fn a_committed_part_that_is_gone_is_said() {
     let error = sink.commit(BatchId(1), &[part]).await.unwrap_err();
     assert!(error.to_string().contains("neither staged nor in"), "{error}");
 }
+
+#[test]
+fn a_directory_is_claimed_however_it_is_written() {
+    let dir = TempDir::new().unwrap();
+    fs::create_dir(dir.path().join("there")).unwrap();
+    let claim = |path: &str, by: &str| {
+        let sink = FilesSink::new(dir.path().join(path), FileFormat::Json, Arc::new(RealDisk)).partition_by(by);
+        sink.claim().unwrap()
+    };
+    assert!(claim("two", "").clashes(&claim("there/../two/", "")), "before it is there");
+    assert!(!claim("two", "").clashes(&claim("two/three", "")) && !claim("two", "day").clashes(&claim("two/late", "")));
+    assert!(claim("two", "day").clashes(&claim("two/day=1", "")), "a directory that its rows may name");
+}

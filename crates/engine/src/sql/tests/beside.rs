@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::{TryStreamExt, stream::BoxStream};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use tidemill_core::{BatchId, Guarantee, ManualClock, Registry, Result, Sink, StagedPart, Timestamp};
+use tidemill_core::{BatchId, Claim, Guarantee, ManualClock, Registry, Result, Sink, StagedPart, Timestamp};
 use tidemill_store::{
     DataDir,
     log::{Log, TopicConfig},
@@ -73,6 +73,68 @@ fn rows_go_into_sinks_when_there_are_any() {
     assert_eq!((stored[0].0, sorted(&[stored[0].1.clone()])), (2, vec!["|a|2|".to_string()]));
 }
 
+/// Has the place that its option names for itself.
+#[derive(Debug)]
+struct Placed(String);
+
+#[async_trait]
+impl Sink for Placed {
+    fn describe(&self) -> String {
+        format!("placed {}", self.0)
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        Some(Claim::new(format!("place {}", self.0)))
+    }
+
+    async fn stage(
+        &self,
+        _batch: BatchId,
+        _time: Timestamp,
+        _part: usize,
+        _rows: BoxStream<'_, Result<RecordBatch>>,
+    ) -> Result<Option<StagedPart>> {
+        Ok(None)
+    }
+
+    async fn commit(&self, _batch: BatchId, _parts: &[StagedPart]) -> Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn two_outputs_into_one_place_are_refused() {
+    let start = |program: &str, beside: Option<&str>| {
+        let mut registry = Registry::default();
+        registry.add_sink("placed", |o| Ok(Arc::new(Placed(o.require("at", "where")?.to_string()))));
+        let context = crate::StreamingContext::builder("test").partitions(2).registry(registry).build();
+        let mut sql = SqlProgram::over(context);
+        sql.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])]]);
+        if let Some(at) = beside {
+            let numbers = sql.context().queue_stream([vec![1_i64]]).unwrap();
+            numbers.to_sink(Arc::new(Placed(at.to_string())));
+        }
+        sql.start(&format!("{POSTS}{program}"))
+    };
+    let insert = "INSERT INTO s SELECT tag FROM posts;";
+    let two = format!(
+        "CREATE SINK s WITH (connector = 'placed', at = 'x');\nCREATE SINK t WITH (at = 'x', connector = 'placed');{insert}"
+    );
+    let told = "sink `t` would write to place x, as sink `s` does, and rows of one would take the place of the other's";
+    let error = start(&two, None).unwrap_err().to_string();
+    assert!(error.starts_with("line 3, column 13: CREATE SINK t: ") && error.contains(told), "{error}");
+    start(&two.replacen("'x'", "'y'", 1), None).unwrap();
+
+    let one = format!("CREATE SINK s WITH (connector = 'placed', at = 'x'); {insert}");
+    let error = start(&one, Some("x")).unwrap_err().to_string();
+    assert!(error.contains("sink `s` would write to place x, as output `sink` does"), "{error}");
+    start(&one, Some("y")).unwrap();
+}
+
 #[test]
 fn a_whole_result_is_stored_when_it_has_changed() {
     static STORED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
@@ -95,6 +157,57 @@ fn a_whole_result_is_stored_when_it_has_changed() {
     }
     assert_eq!(*STORED.lock(), [1, 1], "idle batches store nothing");
     assert_eq!(sorted(&[program.view("counts").unwrap()]), ["|a|1|"], "and show what there is");
+}
+
+#[test]
+fn what_reads_no_stream_is_shown_and_not_written() {
+    static STORED: Mutex<Vec<u64>> = Mutex::new(Vec::new());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("names.csv");
+    std::fs::write(&path, "tag,name\na,Anna\n").unwrap();
+    let path = path.display();
+    let tables = format!(
+        "CREATE TABLE names WITH (connector = 'csv', path = '{path}');
+         CREATE TABLE read_again WITH (connector = 'csv', path = '{path}', reload = '1s');
+         CREATE VIEW one AS SELECT 1 AS tag;
+         CREATE VIEW named AS SELECT name, count(*) AS n FROM names GROUP BY name;
+         CREATE SINK out WITH (connector = 'noting');"
+    );
+    let start = |statement: &str| {
+        let mut registry = Registry::default();
+        registry.add_sink("noting", |_| Ok(Arc::new(Noting(&STORED))));
+        let context = crate::StreamingContext::builder("test").partitions(2).registry(registry).build();
+        let mut program = SqlProgram::over(context);
+        program.queue("posts", vec![vec![rows(&[(1, "a", Some(1))])]]);
+        program.start(&format!("{POSTS}{tables}\n{statement}")).map(|()| program)
+    };
+    for query in [
+        "SELECT * FROM names",
+        "VALUES (7)",
+        "SELECT 1 AS a",
+        "SELECT * FROM read_again",
+        "SELECT * FROM one",
+        "SELECT * FROM named WHERE name IN (SELECT tag FROM names)",
+        "SELECT name FROM names UNION ALL SELECT 'x' AS name",
+    ] {
+        let error = start(&format!("INSERT INTO out {query}")).map(|_| ()).unwrap_err().to_string();
+        let expected = "INSERT INTO out: its rows come from no stream, and would be written again in each batch";
+        assert!(error.contains(expected), "{query}: {error}");
+    }
+    let program =
+        start("INSERT INTO out SELECT posts.tag, name FROM posts LEFT JOIN names ON posts.tag = names.tag").unwrap();
+    for _ in 0..3 {
+        program.step().unwrap();
+    }
+    assert_eq!(*STORED.lock(), [1], "a stream's rows are written once");
+    assert_eq!(sorted(&[program.view("one").unwrap()]), ["|1|"]);
+    assert_eq!(sorted(&[program.view("named").unwrap()]), ["|Anna|1|"]);
+    let looked_at = crate::StreamingContext::builder("test").check_only().build();
+    looked_at.declare_sql("CREATE VIEW one AS SELECT 1 AS tag").unwrap();
+    let plan = looked_at.explain().unwrap();
+    assert!(plan.contains("gives the rows of tables, as they stand, in each batch (complete)"), "{plan}");
+    // An INSERT of which the planner finds that it gives nothing still reads a stream.
+    start("INSERT INTO out SELECT tag FROM posts WHERE false").unwrap();
 }
 
 /// Notes the batches in which it got rows.

@@ -61,6 +61,34 @@ fn late_rows_are_dead_letters() {
 }
 
 #[test]
+fn rows_that_a_view_has_are_in_no_letter_of_another() {
+    let dir = tempfile::tempdir().unwrap();
+    let late: Vec<Row> = vec![(2, "late", Some(1)); 3];
+    let context =
+        crate::StreamingContext::builder("p").trigger(crate::Trigger::Drain).partitions(1).data_dir(dir.path());
+    let mut program = crate::testing::SqlProgram::over(context.build());
+    program.queue("posts", vec![vec![rows(&[(50, "a", Some(1))])], vec![rows(&late)]]);
+    let sums = "SELECT window_end, sum(n) AS s FROM TUMBLE(TABLE posts, DESCRIPTOR(t), INTERVAL '10' SECOND) GROUP BY window_start, window_end";
+    program
+        .start(&format!(
+            "CREATE STREAM posts (WATERMARK FOR t AS t - INTERVAL '10' SECOND) WITH (connector = 'program');
+             CREATE VIEW v WITH (late = 'x') AS {sums}; CREATE VIEW w AS {sums}"
+        ))
+        .unwrap();
+    program.step().unwrap();
+    program.step().unwrap();
+    assert_eq!(program.view("x").unwrap().num_rows(), 3);
+    let topic = program.pipeline().keep.as_ref().unwrap().log().topic("p.dead").unwrap();
+    let letters: Vec<RecordBatch> =
+        topic.read(0, tidemill_core::Offset(0), topic.end(0)).map(|rows| rows.unwrap().rows).collect();
+    let reasons: Vec<&str> =
+        letters.iter().flat_map(|rows| rows.column(4).as_string::<i32>().iter().flatten()).collect();
+    let told = "late: `t` is 1970-01-01T00:00:02.000Z, and the watermark of `w` was at 1970-01-01T00:00:40.000Z";
+    assert_eq!(reasons, [told; 3], "a letter for each row that `w` lost, and none about those that `x` has");
+    assert_eq!(program.context().board().program().late, 6, "late for both views");
+}
+
+#[test]
 fn an_event_dated_ten_years_ahead_makes_no_other_late() {
     let far = 10 * 365 * 86_400;
     let sums = |with_far: bool| {

@@ -153,6 +153,40 @@ fn errors_name_the_place_and_the_way_out() {
             "CREATE VIEW v AS SELECT count(*) AS n FROM posts UNION ALL SELECT n FROM posts",
             "would come again in each batch",
         ),
+        (
+            "CREATE VIEW v AS SELECT tag FROM posts\n WHERE t > now() - INTERVAL '1' HOUR",
+            "line 3, column 12: CREATE VIEW v: `now` would be the time of the program's start for ever: take the row's own time",
+        ),
+        (
+            "CREATE VIEW v AS SELECT Current_Timestamp AS at FROM posts",
+            "column 25: CREATE VIEW v: `Current_Timestamp` would be",
+        ),
+        ("CREATE VIEW v AS SELECT current_date AS at FROM posts", "`current_date` would be the time of"),
+        ("CREATE VIEW v AS SELECT current_time AS at FROM posts", "`current_time` would be the time of"),
+        ("CREATE VIEW v AS SELECT today() AS at FROM posts", "`today` would be the time of"),
+        (
+            "CREATE VIEW v AS SELECT tag FROM posts WHERE tag IN (SELECT CASE WHEN now() > '2020-01-01' THEN 'a' END)",
+            "`now` would be the time of",
+        ),
+        (
+            "CREATE VIEW v AS WITH w AS (SELECT date_part('year', NOW()) AS y FROM posts) SELECT max(y) AS y FROM w",
+            "`NOW` would be the time of",
+        ),
+        (
+            "CREATE VIEW v AS SELECT random() AS r FROM posts",
+            "line 2, column 25: CREATE VIEW v: `random` gives another value each time, and a batch that runs again",
+        ),
+        ("CREATE VIEW v AS SELECT count(*) AS n FROM posts GROUP BY uuid()", "`uuid` gives another value each time"),
+        ("CREATE VIEW v AS SELECT tag FROM posts ORDER BY rand() LIMIT 1", "`rand` gives another value each time"),
+        (
+            "CREATE VIEW v AS SELECT tag FROM posts TABLESAMPLE BERNOULLI (10)",
+            "line 2, column 40: CREATE VIEW v: `TABLESAMPLE` is not done here: take rows by what they are",
+        ),
+        (
+            "CREATE VIEW v AS SELECT tag FROM posts FOR UPDATE",
+            "line 2, column 44: CREATE VIEW v: FOR `UPDATE` locks rows",
+        ),
+        ("CREATE VIEW v AS SELECT tag FROM (SELECT tag FROM posts FOR SHARE) AS p", "FOR `SHARE` locks rows"),
         ("CREATE VIEW v AS SELECT tag, upper(tag) AS tag FROM posts", "another name with AS"),
         ("CREATE VIEW \"a b\" AS SELECT tag FROM posts", "can't name a view"),
     ] {
@@ -236,4 +270,20 @@ fn every_statement_that_is_wrong_is_told_and_nothing_that_follows_from_it() {
     assert!(lines[0].starts_with("line 2, column 25: CREATE VIEW a: there is no column `tagg`"), "{error}");
     assert!(lines[1].starts_with("line 4, column 17: expected STREAM, TABLE, VIEW, SINK after CREATE"), "{error}");
     assert!(lines[2].starts_with("line 7, column 34: CREATE VIEW e: function `sum` can't take TEXT"), "{error}");
+}
+
+#[test]
+fn a_question_by_hand_may_ask_for_the_time_and_not_for_what_is_passed_over() {
+    let program = program(1, vec![vec![rows(&[(1, "a", Some(1))])]], "CREATE VIEW v AS SELECT tag, n FROM posts");
+    program.step().unwrap();
+    let ask = |query: &str| program.context().sql(query);
+    let now = "SELECT n FROM v WHERE now() > '2020-01-01' AND random() < 1 AND current_date > '2020-01-01'";
+    assert_eq!(sorted(&ask(now).unwrap()), ["|1|"]);
+    for (query, expected) in [
+        ("SELECT n FROM v TABLESAMPLE (10 PERCENT)", "line 1, column 17: `TABLESAMPLE` is not done here"),
+        ("SELECT n FROM v FOR UPDATE", "line 1, column 21: FOR `UPDATE` locks rows"),
+    ] {
+        let error = ask(query).unwrap_err().to_string();
+        assert!(error.starts_with(expected), "{query}: {error}");
+    }
 }

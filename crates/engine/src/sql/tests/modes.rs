@@ -181,6 +181,23 @@ fn what_makes_no_sense_is_told_with_the_way_out() {
         ("", "CREATE VIEW v WITH (emit = 'updates') AS SELECT 1 AS a FROM posts", "did you mean 'update'?"),
         ("", "CREATE VIEW v WITH (emit = 'update') AS SELECT tag FROM posts", "option `emit` is about windows"),
         ("", "CREATE VIEW v WITH (late = 'x') AS SELECT count(*) AS c FROM posts", "option `late` is about windows"),
+        (
+            "",
+            "CREATE VIEW v WITH (emit = 'append') AS SELECT count(*) AS c FROM posts",
+            "option `emit` = 'append': no row of this view stays, it gives the whole result so far in each batch that changes it (complete)",
+        ),
+        (
+            "",
+            "CREATE VIEW u AS SELECT tag, count(*) AS c FROM posts GROUP BY tag;
+             CREATE VIEW v WITH (emit = 'append') AS SELECT tag FROM u WHERE c > 1",
+            "it gives the whole result so far",
+        ),
+        (
+            "",
+            "CREATE VIEW u WITH (emit = 'update') AS SELECT tag, count(*) AS c FROM posts GROUP BY tag;
+             CREATE VIEW v WITH (emit = 'append') AS SELECT tag FROM u WHERE c > 1",
+            "it gives the rows of windows or groups as they change",
+        ),
         ("", "CREATE VIEW v WITH (emits = 'x') AS SELECT count(*) AS c FROM posts", "did you mean `emit`?"),
         (", idle_after = 'soon'", windowed.as_str(), "must be a duration with its unit (ms, s, m, h, d), such as '30s' or '1h', or 'never'"),
         (", idle_after = '30'", windowed.as_str(), "must be a duration with its unit (ms, s, m, h, d)"),
