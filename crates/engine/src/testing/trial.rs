@@ -446,6 +446,8 @@ impl Running {
     ) -> Result<Ended> {
         let mut last = pipeline.last().map(|(id, time)| (id.0, time)).unwrap_or_default();
         let (mut ran, mut tries) = (0, 0);
+        // Whether the loop has gone to sleep while the clock was right: it may be asleep still when the clock is set.
+        let mut slept = false;
         loop {
             let read = pipeline.exhausted().await?;
             if read || matches!(until, Until::Batches(most) if ran >= *most) {
@@ -456,6 +458,8 @@ impl Running {
             }
             if clock.is_right() {
                 clock.pass(clock.passed().max(last.1.plus(INTERVAL)));
+            } else if std::mem::take(&mut slept) {
+                clock.pass(clock.passed().plus(INTERVAL));
             }
             let report = loop {
                 tokio::select! {
@@ -469,7 +473,9 @@ impl Running {
                     // Where the clock is wrong nobody knows when the next tick is due: time passes while the loop sleeps.
                     () = clock.sleeps() => {
                         self.try_again(&mut tries, clock, last.0)?;
-                        if !clock.is_right() {
+                        if clock.is_right() {
+                            slept = true;
+                        } else {
                             clock.pass(clock.passed().plus(INTERVAL));
                         }
                     }
