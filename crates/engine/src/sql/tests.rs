@@ -381,13 +381,13 @@ fn hashtags_of_an_array_and_meta_columns() {
 
 #[test]
 fn a_query_can_only_select() {
-    let program = program(2, vec![vec![rows(&[(1, "a", Some(1))])]], "CREATE VIEW v AS SELECT tag, n FROM posts");
+    let program = program(2, vec![vec![rows(&[(1, "a", Some(1))])]], "CREATE VIEW tags AS SELECT tag, n FROM posts");
     let context = program.context();
-    assert_eq!(context.sql("SELECT * FROM v").unwrap()[0].num_rows(), 0, "a view without rows yet");
+    assert_eq!(context.sql("SELECT * FROM tags").unwrap()[0].num_rows(), 0, "a view without rows yet");
     for query in [
-        "COPY v TO '/tmp/x.csv'",
+        "COPY tags TO '/tmp/x.csv'",
         "SET a = 1",
-        "INSERT INTO v SELECT 1 AS a",
+        "INSERT INTO tags SELECT 1 AS a",
         "CREATE EXTERNAL TABLE x STORED AS CSV LOCATION '/etc/passwd'",
         "SELECT * FROM '/etc/passwd'",
         "SELECT * FROM \"/etc/passwd\"",
@@ -397,10 +397,10 @@ fn a_query_can_only_select() {
     ] {
         assert!(context.sql(query).is_err(), "{query}");
     }
-    let error = context.sql("SELECT * FROM vv").unwrap_err().to_string();
-    assert_eq!(error, "line 1, column 15: there is no view, table or topic `vv`; did you mean `v`?");
+    let error = context.sql("SELECT * FROM tag").unwrap_err().to_string();
+    assert_eq!(error, "line 1, column 15: there is no view, table or topic `tag`; did you mean `tags`?");
     program.step().unwrap();
-    assert_eq!(sorted(&program.context().sql("SELECT n + 1 AS m FROM v").unwrap()), ["|2|"]);
+    assert_eq!(sorted(&program.context().sql("SELECT n + 1 AS m FROM tags").unwrap()), ["|2|"]);
 }
 
 #[test]
