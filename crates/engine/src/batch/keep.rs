@@ -180,7 +180,10 @@ impl Keep {
             // What is gone before it was read is told with its gap.
             if read.0 > 0 && read >= topic.start(p) {
                 return Err(Error::user(format!(
-                    "topic `{}` is not the one that stream `{stream}` has read up to offset {read} of partition {p}: it was made anew,                      or the stream read another one, and the records before {read} would be passed over. Give the stream                      another name to read this topic from its beginning, compute everything anew after `tidemill rewind --to 0`,                      or restore the data directory from a backup",
+                    "topic `{}` is not the one that stream `{stream}` has read up to offset {read} of partition {p}: it was made anew, \
+                     or the stream read another one, and the records before {read} would be passed over. Give the stream \
+                     another name to read this topic from its beginning, compute everything anew after `tidemill rewind --to 0`, \
+                     or restore the data directory from a backup",
                     topic.name()
                 ))
                 .fatal());

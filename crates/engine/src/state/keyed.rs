@@ -25,6 +25,7 @@ use super::{
     bin::{BINS, Bin, NONE, Slot, Touched, bin_of, no_bucket},
     binned::Binned,
     cold::Cold,
+    hand_out,
     life::Life,
     memory::{Share, StateMemory},
 };
@@ -446,14 +447,7 @@ impl<K: Key, S: Record, L: Life<K, S>> StateOperator for KeyedState<K, S, L> {
     }
 
     fn restore(&self, versions: &[Version]) -> Result<()> {
-        self.restore_from(&mut |each| {
-            for version in versions {
-                let kind = if version.whole { StateKind::Snapshot } else { StateKind::Delta };
-                each(Piece::Version(BatchId(0), kind))?;
-                version.rows.iter().try_for_each(|rows| each(Piece::Rows(rows.clone())))?;
-            }
-            Ok(())
-        })
+        self.restore_from(&mut |each| hand_out(versions, each))
     }
 
     fn restore_from(&self, feed: &mut Feed<'_>) -> Result<()> {

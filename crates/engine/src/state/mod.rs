@@ -70,6 +70,19 @@ pub(crate) fn collected(feed: &mut Feed<'_>) -> Result<Vec<Version>> {
     Ok(versions)
 }
 
+/// Hands versions out as they come from disk: the other way round of [`collected`].
+pub(crate) fn hand_out(versions: &[Version], each: &mut dyn FnMut(Piece) -> Result<()>) -> Result<()> {
+    for version in versions {
+        each(match &version.again {
+            Some(again) => Piece::Again(again.clone()),
+            None if version.whole => Piece::Version(BatchId(0), StateKind::Snapshot),
+            None => Piece::Version(BatchId(0), StateKind::Delta),
+        })?;
+        version.rows.iter().try_for_each(|rows| each(Piece::Rows(rows.clone())))?;
+    }
+    Ok(())
+}
+
 /// What the batch loop needs of a stateful operator.
 pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
     /// The operator's name: its files are kept under it.

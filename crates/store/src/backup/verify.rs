@@ -370,7 +370,7 @@ fn together(dir: &Path, verified: &mut Verified) -> Result<()> {
                 }
             }
         }
-        outputs(&log, &program, &opened.past(), dir, verified);
+        outputs(&log, &program, &opened.past(), dir, verified)?;
         let states = programs.join(&program).join("state");
         if RealDisk.is_dir(&states) {
             for operator in RealDisk.list(&states).named("list", &states)? {
@@ -383,10 +383,15 @@ fn together(dir: &Path, verified: &mut Verified) -> Result<()> {
 
 /// Whether the topics that a program fills have the rows of its committed batches. Those of the last
 /// batch may still come while they are staged.
-fn outputs(log: &Log, program: &str, past: &Past, dir: &Path, verified: &mut Verified) {
+fn outputs(log: &Log, program: &str, past: &Past, dir: &Path, verified: &mut Verified) -> Result<()> {
     let staged = dir.join("programs").join(program).join("staged");
-    let outputs = RealDisk.list(&staged).unwrap_or_default();
-    let is_staged = outputs.iter().any(|output| RealDisk.list(&staged.join(output)).is_ok_and(|rows| !rows.is_empty()));
+    let mut is_staged = false;
+    if RealDisk.is_dir(&staged) {
+        for output in RealDisk.list(&staged).named("list", &staged)? {
+            let path = staged.join(output);
+            is_staged |= RealDisk.is_dir(&path) && !RealDisk.list(&path).named("list", &path)?.is_empty();
+        }
+    }
     let last = past.last().filter(|_| is_staged).map(|last| last.written.clone()).unwrap_or_default();
     for (name, filled) in past.filled() {
         // One that was deleted is made anew, and one that is never synced may lose what the machine forgot.
@@ -402,6 +407,7 @@ fn outputs(log: &Log, program: &str, past: &Past, dir: &Path, verified: &mut Ver
             }
         }
     }
+    Ok(())
 }
 
 /// Whether the files of a state lead up to its newest version at or below `upto`.

@@ -12,7 +12,7 @@
 use super::{AggregateState, Ahead, feed_aside};
 use crate::{
     batch::of_plan,
-    state::{Feed, StateOperator, Swept, Version},
+    state::{Feed, StateOperator, Swept, Version, hand_out},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::{FieldRef, Schema, SchemaRef};
@@ -34,14 +34,7 @@ impl StateOperator for AggregateState {
     }
 
     fn restore(&self, versions: &[Version]) -> Result<()> {
-        self.restore_from(&mut |each| {
-            for version in versions {
-                let kind = if version.whole { StateKind::Snapshot } else { StateKind::Delta };
-                each(Piece::Version(BatchId(0), kind))?;
-                version.rows.iter().try_for_each(|rows| each(Piece::Rows(rows.clone())))?;
-            }
-            Ok(())
-        })
+        self.restore_from(&mut |each| hand_out(versions, each))
     }
 
     fn restore_from(&self, feed: &mut Feed<'_>) -> Result<()> {
