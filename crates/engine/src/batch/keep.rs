@@ -65,13 +65,15 @@ impl Keep {
         let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always, bound)?;
         let replays = Replays::open(&log, &dead, &disk, &config.name, &root)?.without(ledger.past().gone());
         let replays = Arc::new(replays);
+        let last = ledger.last().map_or(BatchId(0), |last| last.batch);
+        let dead = Arc::new(DeadLetters::open(dead, &replays, last)?);
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
             ahead: Mutex::default(),
             states: Mutex::default(),
             topics: Mutex::default(),
-            dead: Arc::new(DeadLetters::new(dead)),
+            dead,
             replays,
             gate: dir.is_some().then(|| Gate::of(path)).transpose()?,
             disk,
@@ -354,11 +356,11 @@ impl Keep {
         tokio::task::block_in_place(|| {
             self.sync_inputs(batch)?;
             let waiting = self.dead.waiting();
-            if !(dead.is_empty() && waiting.is_empty()) {
-                // Letters are durable under the batch's number before its commit, so the same number
-                // must mean the same records when the batch runs again.
+            if !(dead.is_empty() && waiting.is_empty()) || self.dead.is_unsettled() {
+                // Letters are durable under the batch's number before its commit: with the plan, the batch that
+                // runs again after a crash mostly has them, too.
                 self.ledger.lock().sync_plan()?;
-                self.dead.commit(batch.id, dead, &waiting)?;
+                self.dead.commit(batch.id, dead, &waiting, &self.replays)?;
             }
             let mut states = self.states.lock();
             for state in kept {
@@ -386,6 +388,7 @@ impl Keep {
                     *ahead = None;
                 }
             }
+                self.replays.settled();
             // After the commit point: versions that nobody may go back to are needed no more.
             let oldest = self.forget()?;
             let mut states = self.states.lock();

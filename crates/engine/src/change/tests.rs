@@ -58,6 +58,17 @@ fn oracle(views: &str, batches: &[&str], query: &str) -> String {
     ask(&program, query)
 }
 
+/// Takes the ledger's last commits away, as a crash does that comes before the sync.
+fn lose_commits(dir: &Path, count: usize) {
+    // Planned and committed take turns behind the checkpoint and the program: cut them off from the end.
+    let path = dir.join("programs/p/ledger/00000000000000000000.ledger");
+    let bytes = std::fs::read(&path).unwrap();
+    let frames: Vec<usize> = (0..bytes.len()).step_by(16).filter(|at| bytes[*at..].starts_with(b"TMF1")).collect();
+    let committed = |at: &&usize| bytes[**at + 64..].starts_with(b"{\"committed\"");
+    let cut = frames.iter().filter(committed).rev().nth(count - 1).copied().unwrap();
+    std::fs::write(&path, &bytes[..cut]).unwrap();
+}
+
 const COUNT: &str = "CREATE VIEW top AS SELECT value, count(*) AS n FROM lines GROUP BY value;";
 const SORTED: &str = "SELECT * FROM top ORDER BY value";
 const BEFORE: [&str; 3] = ["a b a", "b c", "a d"];
@@ -503,13 +514,7 @@ fn a_ledger_that_has_lost_its_last_commits_is_refused_and_can_be_rewound() {
         let program = start(builder(dir.path()), COUNT).unwrap();
         feed(&program, &all());
         drop(program);
-        // Planned and committed take turns behind the checkpoint and the program: cut them off from the end.
-        let path = dir.path().join("programs/p/ledger/00000000000000000000.ledger");
-        let bytes = std::fs::read(&path).unwrap();
-        let frames: Vec<usize> = (0..bytes.len()).step_by(16).filter(|at| bytes[*at..].starts_with(b"TMF1")).collect();
-        let committed = |at: &&usize| bytes[**at + 64..].starts_with(b"{\"committed\"");
-        let cut = frames.iter().filter(committed).rev().nth(usize::try_from(lost).unwrap() - 1).copied().unwrap();
-        std::fs::write(&path, &bytes[..cut]).unwrap();
+        lose_commits(dir.path(), usize::try_from(lost).unwrap());
         let started = start(builder(dir.path()), COUNT);
         if lost > 1 {
             let error = started.unwrap_err().to_string();
