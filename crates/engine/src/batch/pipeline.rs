@@ -59,7 +59,7 @@ pub(crate) struct Pipeline {
     pub(crate) board: Arc<Board>,
     /// Whether an output can be seen before the commit: a callback, or a sink that is at-least-once.
     early: bool,
-    pub(super) config: Config,
+    pub(crate) config: Config,
     session: SessionConfig,
     runtime: Arc<RuntimeEnv>,
     pub(super) progress: Mutex<Progress>,

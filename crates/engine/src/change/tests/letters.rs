@@ -132,3 +132,26 @@ fn a_program_that_is_changed_before_a_commit_was_durable_keeps_its_own_letters()
     replay(&program, dir.path(), &[0]);
     assert_eq!(ask(&program, STATE), counted(&["a refuse b refuse c refuse d e"]));
 }
+
+#[test]
+fn a_rebuild_counts_records_whose_letters_are_of_batches_that_were_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = start(builder(dir.path()), COUNT).unwrap();
+    feed(&program, &["a refuse", "b refuse x refuse"]);
+    drop(program);
+    to(dir.path(), Goal::Batch(BatchId(1)));
+    // What was read again was taken, and its batch is not kept any more.
+    let mended = || {
+        let builder = builder(dir.path()).registry(tests::mended_registry());
+        builder.keep_versions(Versions { batches: 1, ..Versions::default() })
+    };
+    let program = start(mended(), COUNT).unwrap();
+    feed(&program, &["c", "d"]);
+    let all = counted(&["a b refuse x refuse c d"]);
+    assert_eq!(ask(&program, STATE), all);
+    drop(program);
+    let program = start(mended().rebuild("top").accept_changes(), COUNT).unwrap();
+    assert_eq!(ask(&program, STATE), all);
+    replay(&program, dir.path(), &[0, 1, 2]);
+    assert_eq!(ask(&program, STATE), counted(&["a b refuse x refuse c d refuse"]), "only the first is one");
+}
