@@ -29,7 +29,7 @@ mod tests;
 
 mod topics;
 
-pub use topics::{TopicUndo, topic_undo, topics_undo};
+pub use topics::{TopicUndo, readers, topic_undo, topics_undo};
 
 /// Where to go back to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

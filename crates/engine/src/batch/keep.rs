@@ -16,7 +16,7 @@ use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tidemill_core::{
-    Batch, BatchId, DeadLetter, Error, OffsetRange, Position, Result, StagedPart, Timestamp, Watermark,
+    Batch, BatchId, DeadLetter, Error, Offset, OffsetRange, Position, Result, StagedPart, Timestamp, Watermark,
 };
 use tidemill_store::{
     DataDir, Gate, Passing, Past,
@@ -177,19 +177,20 @@ impl Keep {
         if topic.knows(&format!("{}/{stream}", self.program)) {
             return Ok(());
         }
-        for p in 0..topic.config().partitions {
-            let read = position.get(&p.into()).copied().unwrap_or_default();
-            // What is gone before it was read is told with its gap.
-            if read.0 > 0 && read >= topic.start(p) {
-                return Err(Error::user(format!(
-                    "topic `{}` is not the one that stream `{stream}` has read up to offset {read} of partition {p}: it was made anew, \
-                     or the stream read another one, and the records before {read} would be passed over. Give the stream \
-                     another name to read this topic from its beginning, compute everything anew after `tidemill rewind --to 0`, \
-                     or restore the data directory from a backup",
-                    topic.name()
-                ))
-                .fatal());
-            }
+        // However much of the topic is gone, and whichever partitions it has: what it holds are other records.
+        let read = position.iter().filter(|(partition, _)| partition.0.parse::<u32>().is_ok());
+        if let Some((p, read)) = read.into_iter().find(|(_, read)| read.0 > 0) {
+            let start = p.0.parse().map_or(Offset(0), |p| topic.start(p));
+            let gone =
+                if start > *read { format!(", and so is [{read}, {start}), which is gone") } else { String::new() };
+            return Err(Error::user(format!(
+                "topic `{}` is not the one that stream `{stream}` has read up to offset {read} of partition {p}: it was made anew, \
+                 or the stream read another one, and the records before {read} would be passed over{gone}. Give the stream \
+                 another name to read this topic from its beginning, compute everything anew after `tidemill rewind --to 0`, \
+                 or restore the data directory from a backup",
+                topic.name()
+            ))
+            .fatal());
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! What a rewind needs of topics that no batch has read.
+//! What a rewind needs of topics that no batch has read, and who reads a topic.
 
 use super::*;
 use crate::{
@@ -71,4 +71,26 @@ fn what_no_batch_has_read_is_not_missed() {
     let past = batches(&disk, "late", Some((Offset(7), start)));
     let error = at(2)(&disk, &past).unwrap_err().to_string();
     assert!(error.contains(&format!("offsets [7, {start}) were removed by retention")), "{error}");
+}
+
+#[test]
+fn who_reads_a_topic_is_told_by_its_pins_and_by_ledgers() {
+    let disk: Arc<dyn Disk> = Arc::new(SimDisk::new());
+    topic(&disk, "t", Some("q/other"));
+    batches(&disk, "t", Some((Offset(7), Offset(9))));
+    let readers = || readers(&*disk, Path::new("/a"), "t").unwrap();
+    let reader = |program: &str, stream: &str| (program.to_owned(), stream.to_owned());
+    assert_eq!(readers(), [reader("p", "t"), reader("q", "other")]);
+    // The stream reads another topic now.
+    topic(&disk, "u", Some("p/t"));
+    assert_eq!(readers(), [reader("q", "other")]);
+    log(&disk).topic("u").unwrap().unpin("p/t").unwrap();
+    assert_eq!(readers(), [reader("p", "t"), reader("q", "other")]);
+    // And now none.
+    let log = log(&disk);
+    let topic = log.topic("t").unwrap();
+    topic.pin("p/t", &BTreeMap::from([(0, topic.end(0))])).unwrap();
+    topic.release("p/t").unwrap();
+    topic.unpin("q/other").unwrap();
+    assert_eq!(readers(), []);
 }
