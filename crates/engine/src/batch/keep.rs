@@ -272,6 +272,11 @@ impl Keep {
         self.ledger.lock().taken_back()
     }
 
+    /// Notes that all outputs have made the last batch whole.
+    pub(crate) fn shown(&self) -> Result<()> {
+        self.ledger.lock().shown()
+    }
+
     /// Sets all states back to the last committed batch.
     pub(crate) fn restore(&self, registry: &StateRegistry) -> Result<()> {
         // After a rewind not the last batch, but the one that the program went back to.
