@@ -16,6 +16,8 @@ use tidemill_store::{
 mod letters;
 mod parts;
 
+use parts::lose_commits;
+
 const STREAM: &str = "CREATE STREAM lines WITH (connector = 'idle');";
 
 fn builder(dir: &Path) -> ContextBuilder {
@@ -56,17 +58,6 @@ fn oracle(views: &str, batches: &[&str], query: &str) -> String {
     let program = start(builder(dir.path()), views).unwrap();
     feed(&program, batches);
     ask(&program, query)
-}
-
-/// Takes the ledger's last commits away, as a crash does that comes before the sync.
-fn lose_commits(dir: &Path, count: usize) {
-    // Planned and committed take turns behind the checkpoint and the program: cut them off from the end.
-    let path = dir.join("programs/p/ledger/00000000000000000000.ledger");
-    let bytes = std::fs::read(&path).unwrap();
-    let frames: Vec<usize> = (0..bytes.len()).step_by(16).filter(|at| bytes[*at..].starts_with(b"TMF1")).collect();
-    let committed = |at: &&usize| bytes[**at + 64..].starts_with(b"{\"committed\"");
-    let cut = frames.iter().filter(committed).rev().nth(count - 1).copied().unwrap();
-    std::fs::write(&path, &bytes[..cut]).unwrap();
 }
 
 const COUNT: &str = "CREATE VIEW top AS SELECT value, count(*) AS n FROM lines GROUP BY value;";
