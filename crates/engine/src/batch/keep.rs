@@ -178,8 +178,8 @@ impl Keep {
             return Ok(());
         }
         // However much of the topic is gone, and whichever partitions it has: what it holds are other records.
-        let read = position.iter().filter(|(partition, _)| partition.0.parse::<u32>().is_ok());
-        if let Some((p, read)) = read.into_iter().find(|(_, read)| read.0 > 0) {
+        let mut read = position.iter().filter(|(partition, _)| partition.0.parse::<u32>().is_ok());
+        if let Some((p, read)) = read.find(|(_, read)| read.0 > 0) {
             let start = p.0.parse().map_or(Offset(0), |p| topic.start(p));
             let gone =
                 if start > *read { format!(", and so is [{read}, {start}), which is gone") } else { String::new() };
@@ -388,13 +388,13 @@ impl Keep {
                         ..Committed::default()
                     })?;
                 }
+                self.replays.settled();
                 let mut ahead = self.ahead.lock();
                 if let Some(next) = &*ahead {
                     ledger.plan(next)?;
                     *ahead = None;
                 }
             }
-                self.replays.settled();
             // After the commit point: versions that nobody may go back to are needed no more.
             let oldest = self.forget()?;
             let mut states = self.states.lock();
