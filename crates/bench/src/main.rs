@@ -18,6 +18,10 @@ use loops::{w1, w1_tcp, w2, w3};
 use measure::{Outcome, interleave, timed};
 use std::{error::Error, num::NonZeroUsize, path::PathBuf, process::ExitCode};
 
+/// That of the product, for both sides.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// What went wrong, in words.
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 

@@ -36,6 +36,7 @@ pub(crate) fn timed<T, K, V>(
     work: impl FnOnce() -> Result<T>,
     rows: impl FnOnce(T) -> Result<Rows<K, V>>,
 ) -> Result<Ran<K, V>> {
+    let_go();
     let watched = forget_peak();
     let cpu_before = cpu_seconds();
     let start = Instant::now();
@@ -161,6 +162,19 @@ fn cpu_seconds() -> Option<f64> {
     Some((hundredths()? + hundredths()?) / 100.0)
 }
 
+/// Has the allocator give back what an earlier run has left: it does so some time after, when it is asked for more.
+fn let_go() {
+    const STEP: Duration = Duration::from_millis(10);
+    let (mut before, mut steady) = (resident_mb(), 0);
+    while steady < 20 {
+        drop(std::hint::black_box(Vec::<u8>::with_capacity(32 << 20)));
+        std::thread::sleep(STEP);
+        let now = resident_mb();
+        steady = if now < before.map(|mb| mb - 1.0) { 0 } else { steady + 1 };
+        before = now;
+    }
+}
+
 /// Sets the kernel's high-water mark back to what is resident now; false where that can't be done.
 fn forget_peak() -> bool {
     fs::write("/proc/self/clear_refs", "5").is_ok()
@@ -168,8 +182,16 @@ fn forget_peak() -> bool {
 
 /// Megabytes resident at most since [`forget_peak`].
 pub(crate) fn peak_mb() -> Option<f64> {
+    status_mb("VmHWM:")
+}
+
+fn resident_mb() -> Option<f64> {
+    status_mb("VmRSS:")
+}
+
+fn status_mb(name: &str) -> Option<f64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
     let kilobytes: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some((kilobytes / 102.4).round() / 10.0)
 }
