@@ -3,7 +3,7 @@
 //! [`run`] tells it top to bottom. [`next`] says what a batch reads, [`clock`]
 //! when it is due, [`rate`] how much it may be, [`keep`] what is durable and [`states`] of states
 //! ([`in_turn`] of large ones), [`retain`] what the log gives up, [`patience`] how long something
-//! outside is waited for; [`pipeline`] puts the parts of a program together and owns the loop.
+//! outside is waited for, [`told`] what people are told; [`pipeline`] puts the parts of a program together and owns the loop.
 
 mod clock;
 #[cfg(test)]
@@ -21,6 +21,9 @@ mod run;
 mod states;
 #[cfg(test)]
 mod tests;
+mod told;
+#[cfg(test)]
+mod told_tests;
 
 pub use clock::Trigger;
 pub(crate) use keep::Keep;
