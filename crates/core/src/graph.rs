@@ -1,7 +1,8 @@
 //! A program as a graph that people can look at.
 //!
 //! Invariant: a node's inputs are named by nodes that come before it, and names
-//! are unique. Made once by the engine when a program is opened; the board
+//! are unique. The program's text is not in it: options of its streams and sinks
+//! may hold what is nobody's business. Made once by the engine when a program is opened; the board
 //! hands it to pages.
 
 use serde::Serialize;
@@ -56,6 +57,4 @@ pub struct GraphNode {
 pub struct Graph {
     /// Inputs first, then operators, then outputs.
     pub nodes: Vec<GraphNode>,
-    /// The program's text, where it has one.
-    pub text: Option<String>,
 }

@@ -182,7 +182,7 @@ fn schemas() -> Value {
                 ("partition", text.clone()), ("position", count), ("lag", or_null("integer")),
             ]))),
         ]),
-        "Graph": object(&[("nodes", list(&node(&text, &truth, &column))), ("text", or_null("string"))]),
+        "Graph": object(&[("nodes", list(&node(&text, &truth, &column)))]),
     })
 }
 

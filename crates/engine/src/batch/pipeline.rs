@@ -120,7 +120,7 @@ impl Pipeline {
         let states = StateRegistry::default();
         let declared = outputs;
         let (outputs, reads) = lowered(config, &states, declared.clone())?;
-        board.publish_graph(told::graph(&inputs, (&outputs, &declared), &reads, text.as_ref()));
+        board.publish_graph(told::graph(&inputs, (&outputs, &declared), &reads));
         let received = ingests.iter().map(|ingest| ingest.stream.clone()).collect();
         let keep = config.data_dir.as_ref().map(|path| Keep::open(path, config)).transpose()?;
         let program = describe(&states, &outputs, &declared, text)?;

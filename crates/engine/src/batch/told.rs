@@ -132,7 +132,6 @@ pub(super) fn graph(
     inputs: &[Arc<StreamInput>],
     (outputs, declared): (&[OutputPlan], &[Output]),
     reads: &BTreeMap<usize, BTreeSet<String>>,
-    text: Option<&String>,
 ) -> Graph {
     let mut nodes: Vec<GraphNode> = inputs.iter().map(|input| input_node(input)).collect();
     let mut seen = HashSet::new();
@@ -144,7 +143,7 @@ pub(super) fn graph(
         });
     }
     nodes.extend(outputs.iter().zip(declared).map(|(output, declared)| output_node(output, declared, reads)));
-    Graph { nodes, text: text.cloned() }
+    Graph { nodes }
 }
 
 /// Whether a node of the lineage only reads a stream, which is shown as an input.

@@ -136,7 +136,7 @@ export function open(root, { store, go, rest }) {
     for (const node of box.querySelectorAll('.node')) node.classList.toggle('chosen', node.dataset.id === id);
     const node = graph?.nodes.find((each) => each.id === id);
     live = null;
-    if (!node) return aside.replaceChildren(h('p', 'await', t('choose_node')), ...text());
+    if (!node) return aside.replaceChildren(h('p', 'await', t('choose_node')));
     const head = h('div', 'view-head');
     const name = head.appendChild(h('h2', 'cut'));
     name.dir = 'auto';
@@ -177,10 +177,6 @@ export function open(root, { store, go, rest }) {
     if (node.plan) block('plan', node.plan);
     aside.replaceChildren(...parts);
     figures();
-  }
-
-  function text() {
-    return graph?.text ? [h('h3', '', t('program_text')), h('pre', '', graph.text)] : [];
   }
 
   /** Rows and time of the node that is shown, as they are now. */

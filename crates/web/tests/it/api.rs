@@ -138,7 +138,7 @@ pub(crate) fn graph() -> Graph {
         node(NodeKind::Output, "words", "view", &["operator words"]),
         node(NodeKind::Output, "file", "exactly once into files out", &["operator long"]),
     ];
-    Graph { nodes, text: Some("CREATE VIEW words AS …".to_string()) }
+    Graph { nodes }
 }
 
 #[tokio::test]

@@ -180,7 +180,7 @@ fn hostile(site: &Site) {
     };
     let ops = PAYLOADS.iter().map(|p| node(p, NodeKind::Operator, format!("operator {p}"), vec![]));
     let outs = PAYLOADS.iter().map(|p| node(p, NodeKind::Output, format!("output {p}"), vec![format!("operator {p}")]));
-    site.board.publish_graph(Graph { nodes: ops.chain(outs).collect(), text: Some(PAYLOADS.join("\n")) });
+    site.board.publish_graph(Graph { nodes: ops.chain(outs).collect() });
     for payload in PAYLOADS {
         site.board.update_input(payload, 0, |input| {
             input.describe = payload.to_string();
@@ -238,7 +238,8 @@ async fn hostile_pages(browser: Browser) {
     let titles = shown("lineage", "document.querySelectorAll('.node').length === 112", ".node.operator title").await;
     let mut titles: Vec<_> = titles.iter().map(|title| title.split('\n').next().unwrap()).collect();
     let mut first: Vec<_> = PAYLOADS.iter().map(|payload| payload.split('\n').next().unwrap()).collect();
-    (titles.sort_unstable(), first.sort_unstable());
+    titles.sort_unstable();
+    first.sort_unstable();
     assert_eq!(titles, first);
     for payload in [PAYLOADS[0], PAYLOADS[8], PAYLOADS[21], PAYLOADS[40]] {
         let node = format!("output {payload}");
