@@ -6,6 +6,7 @@
 use super::{
     Keep, RateControl, Trigger,
     clock::Tick,
+    lower::lowered,
     patience::{Patience, Tries},
     rate::Pid,
     retain::Retaining,
@@ -18,12 +19,12 @@ use crate::{
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
     ingest::{Intakes, Watch},
-    plan::{BatchRun, Lowering, Step, StreamInput},
+    plan::{BatchRun, Step, StreamInput},
     state::StateRegistry,
 };
 use datafusion::{
     execution::{TaskContext, runtime_env::RuntimeEnv},
-    physical_plan::{ExecutionPlan, displayable},
+    physical_plan::ExecutionPlan,
     prelude::SessionConfig,
 };
 use parking_lot::Mutex;
@@ -568,39 +569,4 @@ async fn settle(committing: &mut Option<Commit>) -> Result<()> {
 
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Plans every output, once.
-pub(crate) fn lower(config: &Config, states: &StateRegistry, outputs: Vec<Output>) -> Result<Vec<OutputPlan>> {
-    lowered(config, states, outputs).map(|(outputs, _)| outputs)
-}
-
-/// Streams that nodes of the lineage read themselves, by number.
-type Reads = BTreeMap<usize, std::collections::BTreeSet<String>>;
-
-/// The same, with the streams that operators read.
-fn lowered(config: &Config, states: &StateRegistry, outputs: Vec<Output>) -> Result<(Vec<OutputPlan>, Reads)> {
-    let nodes: Vec<_> = outputs.iter().map(|output| Arc::clone(&output.node)).collect();
-    let interval = match config.trigger {
-        Trigger::Every(interval) => Some(interval),
-        Trigger::Asap | Trigger::Once | Trigger::Drain => None,
-    };
-    let mut lowering = Lowering::new(config.partitions, states, &nodes).with_interval(interval).within(&config.memory);
-    let outputs = outputs
-        .into_iter()
-        .map(|output| {
-            let plan = lowering.lower(&output.node)?;
-            let resets = needs_reset(&plan);
-            tracing::debug!(output = output.name, resets, plan = %displayable(plan.as_ref()).indent(false), "planned");
-            let (node, step) = (output.node.name.clone(), Step::named(&output.name, "output", false));
-            Ok(OutputPlan { name: output.name, kind: output.kind, plan, resets, node, step })
-        })
-        .collect::<Result<_>>()?;
-    Ok((outputs, lowering.reads))
-}
-
-/// Our nodes keep nothing between runs; DataFusion's keep at least the metrics of
-/// each run, which would pile up.
-fn needs_reset(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.name() != "NodeExec" || plan.children().into_iter().any(needs_reset)
 }

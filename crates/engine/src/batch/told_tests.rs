@@ -1,4 +1,5 @@
-//! What people are told of a program, of its batches and of its inputs.
+//! What people are told of a program, of its batches and of its inputs: a whole
+//! program over a log, whose graph, operators and lag are compared with what was put in.
 
 use crate::{StreamingContext, Trigger, ingest::tests, testing::SqlProgram};
 use std::sync::Arc;
