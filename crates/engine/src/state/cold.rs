@@ -159,6 +159,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
     /// Writes keys of a bin to disk: all, or those that were not touched since the last time.
     pub(super) fn evict(&mut self, bin: usize, all: bool) -> Result<()> {
         let schema = stored::<K, S, L>();
+        let is_swept = bin == self.sweep && self.sweep_cold.is_none();
         if self.cold.is_none()
             && let Some(share) = &self.share
         {
@@ -194,8 +195,12 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
             }
         }
         drop(leaving);
-        bin.table.shrink_to(0, Slot::spread);
-        bin.swept = 0;
+        // What leaves is given from disk. But a table that shrinks moves its buckets, and a sweep of them begins again:
+        // where one has come into this table it goes on first, or it would never end.
+        if bin.table.is_empty() || !is_swept || bin.swept == 0 {
+            bin.table.shrink_to(0, Slot::spread);
+            bin.swept = 0;
+        }
         Ok(())
     }
 

@@ -58,9 +58,9 @@ pub(crate) struct Part<K, S, L> {
     /// The watermark of the last batch.
     watermark: Timestamp,
     /// Bins before this one were given whole by the sweep that goes on.
-    sweep: usize,
+    pub(super) sweep: usize,
     /// Of the bin that it is at, whether its table was given, and the last row on disk that was.
-    sweep_cold: Option<Vec<u8>>,
+    pub(super) sweep_cold: Option<Vec<u8>>,
     /// What the part takes of the program's memory; one that is only looked at has no bound.
     pub(super) share: Option<Share>,
     /// Rows on disk, once there were any.
