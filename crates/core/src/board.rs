@@ -5,7 +5,7 @@
 //! behind misses events and reads the newest snapshot instead; history is
 //! bounded.
 
-use crate::{BatchId, StreamName, Timestamp};
+use crate::{BatchDetail, BatchId, Graph, Offset, PartitionId, StreamName, Timestamp};
 use arrow_array::RecordBatch;
 use parking_lot::RwLock;
 use serde::Serialize;
@@ -62,6 +62,11 @@ pub struct BatchReport {
     pub state_spilled: u64,
     /// The rate bound in records per second, if rate control has set one.
     pub rate_limit: Option<f64>,
+    /// Event time believed complete after it, of the stream or operator that is furthest behind.
+    pub watermark: Option<Timestamp>,
+    /// More of it, for those who look at this batch alone; not told with the others.
+    #[serde(skip)]
+    pub detail: Arc<BatchDetail>,
 }
 
 /// How an input fares.
@@ -81,6 +86,29 @@ pub struct InputReport {
     pub records: u64,
     /// Bytes taken since start.
     pub bytes: u64,
+    /// When the last records were taken.
+    pub last: Option<Timestamp>,
+    /// Errors since start, those after which it connected again included.
+    pub errors: u64,
+    /// How often it has connected again.
+    pub reconnects: u64,
+    /// The last error.
+    pub last_error: Option<String>,
+    /// Records (or the source's own unit) that no batch has read; `None` where it can't be known.
+    pub lag: Option<u64>,
+    /// How far batches have read each partition; the first of them where there are many.
+    pub partitions: Vec<PartitionReport>,
+}
+
+/// How far a partition of an input has been read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PartitionReport {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The next offset to read.
+    pub position: Offset,
+    /// What is there and not read, where it is known.
+    pub lag: Option<u64>,
 }
 
 /// Where the program stands in its life.
@@ -143,6 +171,7 @@ pub struct Board {
     reports: RwLock<VecDeque<Arc<BatchReport>>>,
     inputs: RwLock<BTreeMap<(StreamName, usize), InputReport>>,
     program: RwLock<Program>,
+    graph: RwLock<Arc<Graph>>,
     events: broadcast::Sender<Event>,
 }
 
@@ -153,6 +182,7 @@ impl Default for Board {
             reports: RwLock::default(),
             inputs: RwLock::default(),
             program: RwLock::default(),
+            graph: RwLock::default(),
             events: broadcast::channel(EVENTS).0,
         }
     }
@@ -216,6 +246,23 @@ impl Board {
             ..InputReport::default()
         });
         change(report);
+    }
+
+    /// Shows the program as a graph.
+    pub fn publish_graph(&self, graph: Graph) {
+        *self.graph.write() = Arc::new(graph);
+    }
+
+    /// The program as a graph; empty before it was opened.
+    pub fn graph(&self) -> Arc<Graph> {
+        Arc::clone(&self.graph.read())
+    }
+
+    /// The report of a batch that is still remembered.
+    pub fn report(&self, batch: BatchId) -> Option<Arc<BatchReport>> {
+        let reports = self.reports.read();
+        let at = reports.binary_search_by_key(&batch, |report| report.batch).ok()?;
+        reports.get(at).cloned()
     }
 
     /// Names of all views that have rows.

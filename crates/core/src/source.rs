@@ -4,12 +4,12 @@
 //! order, or an error; never fewer. A source keeps no position of its own: the
 //! engine hands in where it stands, and the ledger remembers.
 
-use crate::{Batch, Block, Error, Offset, OffsetRange, Position, Result, Timestamp};
+use crate::{Batch, Block, Error, Offset, OffsetRange, PartitionId, Position, Result, Timestamp};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// What a source hands out.
 #[derive(Debug, Clone)]
@@ -124,6 +124,12 @@ pub trait Source: Send + Sync + fmt::Debug {
     async fn lag(&self, position: &Position) -> Result<u64> {
         let _ = position;
         Ok(0)
+    }
+
+    /// The same by partition, where that is known; empty where it is not.
+    async fn partition_lags(&self, position: &Position) -> Result<BTreeMap<PartitionId, u64>> {
+        let _ = position;
+        Ok(BTreeMap::new())
     }
 
     /// Told after a batch was committed; a hint that nothing before its ranges

@@ -4,11 +4,15 @@
 //! (`{"error": "…"}`), and bounded: the board bounds reports, [`crate::rows`]
 //! bounds rows. Called by the router.
 
-use crate::server::Shared;
+use crate::{
+    health::{Readiness, readiness},
+    rows::View,
+    server::Shared,
+};
 use axum::{
     Json,
     extract::{Path, State},
-    http::{StatusCode, header},
+    http::{StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
@@ -16,7 +20,10 @@ use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
-use tidemill_core::{BatchId, BatchReport, Board, InputReport, Program, Timestamp};
+use tidemill_core::{BatchDetail, BatchId, BatchReport, Graph, InputReport, Program, Timestamp};
+
+/// Bytes of a view's history that one answer holds, beyond the first state.
+const HISTORY: usize = 4 << 20;
 
 /// The program with what a page needs to draw it.
 #[derive(Debug, Serialize)]
@@ -28,12 +35,16 @@ pub(crate) struct Summary {
     now: Timestamp,
     /// All views that have rows, so that a page drops those of an earlier program.
     views: Vec<String>,
+    /// How it fares, as `/readyz`.
+    health: Readiness,
 }
 
 impl Summary {
     /// Of the board as it is now.
-    pub(crate) fn of(board: &Board) -> Self {
-        Self { program: board.program(), now: now(), views: board.view_names() }
+    pub(crate) fn of(shared: &Shared) -> Self {
+        let board = &shared.board;
+        let health = readiness(board, &shared.watch);
+        Self { program: board.program(), now: now(), views: board.view_names(), health }
     }
 
     /// Whether a viewer who saw `earlier` should see this one.
@@ -44,6 +55,8 @@ impl Summary {
             || a.name != b.name
             || a.error != b.error
             || self.views != earlier.views
+            || self.health.state != earlier.health.state
+            || (!self.health.ready && self.health != earlier.health)
     }
 }
 
@@ -58,7 +71,7 @@ struct ViewHead {
 
 /// `/api/program`
 pub(crate) async fn program(State(shared): State<Arc<Shared>>) -> Json<Summary> {
-    Json(Summary::of(&shared.board))
+    Json(Summary::of(&shared))
 }
 
 /// `/api/views`
@@ -70,12 +83,53 @@ pub(crate) async fn views(State(shared): State<Arc<Shared>>) -> Response {
     Json(heads.collect::<Vec<_>>()).into_response()
 }
 
-/// `/api/views/{name}`
-pub(crate) async fn view(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
-    match shared.rendered.view(&shared.board, &name) {
-        Some(view) => ([(header::CONTENT_TYPE, "application/json")], view.json()).into_response(),
-        None => problem(StatusCode::NOT_FOUND, "no view of this name has rows yet; /api/views lists those that have"),
+/// `/api/views/{name}`, as it is or as it was after `?batch=`.
+pub(crate) async fn view(State(shared): State<Arc<Shared>>, Path(name): Path<String>, asked: Uri) -> Response {
+    let parts = asked.query().into_iter().flat_map(|query| query.split('&'));
+    if let Some(batch) = parts.filter_map(|part| part.strip_prefix("batch=")).next() {
+        let Ok(batch) = batch.parse() else {
+            return problem(StatusCode::BAD_REQUEST, "`batch` is the number of a batch, as in ?batch=17");
+        };
+        return match shared.watch.past.at(&name, BatchId(batch)) {
+            Some(step) => json(View::of(&step).json()),
+            None => problem(StatusCode::NOT_FOUND, "what the view showed after this batch is no longer remembered"),
+        };
     }
+    match shared.rendered.view(&shared.board, &name) {
+        Some(view) => json(view.json()),
+        None => {
+            problem(StatusCode::NOT_FOUND, "no view of this name has rows yet; /api/v1/views lists those that have")
+        }
+    }
+}
+
+/// `/api/v1/views/{name}/history`: what it showed lately, the oldest first; as many of the newest as fit.
+pub(crate) async fn history(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+    let steps = shared.watch.past.of(&name);
+    if steps.is_empty() {
+        return problem(
+            StatusCode::NOT_FOUND,
+            "no view of this name has rows yet; /api/v1/views lists those that have",
+        );
+    }
+    let (mut newest, mut bytes) = (Vec::new(), 0);
+    for step in steps.iter().rev() {
+        let rendered = View::of(step).json();
+        bytes += rendered.len();
+        if bytes > HISTORY && !newest.is_empty() {
+            break;
+        }
+        newest.push(rendered);
+    }
+    let mut text = format!("{{\"name\":{},\"snapshots\":[", serde_json::Value::from(name)).into_bytes();
+    for (i, step) in newest.iter().rev().enumerate() {
+        if i > 0 {
+            text.push(b',');
+        }
+        text.extend_from_slice(step);
+    }
+    text.extend_from_slice(b"]}");
+    json(text)
 }
 
 /// `/api/batches`
@@ -83,9 +137,40 @@ pub(crate) async fn batches(State(shared): State<Arc<Shared>>) -> Json<Vec<Arc<B
     Json(shared.board.reports())
 }
 
+/// A batch with all that is known of it.
+#[derive(Debug, Serialize)]
+struct Batch<'a> {
+    #[serde(flatten)]
+    report: &'a BatchReport,
+    detail: &'a BatchDetail,
+}
+
+/// `/api/v1/batches/{batch}`
+pub(crate) async fn batch(State(shared): State<Arc<Shared>>, Path(batch): Path<String>) -> Response {
+    let found = batch.parse().ok().and_then(|batch| shared.board.report(BatchId(batch)));
+    match found {
+        Some(report) => Json(Batch { report: &report, detail: &report.detail }).into_response(),
+        None => problem(StatusCode::NOT_FOUND, "no such batch is remembered; /api/v1/batches lists those that are"),
+    }
+}
+
+/// `/api/v1/graph`
+pub(crate) async fn graph(State(shared): State<Arc<Shared>>) -> Json<Arc<Graph>> {
+    Json(shared.board.graph())
+}
+
+/// `/api/v1/health`: as `/readyz`, and 200 whatever it says.
+pub(crate) async fn health(State(shared): State<Arc<Shared>>) -> Json<Readiness> {
+    Json(readiness(&shared.board, &shared.watch))
+}
+
 /// `/api/inputs`
 pub(crate) async fn inputs(State(shared): State<Arc<Shared>>) -> Json<Vec<InputReport>> {
     Json(shared.board.inputs())
+}
+
+fn json(text: impl Into<axum::body::Body>) -> Response {
+    ([(header::CONTENT_TYPE, "application/json")], text.into()).into_response()
 }
 
 /// Any other path.

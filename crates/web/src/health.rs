@@ -16,10 +16,12 @@ use std::sync::Arc;
 use tidemill_core::{Board, Phase};
 
 /// The answer of `/readyz`.
-#[derive(Debug, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Readiness {
     pub(crate) ready: bool,
     pub(crate) phase: Phase,
+    /// In a word: a phase, or of one that runs and is not ready `stalled` or `waiting`.
+    pub(crate) state: &'static str,
     /// For people.
     pub(crate) reason: String,
 }
@@ -43,30 +45,34 @@ pub(crate) fn readiness(board: &Board, watch: &Watch) -> Readiness {
         Some(error) => format!("{what}, and waits for something outside meanwhile: {error}"),
         None => what.to_string(),
     };
-    let (ready, reason) = match program.phase {
-        Phase::Starting => (false, doing("the program recovers its state and opens its inputs and outputs")),
-        Phase::Stopping => (false, doing("the program finishes its last batch")),
-        Phase::Stopped => (false, "the program has ended as asked".to_string()),
+    let (ready, state, reason) = match program.phase {
+        Phase::Starting => {
+            (false, "starting", doing("the program recovers its state and opens its inputs and outputs"))
+        }
+        Phase::Stopping => (false, "stopping", doing("the program finishes its last batch")),
+        Phase::Stopped => (false, "stopped", "the program has ended as asked".to_string()),
         Phase::Failed => {
             let why = program.error.as_deref().unwrap_or("it left no reason");
-            (false, format!("the program has failed: {why}"))
+            (false, "failed", format!("the program has failed: {why}"))
         }
         Phase::Running => {
             let (silence, limit) = (watch.silence(), watch.stall_limit(board));
             if silence > limit {
                 let (silence, limit) = (silence.as_secs(), limit.as_secs());
-                (false, format!("the program is stalled: no batch for {silence} s, and {limit} s are allowed"))
+                let why = format!("the program is stalled: no batch for {silence} s, and {limit} s are allowed");
+                (false, "stalled", why)
             } else if let Some(error) = &program.error {
-                (false, format!("the program waits for something outside and tries again: {error}"))
+                let why = format!("the program waits for something outside and tries again: {error}");
+                (false, "waiting", why)
             } else if let Some((stream, why)) = board.inputs().into_iter().find_map(|i| Some((i.stream, i.failed?))) {
                 let what = "ended by an error and receives nothing until the program is started again";
-                (false, format!("an input of stream `{stream}` {what}: {why}"))
+                (false, "waiting", format!("an input of stream `{stream}` {what}: {why}"))
             } else {
-                (true, format!("running; {} batches committed", program.batches))
+                (true, "running", format!("running; {} batches committed", program.batches))
             }
         }
     };
-    Readiness { ready, phase: program.phase, reason }
+    Readiness { ready, phase: program.phase, state, reason }
 }
 
 #[cfg(test)]

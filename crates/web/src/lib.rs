@@ -1,15 +1,15 @@
-//! The live page of a running program, served from a [`Board`] alone.
+//! The pages of a running program, served from a [`Board`] alone.
 //!
 //! The engine publishes views, batch reports and inputs to the board; this
 //! room shows them at `http://127.0.0.1:4040` to browsers, scripts and
 //! monitors. It names no engine, so a test or an example can stand in for one.
 //!
 //! ```text
-//! /                    the page            /api/live       Server-Sent Events
-//! /assets/*            its parts           /livez /readyz  health, with the reason
-//! /api/program         the summary         /metrics        Prometheus text
-//! /api/views[/{name}]  rows as JSON        /api/batches    the last batch reports
-//! /api/inputs          receivers and sources
+//! /                           the pages       /livez /readyz   health, with the reason
+//! /assets/*                   their parts     /metrics         Prometheus text
+//! /api/v1/program, health, graph, inputs      /api/v1/live     Server-Sent Events
+//! /api/v1/views[/{name}[/history]]            /api/v1/feed     the same as a WebSocket
+//! /api/v1/batches[/{batch}]                   /api/v1/openapi.json, grafana.json
 //! ```
 //!
 //! Invariants: a viewer never slows the board, however slow or stuck it is,
@@ -38,10 +38,15 @@
 
 mod api;
 mod assets;
+mod feed;
+mod grafana;
 mod guard;
 mod health;
 mod live;
 mod metrics;
+mod openapi;
+mod past;
+mod routes;
 mod rows;
 mod server;
 mod watch;

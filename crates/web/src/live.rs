@@ -1,11 +1,12 @@
-//! `/api/live`: what happens on the board, as Server-Sent Events.
+//! `/api/v1/live`: what happens on the board, as Server-Sent Events.
 //!
 //! | Event | Data |
 //! |---|---|
-//! | `phase` | the program, as `/api/program`; when its phase or a figure changed |
-//! | `inputs` | all inputs, as `/api/inputs`; at most once a second |
+//! | `phase` | the program, as `/api/v1/program`; when its phase or a figure changed |
+//! | `inputs` | all inputs, as `/api/v1/inputs`; at most once a second |
 //! | `batch` | `{"fresh":bool,"reports":[…]}`; `fresh` replaces what was known |
-//! | `view` | one view, as `/api/views/{name}` |
+//! | `view` | one view, as `/api/v1/views/{name}` |
+//! | `pulse` | `null`; when there was no news for two seconds |
 //!
 //! Invariants: publishing never waits for a viewer. A viewer costs one
 //! subscription and a queue of at most one entry a view and three frames,
@@ -44,24 +45,32 @@ use tokio::{
 };
 
 /// Viewers at once.
-pub(crate) const VIEWERS: usize = 64;
+pub(crate) const VIEWERS: usize = 256;
 /// The least time between two updates of a view.
 const BREATH: Duration = Duration::from_millis(100);
 /// How often figures that have no event of their own are looked at.
 const PULSE: Duration = Duration::from_secs(1);
-/// Pulses without news after which a comment shows that the line is alive.
-const QUIET: u32 = 10;
+/// Pulses without news after which one is sent, so that a viewer can tell silence from a program that hangs.
+const QUIET: u32 = 2;
 
-/// `/api/live`
+/// `/api/v1/live`
 pub(crate) async fn live(State(shared): State<Arc<Shared>>) -> Response {
-    let Ok(seat) = Arc::clone(&shared.viewers).try_acquire_owned() else {
-        let why = format!("{VIEWERS} viewers watch already; close one of their pages");
-        let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, &why);
-        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
-        return response;
+    let seat = match seat(&shared) {
+        Ok(seat) => seat,
+        Err(refusal) => return *refusal,
     };
     let body = Body::from_stream(feed(shared, seat));
     ([(header::CONTENT_TYPE, "text/event-stream")], body).into_response()
+}
+
+/// A seat for one viewer, or what to tell the one too many.
+pub(crate) fn seat(shared: &Shared) -> Result<OwnedSemaphorePermit, Box<Response>> {
+    Arc::clone(&shared.viewers).try_acquire_owned().map_err(|_| {
+        let why = format!("{VIEWERS} viewers watch already; close one of their pages");
+        let mut response = problem(StatusCode::SERVICE_UNAVAILABLE, &why);
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("10"));
+        Box::new(response)
+    })
 }
 
 /// The events of one viewer, from a fresh picture on.
@@ -211,7 +220,7 @@ impl Feed {
             self.quiet = 0;
         } else if self.quiet >= QUIET {
             self.quiet = 0;
-            self.queue.push_back(Pending::Frame(Bytes::from_static(b": quiet\n\n")));
+            self.queue.push_back(Pending::Frame(Bytes::from_static(b"event: pulse\ndata: null\n\n")));
         }
     }
 
@@ -222,7 +231,7 @@ impl Feed {
     }
 
     fn tell_program(&mut self) {
-        let summary = Summary::of(&self.shared.board);
+        let summary = Summary::of(&self.shared);
         if self.program.as_ref().is_none_or(|earlier| summary.differs(earlier)) {
             self.queue.push_back(Pending::Frame(frame("phase", &summary)));
             self.program = Some(summary);

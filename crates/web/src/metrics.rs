@@ -4,6 +4,7 @@
 //! stream names. Counters count since the process started. Called by the router.
 
 use crate::{
+    health::readiness,
     server::Shared,
     watch::{BUCKETS, Histogram},
 };
@@ -13,20 +14,81 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use std::{fmt::Write as _, sync::Arc};
-use tidemill_core::Phase;
+use tidemill_core::{InputReport, Phase};
 
 /// `/metrics`
 pub(crate) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], render(&shared)).into_response()
 }
 
+/// A metric: what `/metrics` says of it, and what the dashboard is made of.
+#[derive(Debug)]
+pub(crate) struct Metric {
+    pub(crate) name: &'static str,
+    /// `counter`, `gauge` or `histogram`.
+    pub(crate) kind: &'static str,
+    pub(crate) help: &'static str,
+    pub(crate) labels: &'static [&'static str],
+}
+
+const fn metric(name: &'static str, kind: &'static str, help: &'static str, labels: &'static [&'static str]) -> Metric {
+    Metric { name, kind, help, labels }
+}
+
+const INPUT: &[&str] = &["stream", "receiver"];
+
+/// All metrics, the version first.
+pub(crate) const METRICS: &[Metric] = &[
+    metric("tidemill_build_info", "gauge", "The version that runs, in a label.", &["version"]),
+    metric("tidemill_phase", "gauge", "1 for the phase in which the program is.", &["phase"]),
+    metric("tidemill_ready", "gauge", "1 while the program works; 0 also when it is stalled.", &[]),
+    metric("tidemill_records_received_total", "counter", "Records taken by each input.", INPUT),
+    metric("tidemill_bytes_received_total", "counter", "Bytes taken by each input.", INPUT),
+    metric(
+        "tidemill_input_errors_total",
+        "counter",
+        "Errors of each input, also of those that connected again.",
+        INPUT,
+    ),
+    metric(
+        "tidemill_input_failed",
+        "gauge",
+        "1 for an input that ended by an error and receives nothing until the next start.",
+        INPUT,
+    ),
+    metric("tidemill_source_lag_records", "gauge", "What an input has, in its own unit, and no batch has read.", INPUT),
+    metric("tidemill_records_processed_total", "counter", "Records read by batches.", &[]),
+    metric(
+        "tidemill_records_dead_lettered_total",
+        "counter",
+        "Dead letters by the kind of their reason: refused records, and late rows that are kept.",
+        &["reason"],
+    ),
+    metric("tidemill_records_late_total", "counter", "Records that came after their window had closed.", &[]),
+    metric("tidemill_batches_total", "counter", "Batches committed.", &[]),
+    metric("tidemill_batch_duration_seconds", "histogram", "From a batch's begin to its commit.", &[]),
+    metric("tidemill_scheduling_delay_seconds", "histogram", "From a batch's time to its begin.", &[]),
+    metric("tidemill_batches_queued", "gauge", "Batches that waited when the last one began.", &[]),
+    metric("tidemill_watermark_lag_seconds", "gauge", "How far the slowest watermark is behind the last batch.", &[]),
+    metric(
+        "tidemill_state_memory_bytes",
+        "gauge",
+        "What states take in memory: keyed ones, and groups, first rows and windows of SQL.",
+        &[],
+    ),
+    metric("tidemill_state_spilled_keys", "gauge", "Keys and groups of states that are on disk only.", &[]),
+    metric("tidemill_rate_limit_records_per_second", "gauge", "The bound set by rate control.", &[]),
+];
+
 /// Text under way.
 #[derive(Debug, Default)]
 struct Page(String);
 
 impl Page {
-    fn head(&mut self, name: &str, kind: &str, help: &str) {
-        self.line(&format!("# HELP {name} {help}\n# TYPE {name} {kind}"));
+    /// What stands before a metric's values, from the list.
+    fn head(&mut self, name: &str) {
+        let metric = METRICS.iter().find(|metric| metric.name == name).expect("each metric is in the list");
+        self.line(&format!("# HELP {name} {}\n# TYPE {name} {}", metric.help, metric.kind));
     }
 
     fn line(&mut self, line: &str) {
@@ -34,13 +96,23 @@ impl Page {
         self.0.push('\n');
     }
 
-    fn one(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
-        self.head(name, kind, help);
+    fn one(&mut self, name: &str, value: impl std::fmt::Display) {
+        self.head(name);
         self.line(&format!("{name} {value}"));
     }
 
-    fn histogram(&mut self, name: &str, help: &str, histogram: &Histogram) {
-        self.head(name, "histogram", help);
+    /// A value for each input that has one.
+    fn inputs(&mut self, name: &str, inputs: &[InputReport], of: impl Fn(&InputReport) -> Option<u64>) {
+        self.head(name);
+        for input in inputs {
+            let Some(value) = of(input) else { continue };
+            let stream = escaped(&input.stream);
+            self.line(&format!("{name}{{stream=\"{stream}\",receiver=\"{}\"}} {value}", input.index));
+        }
+    }
+
+    fn histogram(&mut self, name: &str, histogram: &Histogram) {
+        self.head(name);
         let mut below = 0;
         for (bound, count) in BUCKETS.iter().zip(histogram.buckets) {
             below += count;
@@ -57,9 +129,9 @@ fn render(shared: &Shared) -> String {
     let program = board.program();
     let mut page = Page::default();
 
-    page.head("tidemill_build_info", "gauge", "The version that runs, in a label.");
+    page.head("tidemill_build_info");
     page.line(concat!("tidemill_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"));
-    page.head("tidemill_phase", "gauge", "1 for the phase in which the program is.");
+    page.head("tidemill_phase");
     for (name, phase) in [
         ("starting", Phase::Starting),
         ("running", Phase::Running),
@@ -69,60 +141,34 @@ fn render(shared: &Shared) -> String {
     ] {
         page.line(&format!("tidemill_phase{{phase=\"{name}\"}} {}", u8::from(program.phase == phase)));
     }
+    page.one("tidemill_ready", u8::from(readiness(board, &shared.watch).ready));
 
     let inputs = board.inputs();
-    for (name, help, of) in [
-        ("tidemill_records_received_total", "Records taken by each input.", |i| i.records),
-        ("tidemill_bytes_received_total", "Bytes taken by each input.", |i| i.bytes),
-    ] as [(_, _, fn(&tidemill_core::InputReport) -> u64); 2]
-    {
-        page.head(name, "counter", help);
-        for input in &inputs {
-            let stream = escaped(&input.stream);
-            page.line(&format!("{name}{{stream=\"{stream}\",receiver=\"{}\"}} {}", input.index, of(input)));
-        }
-    }
-    let name = "tidemill_input_failed";
-    page.head(name, "gauge", "1 for an input that ended by an error and receives nothing until the next start.");
-    for input in &inputs {
-        let (stream, failed) = (escaped(&input.stream), u8::from(input.failed.is_some()));
-        page.line(&format!("{name}{{stream=\"{stream}\",receiver=\"{}\"}} {failed}", input.index));
-    }
-    page.one("tidemill_records_processed_total", "counter", "Records read by batches.", program.records_in);
+    page.inputs("tidemill_records_received_total", &inputs, |input| Some(input.records));
+    page.inputs("tidemill_bytes_received_total", &inputs, |input| Some(input.bytes));
+    page.inputs("tidemill_input_errors_total", &inputs, |input| Some(input.errors));
+    page.inputs("tidemill_input_failed", &inputs, |input| Some(input.failed.is_some().into()));
+    page.inputs("tidemill_source_lag_records", &inputs, |input| input.lag);
+    page.one("tidemill_records_processed_total", program.records_in);
     let name = "tidemill_records_dead_lettered_total";
-    page.head(
-        name,
-        "counter",
-        "Dead letters by the kind of their reason: refused records, and late rows that are kept.",
-    );
+    page.head(name);
     for (kind, count) in &program.letters {
         page.line(&format!("{name}{{reason=\"{kind}\"}} {count}"));
     }
-    page.one(
-        "tidemill_records_late_total",
-        "counter",
-        "Records that came after their window had closed.",
-        program.late,
-    );
-    page.one("tidemill_batches_total", "counter", "Batches committed.", program.batches);
-    page.histogram("tidemill_batch_duration_seconds", "From a batch's begin to its commit.", &seen.processing);
-    page.histogram("tidemill_scheduling_delay_seconds", "From a batch's time to its begin.", &seen.scheduling);
+    page.one("tidemill_records_late_total", program.late);
+    page.one("tidemill_batches_total", program.batches);
+    page.histogram("tidemill_batch_duration_seconds", &seen.processing);
+    page.histogram("tidemill_scheduling_delay_seconds", &seen.scheduling);
     if let Some(last) = board.reports().last() {
-        page.one("tidemill_batches_queued", "gauge", "Batches that waited when the last one began.", last.queued);
-        page.one(
-            "tidemill_state_memory_bytes",
-            "gauge",
-            "What states take in memory: keyed ones, and groups, first rows and windows of SQL.",
-            last.state_bytes,
-        );
-        page.one(
-            "tidemill_state_spilled_keys",
-            "gauge",
-            "Keys and groups of states that are on disk only.",
-            last.state_spilled,
-        );
+        page.one("tidemill_batches_queued", last.queued);
+        if let Some(watermark) = last.watermark {
+            let behind = u64::try_from(last.time.since(watermark).as_micros()).unwrap_or(u64::MAX);
+            page.one("tidemill_watermark_lag_seconds", seconds(behind));
+        }
+        page.one("tidemill_state_memory_bytes", last.state_bytes);
+        page.one("tidemill_state_spilled_keys", last.state_spilled);
         if let Some(limit) = last.rate_limit {
-            page.one("tidemill_rate_limit_records_per_second", "gauge", "The bound set by rate control.", limit);
+            page.one("tidemill_rate_limit_records_per_second", limit);
         }
     }
     page.0

@@ -4,7 +4,7 @@
 //! bounded, and after a stop no connection outlives [`PARTING`]. Called by
 //! whoever runs a program with a page.
 
-use crate::{api, assets, guard::Guard, health, live, metrics, rows::Rendered, watch::Watch};
+use crate::{api, assets, guard::Guard, live, routes::ROUTES, rows::Rendered, watch::Watch};
 use axum::{Router, middleware, routing::get};
 use hyper::server::conn::http1;
 use hyper_util::{
@@ -153,7 +153,9 @@ async fn serve(stream: TcpStream, app: Router, stop: &Stop) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER)
         .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app));
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
+        // The live feed is a WebSocket for those who ask for one.
+        .with_upgrades();
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -170,20 +172,17 @@ async fn serve(stream: TcpStream, app: Router, stop: &Stop) {
 /// All routes behind the guard. The guard wraps a router that has no routes
 /// of its own, so that it sees a request before anything has matched its path.
 fn app(shared: Arc<Shared>, address: SocketAddr) -> Router {
-    let routes = Router::new()
+    let mut routes = Router::new()
         .route("/", get(assets::page))
-        .route("/assets/{name}", get(assets::asset))
-        .route("/api/program", get(api::program))
-        .route("/api/views", get(api::views))
-        .route("/api/views/{name}", get(api::view))
-        .route("/api/batches", get(api::batches))
-        .route("/api/inputs", get(api::inputs))
-        .route("/api/live", get(live::live))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(metrics::metrics))
-        .fallback(api::nothing_here)
-        .with_state(shared);
+        .route("/assets/pages.js", get(assets::pages))
+        .route("/assets/{folder}/{file}", get(assets::asset));
+    for route in ROUTES {
+        routes = routes.route(route.path, (route.serve)());
+        if let Some(before) = route.before {
+            routes = routes.route(before, (route.serve)());
+        }
+    }
+    let routes = routes.fallback(api::nothing_here).with_state(shared);
     Router::new()
         .fallback_service(routes)
         .layer(middleware::from_fn_with_state(Arc::new(Guard::new(address)), crate::guard::guard))

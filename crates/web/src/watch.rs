@@ -5,6 +5,7 @@
 //! history before the follower saw it is missing from the histograms and from
 //! nothing else. Made by the server, read by health and metrics.
 
+use crate::past::Past;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tidemill_core::{BatchReport, Board, Duration, Event, Stop};
@@ -74,6 +75,8 @@ pub(crate) struct Watch {
     seen: Mutex<Seen>,
     events: Mutex<Option<Receiver<Event>>>,
     stall_after: Duration,
+    /// What views showed lately.
+    pub(crate) past: Past,
 }
 
 impl Watch {
@@ -86,7 +89,12 @@ impl Watch {
             scheduling: Histogram::default(),
             moved: Instant::now(),
         };
-        Self { seen: Mutex::new(seen), events: Mutex::new(Some(events)), stall_after: STALL_AFTER }
+        Self {
+            seen: Mutex::new(seen),
+            events: Mutex::new(Some(events)),
+            stall_after: STALL_AFTER,
+            past: Past::default(),
+        }
     }
 
     pub(crate) fn set_stall_after(&mut self, span: Duration) {
@@ -97,6 +105,7 @@ impl Watch {
     pub(crate) async fn follow(&self, board: &Board, stop: &Stop) {
         let Some(mut events) = self.events.lock().take() else { return };
         self.seen.lock().count_all(board);
+        self.look_at_views(board);
         loop {
             let event = tokio::select! {
                 () = stop.stopped() => return,
@@ -109,14 +118,24 @@ impl Watch {
                     seen.count(&report);
                 }
                 Ok(Event::Phase(_) | Event::Idle) => seen.moved = Instant::now(),
-                Ok(Event::View(_)) => {}
+                Ok(Event::View(snapshot)) => {
+                    drop(seen);
+                    self.past.take(&snapshot);
+                }
                 Err(RecvError::Lagged(_)) => {
                     seen.moved = Instant::now();
                     seen.count_all(board);
+                    drop(seen);
+                    self.look_at_views(board);
                 }
                 Err(RecvError::Closed) => return,
             }
         }
+    }
+
+    /// Takes what views show now; what they showed before may have been missed.
+    fn look_at_views(&self, board: &Board) {
+        board.view_names().iter().filter_map(|name| board.view(name)).for_each(|view| self.past.take(&view));
     }
 
     /// What was seen so far.

@@ -6,10 +6,12 @@
 use super::{
     Keep, RateControl, Trigger,
     clock::Tick,
+    lower::lowered,
     patience::{Patience, Tries},
     rate::Pid,
     retain::Retaining,
     run::Ran,
+    told,
 };
 use crate::{
     change::{Changes, Rebuilt, describe, moved, reach, refuse, topics_undo},
@@ -17,12 +19,12 @@ use crate::{
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
     ingest::{Intakes, Watch},
-    plan::{BatchRun, Lowering, StreamInput},
+    plan::{BatchRun, Step, StreamInput},
     state::StateRegistry,
 };
 use datafusion::{
     execution::{TaskContext, runtime_env::RuntimeEnv},
-    physical_plan::{ExecutionPlan, displayable},
+    physical_plan::ExecutionPlan,
     prelude::SessionConfig,
 };
 use parking_lot::Mutex;
@@ -47,6 +49,10 @@ pub(crate) struct OutputPlan {
     pub(crate) plan: Arc<dyn ExecutionPlan>,
     /// Whether the plan has nodes that keep something from a run and must be reset.
     pub(crate) resets: bool,
+    /// The operator whose rows it gives.
+    pub(crate) node: String,
+    /// Under what its rows are counted.
+    pub(crate) step: Arc<Step>,
 }
 
 /// A started program.
@@ -69,6 +75,10 @@ pub(crate) struct Pipeline {
     patience: Patience,
     /// Streams whose share of dead letters is bounded.
     watches: Mutex<BTreeMap<String, Watch>>,
+    /// Streams that receivers fill.
+    pub(super) received: HashSet<String>,
+    /// When people were last told what inputs have.
+    pub(super) told: Mutex<Option<Timestamp>>,
 }
 
 /// Where the program stands after the last batch that ran.
@@ -110,7 +120,9 @@ impl Pipeline {
         }
         let states = StateRegistry::default();
         let declared = outputs;
-        let outputs = lower(config, &states, declared.clone())?;
+        let (outputs, reads) = lowered(config, &states, declared.clone())?;
+        board.publish_graph(told::graph(&inputs, (&outputs, &declared), &reads));
+        let received = ingests.iter().map(|ingest| ingest.stream.clone()).collect();
         let keep = config.data_dir.as_ref().map(|path| Keep::open(path, config)).transpose()?;
         let program = describe(&states, &outputs, &declared, text)?;
         let mut undos = BTreeMap::new();
@@ -146,7 +158,9 @@ impl Pipeline {
             topic_inputs.iter().try_for_each(|input| input.open(keep))?;
             keep.forget_other_streams()?;
         }
-        let this = Arc::new(Self::assembled(config, board, (inputs, outputs, states), keep, intakes));
+        let this = Self::assembled(config, board, (inputs, outputs, states), keep, intakes);
+        let this = Arc::new(Self { received, ..this });
+        this.tell_of_sources();
         if let Some(changes) = changes {
             this.take_over(&changes, (program, anew), &declared)?;
         }
@@ -191,6 +205,8 @@ impl Pipeline {
             progress: Mutex::default(),
             intakes: Mutex::new(intakes),
             retaining: Mutex::default(),
+            received: HashSet::new(),
+            told: Mutex::default(),
             patience: Patience::default(),
         }
     }
@@ -259,6 +275,7 @@ impl Pipeline {
         let progress = self.progress.lock();
         let gap = progress.last.map_or(Duration::ZERO, |(_, before)| batch.time.since(before));
         let run = BatchRun::new(batch.clone(), progress.watermarks.clone()).with_streams(progress.streams.clone(), gap);
+        let run = run.timed(&self.config.clock);
         for input in &self.inputs {
             if let Some(time) = input.event_time() {
                 run.follow(&input.name, time.spec, &input.name);
@@ -559,29 +576,4 @@ async fn settle(committing: &mut Option<Commit>) -> Result<()> {
 
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Plans every output, once.
-pub(crate) fn lower(config: &Config, states: &StateRegistry, outputs: Vec<Output>) -> Result<Vec<OutputPlan>> {
-    let nodes: Vec<_> = outputs.iter().map(|output| Arc::clone(&output.node)).collect();
-    let interval = match config.trigger {
-        Trigger::Every(interval) => Some(interval),
-        Trigger::Asap | Trigger::Once | Trigger::Drain => None,
-    };
-    let mut lowering = Lowering::new(config.partitions, states, &nodes).with_interval(interval).within(&config.memory);
-    outputs
-        .into_iter()
-        .map(|output| {
-            let plan = lowering.lower(&output.node)?;
-            let resets = needs_reset(&plan);
-            tracing::debug!(output = output.name, resets, plan = %displayable(plan.as_ref()).indent(false), "planned");
-            Ok(OutputPlan { name: output.name, kind: output.kind, plan, resets })
-        })
-        .collect()
-}
-
-/// Our nodes keep nothing between runs; DataFusion's keep at least the metrics of
-/// each run, which would pile up.
-fn needs_reset(plan: &Arc<dyn ExecutionPlan>) -> bool {
-    plan.name() != "NodeExec" || plan.children().into_iter().any(needs_reset)
 }

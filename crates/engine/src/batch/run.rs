@@ -21,7 +21,7 @@ use super::{
 };
 use crate::{
     emit::{BatchInfo, Emitted, OutputKind},
-    plan::BatchRun,
+    plan::{BatchRun, counted},
     sql::late_letters,
 };
 use arrow_array::RecordBatch;
@@ -65,10 +65,10 @@ impl Pipeline {
             } else {
                 Arc::clone(&output.plan)
             };
-            let (output, task, batch) = (output.clone(), Arc::clone(&task), batch.clone());
+            let (output, task, batch, run) = (output.clone(), Arc::clone(&task), batch.clone(), Arc::clone(&run));
             let parts = parts.clone();
             let emitting =
-                async move { emit(&output, plan, task, &batch, &parts).await.map(|emitted| (index, emitted)) };
+                async move { emit(&output, (plan, &run), task, &batch, &parts).await.map(|emitted| (index, emitted)) };
             if first.is_none() && matches!(self.outputs[index].kind, OutputKind::View { .. }) {
                 first = Some(emitting);
             } else {
@@ -117,6 +117,7 @@ impl Pipeline {
         for letter in &dead {
             *report.letters.entry(reason_kind(&letter.reason)).or_default() += 1;
         }
+        self.tell_of(&mut report, &run, &dead);
         let _passing = self.keep.as_ref().map(Keep::pass_gate).transpose()?;
         if let Some(keep) = &self.keep {
             self.persist(|| async {
@@ -147,6 +148,7 @@ impl Pipeline {
         }
         report.records_in = run.records_in.load(Relaxed);
         (report.state_bytes, report.state_spilled) = (self.config.memory.used(), self.config.memory.spilled());
+        self.tell_of_inputs(&run).await;
         self.board.publish_batch(report);
         Ok(())
     }
@@ -171,16 +173,20 @@ async fn gather(
 /// Runs one output's plan, all partitions together, in tasks that `tracker` knows: they may outlive this for a moment.
 async fn emit(
     output: &OutputPlan,
-    plan: Arc<dyn ExecutionPlan>,
+    (plan, run): (Arc<dyn ExecutionPlan>, &Arc<BatchRun>),
     task: Arc<TaskContext>,
     batch: &Batch,
     tracker: &TaskTracker,
 ) -> Result<Emitted> {
+    let rows_of = |part, task| {
+        let rows = plan.execute(part, task).map_err(of_plan)?;
+        Ok::<_, Error>(counted(Some(&output.step), true, rows, run))
+    };
     let partitions = plan.output_partitioning().partition_count();
     if let OutputKind::Sink(sink) = &output.kind {
         let mut parts = JoinSet::new();
         for part in 0..partitions {
-            let rows = plan.execute(part, Arc::clone(&task)).map_err(of_plan)?;
+            let rows = rows_of(part, Arc::clone(&task))?;
             let (sink, id, time): (Arc<dyn Sink>, _, _) = (Arc::clone(sink), batch.id, batch.time);
             parts.spawn(tracker.track_future(async move {
                 let staged = sink.stage(id, time, part, rows.map_err(of_plan).boxed()).await?;
@@ -199,13 +205,13 @@ async fn emit(
     let own = size_of(batch) < MUCH;
     let mut parts = JoinSet::new();
     for part in usize::from(own)..partitions {
-        let rows = plan.execute(part, Arc::clone(&task)).map_err(of_plan)?;
+        let rows = rows_of(part, Arc::clone(&task))?;
         let collecting = async move { rows.try_collect::<Vec<RecordBatch>>().await.map(|rows| (part, rows)) };
         parts.spawn(tracker.track_future(collecting));
     }
     let mut collected = Vec::with_capacity(partitions);
     if own && partitions > 0 {
-        let rows = plan.execute(0, task).map_err(of_plan)?;
+        let rows = rows_of(0, task)?;
         collected.push((0, rows.try_collect::<Vec<RecordBatch>>().await.map_err(of_plan)?));
     }
     while let Some(done) = parts.join_next().await {

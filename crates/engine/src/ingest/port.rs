@@ -16,7 +16,8 @@ use async_trait::async_trait;
 use futures::FutureExt;
 use std::{panic::AssertUnwindSafe, sync::Arc};
 use tidemill_core::{
-    Ack, Blame, Block, Board, Clock, DeadLetter, Duration, Error, Intake, Receiver, Result, Stop, StopHandle,
+    Ack, Blame, Block, Board, Clock, DeadLetter, Duration, Error, InputReport, Intake, Receiver, Result, Stop,
+    StopHandle,
 };
 use tidemill_store::log::Topic;
 use tokio::{sync::Mutex, task::JoinSet};
@@ -101,7 +102,13 @@ impl Intakes {
                         Ok(()) => "ended".to_string(),
                         Err(error) => format!("failed: {}", error.chain()),
                     };
-                    board.update_input(&port.stream, port.index, |report| report.state = state);
+                    board.update_input(&port.stream, port.index, |report| {
+                        if let Err(error) = &ended {
+                            report.errors += 1;
+                            report.last_error = Some(error.chain());
+                        }
+                        report.state = state;
+                    });
                     match ended {
                         Err(error) if error.is_retryable() && !stop.is_stopped() => {
                             tracing::warn!(
@@ -223,6 +230,7 @@ impl Intake for Port {
                     self.board.update_input(&self.stream, self.index, |report| {
                         report.records += records;
                         report.bytes += bytes;
+                        report.last = Some(self.clock.now());
                     });
                     if failed {
                         self.board.update_program(|program| program.error = None);
@@ -255,8 +263,20 @@ impl Intake for Port {
     }
 
     fn report(&self, state: &str) {
-        self.board.update_input(&self.stream, self.index, |report| report.state = state.to_string());
+        self.board.update_input(&self.stream, self.index, |report| note(report, state));
     }
+}
+
+/// What a receiver says of itself, counted as far as it says that it lost its peer or found it again.
+fn note(report: &mut InputReport, state: &str) {
+    let again = state.strip_prefix("reconnecting").and_then(|told| told.split_once(": ")).map(|(_, why)| why);
+    if let Some(why) = again.or_else(|| state.strip_prefix("waiting: ")) {
+        report.errors += 1;
+        report.last_error = Some(why.to_string());
+    } else if report.state.starts_with("reconnecting") {
+        report.reconnects += 1;
+    }
+    report.state = state.to_string();
 }
 
 /// The records of a block, without what lies between them, as rows of a topic.

@@ -254,6 +254,12 @@ impl Source for TopicSource {
         (0..topic.config().partitions).map(|p| Ok(topic.end(p).0.saturating_sub(self.at(position, p)?.0))).sum()
     }
 
+    async fn partition_lags(&self, position: &Position) -> Result<BTreeMap<PartitionId, u64>> {
+        let topic = self.topic()?;
+        let lag = |p| Ok((PartitionId::from(p), topic.end(p).0.saturating_sub(self.at(position, p)?.0)));
+        (0..topic.config().partitions).map(lag).collect()
+    }
+
     fn committed(&self, batch: &Batch) {
         let Some(stream) = self.stream.get() else { return };
         let mut consumed = self.consumed.lock();

@@ -5,12 +5,12 @@
 //! are lowered anew for each reader, as the field's own engines recompute them,
 //! unless `cache` was asked for.
 
-use super::{Lineage, NodeExec, SharedKernel, node::Kernel};
+use super::{Lineage, NodeExec, SharedKernel, SourceExec, Step, node::Kernel};
 use crate::state::{StateRegistry, memory::StateMemory};
 use arrow_schema::SchemaRef;
 use datafusion::physical_plan::{ExecutionPlan, ExecutionPlanProperties};
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 use tidemill_core::{Duration, Result};
@@ -27,6 +27,8 @@ pub(crate) struct Lowering<'a> {
     pub(crate) interval: Option<Duration>,
     /// What states may take together.
     pub(crate) memory: Option<Arc<StateMemory>>,
+    /// Streams that nodes read themselves, by the node's number.
+    pub(crate) reads: BTreeMap<usize, BTreeSet<String>>,
     readers: HashMap<usize, usize>,
     shared: HashMap<usize, Arc<dyn ExecutionPlan>>,
 }
@@ -44,7 +46,16 @@ impl<'a> Lowering<'a> {
                 }
             });
         }
-        Self { partitions, states, name: String::new(), interval: None, memory: None, readers, shared: HashMap::new() }
+        Self {
+            partitions,
+            states,
+            name: String::new(),
+            interval: None,
+            memory: None,
+            reads: BTreeMap::new(),
+            readers,
+            shared: HashMap::new(),
+        }
     }
 
     /// With the interval between two batches, which windows by batch time are checked against.
@@ -69,10 +80,12 @@ impl<'a> Lowering<'a> {
         }
         let inputs = node.inputs.iter().map(|input| self.lower(input)).collect::<Result<Vec<_>>>()?;
         self.name.clone_from(&node.name);
+        let below = inputs.clone();
         let plan = node.operator.lower(inputs, self)?;
+        streams(&plan, &below, self.reads.entry(node.id).or_default());
         let read_by_many = self.readers.get(&node.id).copied().unwrap_or(0) > 1;
         if node.operator.is_stateful() || (node.operator.is_shared() && read_by_many) {
-            let plan = share(plan);
+            let plan = shared(&node.name, plan);
             self.shared.insert(node.id, Arc::clone(&plan));
             return Ok(plan);
         }
@@ -92,10 +105,23 @@ impl<'a> Lowering<'a> {
     }
 }
 
-/// Wraps a plan so that it runs once a batch.
-pub(crate) fn share(plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+/// Wraps the plan of `operator` so that it runs once a batch.
+fn shared(operator: &str, plan: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
     let (schema, partitions) = (plan.schema(), plan.output_partitioning().partition_count());
-    NodeExec::plan("shared", SharedKernel::new(Arc::clone(&schema)), vec![plan], schema, partitions)
+    let step = Step::named(operator, "rows for all who read it", true);
+    NodeExec::told_as(Some(step), "shared", SharedKernel::new(Arc::clone(&schema)), vec![plan], schema, partitions)
+}
+
+/// The streams that a plan reads, but for what the plans `below` do.
+fn streams(plan: &Arc<dyn ExecutionPlan>, below: &[Arc<dyn ExecutionPlan>], found: &mut BTreeSet<String>) {
+    if below.iter().any(|input| Arc::ptr_eq(input, plan)) {
+        return;
+    }
+    let kernel = plan.downcast_ref::<NodeExec>().map(NodeExec::kernel);
+    if let Some(source) = kernel.and_then(|kernel| (kernel as &dyn std::any::Any).downcast_ref::<SourceExec>()) {
+        found.insert(source.stream().to_string());
+    }
+    plan.children().into_iter().for_each(|child| streams(child, below, found));
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod node;
 mod run;
 mod shared;
 mod source;
+mod work;
 
 pub(crate) use exchange::{exchange, mark, scattered};
 pub(crate) use lineage::{Lineage, Operator};
@@ -24,3 +25,4 @@ pub(crate) use node::{Inputs as NodeInputs, Kernel, NodeExec, Rows, external, ro
 pub(crate) use run::BatchRun;
 pub(crate) use shared::SharedKernel;
 pub(crate) use source::{FAR, META, SourceExec, StreamInput, TimeColumn, largest_time, partition_of_rows};
+pub(crate) use work::{Step, Work, counted};

@@ -4,7 +4,7 @@
 //! DataFusion's trait (properties, children, display) is the same for all and
 //! lives here. Kernels write their rows as a plain async loop with [`rows_from`].
 
-use super::BatchRun;
+use super::{BatchRun, Step, counted};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use datafusion::{
@@ -35,12 +35,16 @@ pub(crate) trait Kernel: std::any::Any + Send + Sync + fmt::Debug {
 pub(crate) struct Inputs<'a> {
     plans: &'a [Arc<dyn ExecutionPlan>],
     task: &'a Arc<TaskContext>,
+    step: Option<&'a Arc<Step>>,
+    run: &'a Arc<BatchRun>,
 }
 
 impl Inputs<'_> {
     /// Opens partition `partition` of input `input`.
     pub(crate) fn open(&self, input: usize, partition: usize) -> DfResult<Rows> {
-        self.plans[input].execute(partition, Arc::clone(self.task))
+        let rows = self.plans[input].execute(partition, Arc::clone(self.task))?;
+        // What stands between this node and the next of ours is done for this one.
+        Ok(counted(self.step, self.step.is_some_and(|step| step.takes), rows, self.run))
     }
 
     /// All rows of input `input`, read side by side and given one partition after the other, without empty batches.
@@ -96,11 +100,27 @@ pub(crate) struct NodeExec {
     kernel: Arc<dyn Kernel>,
     inputs: Vec<Arc<dyn ExecutionPlan>>,
     properties: Arc<PlanProperties>,
+    /// Under what its rows and its time are told; `None` of what no operator is named for.
+    step: Option<Arc<Step>>,
 }
 
 impl NodeExec {
     /// A node of a plan, ready to stand in one.
     pub(crate) fn plan(
+        name: impl Into<String>,
+        kernel: impl Kernel,
+        inputs: Vec<Arc<dyn ExecutionPlan>>,
+        schema: SchemaRef,
+        partitions: usize,
+    ) -> Arc<dyn ExecutionPlan> {
+        let name = name.into();
+        let step = Step::of(&name);
+        Self::told_as(step, name, kernel, inputs, schema, partitions)
+    }
+
+    /// The same, its rows and time told as `step`.
+    pub(crate) fn told_as(
+        step: Option<Arc<Step>>,
         name: impl Into<String>,
         kernel: impl Kernel,
         inputs: Vec<Arc<dyn ExecutionPlan>>,
@@ -113,7 +133,8 @@ impl NodeExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         );
-        Arc::new(Self { name: name.into(), kernel: Arc::new(kernel), inputs, properties: Arc::new(properties) })
+        let (name, kernel, properties) = (name.into(), Arc::new(kernel), Arc::new(properties));
+        Arc::new(Self { name, kernel, inputs, properties, step })
     }
 }
 
@@ -167,12 +188,19 @@ impl ExecutionPlan for NodeExec {
         } else {
             Arc::new(self.properties.as_ref().clone().with_partitioning(Partitioning::UnknownPartitioning(partitions)))
         };
-        Ok(Arc::new(Self { name: self.name.clone(), kernel: Arc::clone(&self.kernel), inputs, properties }))
+        let (kernel, step) = (Arc::clone(&self.kernel), self.step.clone());
+        Ok(Arc::new(Self { name: self.name.clone(), kernel, inputs, properties, step }))
     }
 
     fn execute(&self, partition: usize, task: Arc<TaskContext>) -> DfResult<Rows> {
         let run = BatchRun::of(&task)?;
-        self.kernel.run(partition, &Inputs { plans: &self.inputs, task: &task }, run)
+        let step = self.step.as_ref();
+        let rows = self.kernel.run(
+            partition,
+            &Inputs { plans: &self.inputs, task: &task, step, run: &run },
+            Arc::clone(&run),
+        )?;
+        Ok(counted(step, step.is_some_and(|step| !step.takes), rows, &run))
     }
 }
 

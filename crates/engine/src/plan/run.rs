@@ -4,6 +4,7 @@
 //! task's session configuration. Invariant: nodes hold nothing of a batch
 //! between two runs except versioned state.
 
+use super::Work;
 use crate::ingest::Again;
 use datafusion::execution::TaskContext;
 use futures::future::BoxFuture;
@@ -16,7 +17,7 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
 };
-use tidemill_core::{Batch, DeadLetter, Duration, PartitionId, Timestamp, Watermark, WatermarkSpec};
+use tidemill_core::{Batch, Clock, DeadLetter, Duration, PartitionId, Timestamp, Watermark, WatermarkSpec};
 
 /// The batch that is running.
 #[derive(Debug)]
@@ -47,6 +48,8 @@ pub(crate) struct BatchRun {
     unchanged: Mutex<BTreeSet<String>>,
     /// Steps that end before the batch does, whoever reads them. One a partition of a shared node.
     steps: Mutex<Vec<Step>>,
+    /// What its steps gave and took.
+    pub(crate) work: Work,
 }
 
 /// Event time of the streams of a program, before a batch and as it reads on.
@@ -86,7 +89,18 @@ impl BatchRun {
             times: Mutex::default(),
             unchanged: Mutex::default(),
             steps: Mutex::default(),
+            work: Work::default(),
         }
+    }
+
+    /// With its steps timed by `clock`.
+    pub(crate) fn timed(self, clock: &Arc<dyn Clock>) -> Self {
+        Self { work: Work::timed(clock), ..self }
+    }
+
+    /// Records that were read, by stream.
+    pub(crate) fn records_by_stream(&self) -> BTreeMap<String, u64> {
+        self.read.lock().iter().map(|(stream, parts)| (stream.clone(), parts.values().sum())).collect()
     }
 
     /// With the watermarks of streams before this batch, which comes `gap` after the one before.

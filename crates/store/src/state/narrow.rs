@@ -28,7 +28,7 @@ pub(super) fn narrow(rows: &RecordBatch) -> Option<(Vec<u8>, RecordBatch)> {
     if rows.num_rows() < FEW {
         return None;
     }
-    let widths: Vec<u8> = rows.columns().iter().map(|column| width_of(column)).collect();
+    let widths: Vec<u8> = rows.columns().iter().map(width_of).collect();
     if widths.iter().all(|width| *width == 0) {
         return None;
     }

@@ -273,6 +273,7 @@ mod tests {
             failed: None,
             records: 14_032,
             bytes: 2_100_000,
+            ..InputReport::default()
         };
         Facts {
             title: "demo".into(),

@@ -1,162 +1,298 @@
-// The page: the header, the figures, the inputs, and a card for each view.
+// Live charts: one view in a form that suits it, as it moves, paused, or as it was.
 
-import { History, Spark } from './chart.js';
-import { follow } from './feed.js';
-import { bytes, clock, count, h, long, rate, say, span } from './format.js';
-import { Card } from './view.js';
+import { button, clock, count, h, number, say } from '../frame/dom.js';
+import { t } from '../frame/strings.js';
+import { Bars, Empty, Table } from '../overview/view.js';
+import { FORMS, lacks, pairs, parts, sensible } from './forms.js';
+import { file, Plot } from './plot.js';
+import { csv, save } from './save.js';
 
-const $ = (id) => document.getElementById(id);
-const PHASES = { running: 'good', starting: 'warn', stopping: 'warn', failed: 'bad' };
-const AWAITED = {
-  starting: 'The program recovers its state and opens its inputs. Views appear here after their first batch.',
-  running: 'No view has rows yet. Each appears here after its first batch.',
-};
+/** What is kept of the shown view's past: so many batches, and so many cells. */
+const STEPS = 240;
+const CELLS = 300_000;
+/** Forms of the chart library. */
+const PLOTS = ['lines', 'heat', 'map', 'cloud'];
 
-const history = new History();
-const cards = new Map();
-let program = null;
-let skew = 0;
-let heard = null;
+export function open(root, app) {
+  const { store } = app;
+  const bar = h('div', 'toolbar');
+  const card = h('section', 'card stage');
+  const head = h('div', 'view-head');
+  const title = head.appendChild(h('h2', 'cut'));
+  title.dir = 'auto';
+  const when = head.appendChild(h('span'));
+  const body = h('div', 'picture');
+  body.tabIndex = 0;
+  const note = h('p', 'more');
+  const past = h('div', 'past');
+  card.append(head, body, note, past);
+  root.append(bar, card);
 
-const figures = [
-  ['Records/s', 'rate', rate],
-  ['Processing delay', 'processing', span],
-  ['Scheduling delay', 'delay', span],
-].map(([name, key, format]) => {
-  const card = h('section', 'card figure');
-  const value = h('output', '', '–');
-  const peak = h('span', 'peak quiet');
-  const spark = new Spark(`${name} over time`);
-  card.append(h('h2', '', name), peak, value, spark.svg);
-  $('figures').append(card);
-  return { key, format, value, peak, spark };
-});
+  let name = null;
+  /** The batches of the view that are remembered: {view}. */
+  let steps = [];
+  /** The place of the step that is shown; `null` for the newest. */
+  let at = null;
+  let picture = null;
+  let plot = null;
+  let closed = false;
+  /** Chosen by the user, by view: form and columns. */
+  const chosen = new Map();
 
-const totals = Object.fromEntries(
-  [['records_in', 'Records'], ['batches', 'Batches'], ['refused', 'Refused'], ['late', 'Late']].map(([key, name]) => {
-    const value = h('dd', '', '–');
-    $('totals').append(h('dt', '', name), value);
-    return [key, value];
-  }),
-);
+  const views = select('view', () => app.go('live', views.value));
+  const forms = select('form', () => choose({ form: forms.value }));
+  const texts = select('text', () => choose({ text: Number(texts.value) }));
+  const numbers = select('number', () => choose({ number: Number(numbers.value) }));
+  const wall = button(t('wall'), () => toggleWall());
+  const saves = h('span', 'group');
+  saves.append(h('span', 'quiet', t('export')));
+  const files = Object.fromEntries(
+    ['png', 'svg', 'csv'].map((kind) => {
+      const made = button(kind.toUpperCase(), () => store_as(kind));
+      made.dataset.kind = kind;
+      saves.append(made);
+      return [kind, made];
+    }),
+  );
+  bar.append(saves, wall);
 
-const on = {
-  line(wait) {
-    $('lost').hidden = wait === null;
-    if (wait === null) return;
-    const since = heard ? ` What you see is from ${clock(heard)}.` : '';
-    say($('lost'), `No connection to the program; trying again in ${wait} s.${since}`);
-    if (!program) say($('phase'), 'not reached');
-  },
-
-  phase(news) {
-    if (program && news.started !== program.started) history.clear();
-    program = news;
-    heard = news.now;
-    skew = news.now / 1000 - Date.now();
-    const name = news.name || 'Tidemill';
-    say($('name'), name, true);
-    document.title = name === 'Tidemill' ? name : `${name} · Tidemill`;
-    say($('phase'), news.phase);
-    $('phase').className = `phase ${PHASES[news.phase] ?? ''}`;
-    $('error').hidden = news.error === null;
-    say($('error'), news.error ?? '');
-    for (const [key, value] of Object.entries(totals)) {
-      say(value, count(news[key]));
-      value.title = news[key].toLocaleString('en');
-      if (key === 'refused' || key === 'late') value.className = news[key] > 0 ? 'warn' : '';
-    }
-    for (const [view, card] of cards) {
-      if (news.views.includes(view)) continue;
-      card.element.remove();
-      cards.delete(view);
-    }
-    awaited();
-    tick();
-  },
-
-  batch({ fresh, reports }) {
-    if (fresh) history.clear();
-    reports.forEach((report) => history.add(report));
-    if (reports.length) heard = Math.max(heard ?? 0, Date.now() * 1000 + skew * 1000);
+  const slider = h('input', 'moment');
+  slider.type = 'range';
+  slider.min = '0';
+  slider.setAttribute('aria-label', t('moment'));
+  slider.addEventListener('input', () => {
+    const place = Number(slider.value);
+    at = place >= steps.length - 1 ? null : place;
     draw();
-  },
+  });
+  const hold = button(t('pause'), () => {
+    // The newest is shown and stays: a step that comes does not move it.
+    at = at === null ? Math.max(0, steps.length - 1) : null;
+    draw();
+  });
+  hold.id = 'hold';
+  const shown = h('span', 'quiet said');
+  past.append(hold, slider, shown);
 
-  view(view) {
-    let card = cards.get(view.name);
-    if (!card) {
-      cards.set(view.name, (card = new Card(view.name)));
-      // By name, so that a reload shows the same page.
-      const next = [...cards.keys()].filter((name) => name > view.name).sort()[0];
-      $('views').insertBefore(card.element, next === undefined ? null : cards.get(next).element);
+  function select(key, act) {
+    const label = h('label', 'field');
+    const made = h('select');
+    made.id = `pick-${key}`;
+    made.addEventListener('change', act);
+    label.append(h('span', 'quiet', t({ view: 'view', form: 'form', text: 'columns', number: 'number' }[key])), made);
+    bar.append(label);
+    made.field = label;
+    return made;
+  }
+
+  /** Fills a list of choices, and keeps its element while nothing changed: an open list stays open. */
+  function fill(list, choices, value) {
+    const key = JSON.stringify([choices, value]);
+    if (list.filled === key) return;
+    list.filled = key;
+    list.replaceChildren(
+      ...choices.map(([of, text]) => {
+        const made = h('option', '', text);
+        made.value = of;
+        return made;
+      }),
+    );
+    list.value = String(value);
+  }
+
+  function choose(what) {
+    chosen.set(name, { ...chosen.get(name), ...what });
+    draw();
+  }
+
+  /** What is shown of which columns. */
+  function picks(view) {
+    const own = chosen.get(name) ?? {};
+    const found = parts(view);
+    const among = (value, list) => (list.includes(value) ? value : (list[0] ?? null));
+    const text = among(own.text, found.texts);
+    return {
+      form: own.form ?? sensible(view),
+      text,
+      second: found.texts.find((i) => i !== text) ?? null,
+      number: among(own.number, found.numbers),
+      time: found.moving[0] ?? null,
+      place: found.place,
+      found,
+    };
+  }
+
+  function trim() {
+    let cells = steps.reduce((sum, { view }) => sum + view.rows.length * view.columns.length, 0);
+    while (steps.length > 1 && (steps.length > STEPS || cells > CELLS)) {
+      const { view } = steps.shift();
+      cells -= view.rows.length * view.columns.length;
+      if (at !== null) at = Math.max(0, at - 1);
     }
-    card.update(view);
-    awaited();
-  },
-
-  inputs(inputs) {
-    const list = inputs.map((input) => {
-      const item = h('li');
-      const top = h('div', 'top');
-      const several = inputs.filter((other) => other.stream === input.stream).length > 1;
-      const name = h('b', 'cut', several ? `${input.stream} #${input.index}` : input.stream);
-      name.dir = 'auto';
-      name.title = name.textContent;
-      top.append(h('span', `dot ${mood(input.state)}`), name, h('span', '', count(input.records)));
-      const state = h('p', 'small', input.state || 'has not reported yet');
-      state.dir = 'auto';
-      const what = h('p', 'small', `${input.describe}${input.describe ? ' · ' : ''}${bytes(input.bytes)}`);
-      what.dir = 'auto';
-      item.append(top, state, what);
-      return item;
-    });
-    $('inputs').replaceChildren(...(list.length ? list : [h('li', 'await', 'Waiting for the first input to report.')]));
-  },
-};
-
-/** A hint by colour; the text beside it is what counts. */
-function mood(state) {
-  if (/connecting|retry|again|wait|behind/i.test(state)) return 'warn';
-  if (/fail|error|lost|refused|denied/i.test(state)) return 'bad';
-  return state ? 'good' : '';
-}
-
-/** Says what is awaited where no view is. */
-function awaited() {
-  let note = $('awaited');
-  if (cards.size) return note?.remove();
-  if (!note) {
-    note = h('p', 'await');
-    note.id = 'awaited';
-    $('views').append(note);
   }
-  say(note, AWAITED[program?.phase] ?? (program ? 'This program has ended without a view.' : 'Waiting for the program.'));
+
+  function take(view) {
+    const last = steps.at(-1)?.view;
+    if (last && view.batch < last.batch) steps = [];
+    if (last && view.batch === last.batch) steps.pop();
+    steps.push({ view });
+    trim();
+  }
+
+  async function remember(of) {
+    try {
+      const answer = await fetch(`/api/v1/views/${encodeURIComponent(of)}/history`);
+      if (!answer.ok || closed || of !== name) return;
+      const { snapshots } = await answer.json();
+      const first = steps[0]?.view.batch ?? Infinity;
+      steps = [...snapshots.filter((view) => view.batch < first).map((view) => ({ view })), ...steps];
+      trim();
+      draw();
+    } catch {
+      // What comes from now on is remembered all the same.
+    }
+  }
+
+  function turns(rest) {
+    const all = [...store.views.keys()].sort();
+    const next = rest || all[0] || null;
+    if (next === name) return draw();
+    name = next;
+    steps = [];
+    at = null;
+    picture = null;
+    plot?.close();
+    plot = null;
+    body.replaceChildren();
+    if (name !== null) {
+      const now = store.views.get(name);
+      if (now) take(now);
+      remember(name);
+    }
+    draw();
+  }
+
+  function draw() {
+    const all = [...store.views.keys()].sort();
+    fill(views, all.map((view) => [view, view]), name ?? '');
+    hold.textContent = t(at === null ? 'pause' : 'go_on');
+    slider.max = String(Math.max(0, steps.length - 1));
+    slider.value = String(at ?? steps.length - 1);
+    slider.disabled = steps.length < 2;
+    const step = steps[at ?? steps.length - 1];
+    for (const control of [forms, texts, numbers]) control.field.hidden = !step;
+    for (const each of Object.values(files)) each.disabled = !step;
+    if (!step) {
+      say(title, name ?? '');
+      picture = null;
+      return body.replaceChildren(h('p', 'await', t(name === null ? 'await_running' : 'await_program')));
+    }
+    const { view } = step;
+    const picked = picks(view);
+    const { form, found } = picked;
+    fill(forms, FORMS.map((each) => [each, t(each)]), form);
+    const names = (list) => list.map((i) => [String(i), view.columns[i].name]);
+    fill(texts, names(found.texts), picked.text ?? '');
+    fill(numbers, names(found.numbers), picked.number ?? '');
+    texts.field.hidden = found.texts.length < 2;
+    numbers.field.hidden = found.numbers.length < 2;
+    say(title, view.name, true);
+    say(when, t('of_batch', count(view.batch), clock(view.time)));
+    say(shown, at === null ? t('is_live') : t('paused', count(view.batch), clock(view.time)));
+    body.setAttribute('aria-label', `${view.name}: ${t(form)}`);
+    const missing = lacks(form, view);
+    files.png.disabled = files.svg.disabled = form === 'table' || missing !== null || !view.rows.length;
+    const told = [];
+    if (view.rows.length < view.total) told.push(t('first_rows', count(view.rows.length), count(view.total)));
+    if (view.cut) told.push(t('cut', count(view.cut)));
+    say(note, told.join(' '));
+    if (missing) {
+      picture = null;
+      return body.replaceChildren(h('p', 'await', t('does_not_fit', t(missing))));
+    }
+    paint(form, view, picked);
+  }
+
+  function paint(form, view, picked) {
+    if (PLOTS.includes(form) && view.rows.length) return chart(form, view, picked);
+    plot?.close();
+    plot = null;
+    const kind = !view.rows.length ? Empty : form === 'bars' ? Bars : form === 'number' ? Big : Table;
+    if (!(picture instanceof kind)) {
+      picture = new kind();
+      body.replaceChildren(picture.element);
+    }
+    picture.draw(view, picked);
+  }
+
+  async function chart(form, view, picked) {
+    picture = null;
+    if (!plot || !body.contains(plot.element)) {
+      plot = new Plot();
+      body.replaceChildren(plot.element);
+    }
+    const mine = plot;
+    mine.element.setAttribute('aria-label', `${view.name}: ${t(form)}`);
+    try {
+      await mine.draw(form, steps.slice(0, (at ?? steps.length - 1) + 1), picked, app.colours());
+    } catch (error) {
+      if (mine === plot) body.replaceChildren(h('p', 'await', t('no_chart', String(error))));
+    }
+  }
+
+  async function store_as(kind) {
+    const until = (at ?? steps.length - 1) + 1;
+    const { view } = steps[until - 1];
+    const picked = picks(view);
+    save(kind === 'csv' ? csv(view) : await file(kind, picked.form, steps.slice(0, until), picked, app.colours()), view, kind);
+  }
+
+  function toggleWall(on = !document.body.classList.contains('wall')) {
+    document.body.classList.toggle('wall', on);
+    say(wall, t(on ? 'leave' : 'wall'));
+    // Without the full screen the wall fills the window, which is what a second screen shows anyway.
+    if (on && !document.fullscreenElement) document.documentElement.requestFullscreen?.().catch(() => {});
+    if (!on && document.fullscreenElement) document.exitFullscreen().catch(() => {});
+  }
+
+  const left = () => !document.fullscreenElement && document.body.classList.contains('wall') && toggleWall(false);
+  const escape = (event) => event.key === 'Escape' && document.body.classList.contains('wall') && toggleWall(false);
+  document.addEventListener('fullscreenchange', left);
+  document.addEventListener('keydown', escape);
+  turns(app.rest());
+  return {
+    view(view) {
+      if (name === null) turns(app.rest());
+      if (view.name !== name) return fill(views, [...store.views.keys()].sort().map((each) => [each, each]), name ?? '');
+      take(view);
+      draw();
+    },
+    phase: (news) => news && draw(),
+    colours: draw,
+    turns,
+    close() {
+      closed = true;
+      plot?.close();
+      document.removeEventListener('fullscreenchange', left);
+      document.removeEventListener('keydown', escape);
+      toggleWall(false);
+    },
+  };
 }
 
-function draw() {
-  const { points, last } = history;
-  for (const { key, format, value, peak, spark } of figures) {
-    const present = key === 'rate' ? history.rate() : points.at(-1)?.[key] ?? last?.[key === 'delay' ? 'scheduling_delay_us' : 'processing_us'];
-    say(value, present === null || present === undefined ? '–' : format(present));
-    const largest = spark.draw(points.map((point) => point[key]));
-    say(peak, points.length > 1 ? `peak ${format(largest)}` : 'waiting for batches');
+/** One number, as large as there is room. */
+class Big {
+  constructor() {
+    this.element = h('div', 'big');
+    this.value = this.element.appendChild(h('output'));
+    this.name = this.element.appendChild(h('p', 'quiet cut'));
+    this.name.dir = 'auto';
+  }
+
+  draw(view, picked) {
+    const value = view.rows[0][picked.number];
+    say(this.value, value === null ? 'null' : number(value));
+    const others = pairs(view, picked)[0].text;
+    say(this.name, [view.columns[picked.number].name, picked.text === null ? '' : others].filter(Boolean).join(' · '), true);
   }
 }
-
-/** What changes by itself: the uptime, and a rate that has fallen silent. */
-function tick() {
-  if (!program) return;
-  const now = Date.now() + skew;
-  const ended = program.phase === 'stopped' || program.phase === 'failed';
-  if (!program.started) say($('uptime'), '');
-  else if (!ended) say($('uptime'), `up ${long(now / 1000 - program.started / 1e6)}`);
-  else say($('uptime'), `started ${new Date(program.started / 1000).toLocaleString()}`);
-  const silent = history.last && now * 1000 - heard > Math.max(3e6, 3 * history.pace());
-  if (silent) say(figures[0].value, rate(0));
-}
-
-on.inputs([]);
-awaited();
-draw();
-setInterval(tick, 1000);
-follow(on);

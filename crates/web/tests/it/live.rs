@@ -84,13 +84,13 @@ async fn a_viewer_that_does_not_read_holds_up_nobody() {
 async fn viewers_are_counted_and_leave_their_seat() {
     let site = Site::open().await;
     let mut seats = Vec::new();
-    for _ in 0..64 {
+    for _ in 0..256 {
         seats.push(Live::open(site.address).await);
     }
     let request = format!("GET /api/live HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", site.address);
     let reply = http::send(site.address, &request).await;
     assert_eq!((reply.status, reply.header("retry-after")), (503, Some("10")));
-    assert!(reply.json()["error"].as_str().unwrap().contains("64 viewers"));
+    assert!(reply.json()["error"].as_str().unwrap().contains("256 viewers"));
     seats.pop();
     while http::open(site.address, &request).await.head.status != 200 {}
     site.close().await;

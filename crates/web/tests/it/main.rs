@@ -2,9 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test's own helper fails the test")]
 
+mod api;
 mod browser;
+mod charts;
+mod frame;
 mod http;
 mod live;
+mod pages;
 mod requests;
 mod webdriver;
 
@@ -28,8 +32,12 @@ impl Site {
     }
 
     async fn open_at(address: &str) -> Self {
+        Self::open_with(address, |server| server).await
+    }
+
+    async fn open_with(address: &str, set: impl FnOnce(Server) -> Server) -> Self {
         let board = Arc::new(Board::default());
-        let server = Server::bind(address.parse().unwrap(), Arc::clone(&board)).await.unwrap();
+        let server = set(Server::bind(address.parse().unwrap(), Arc::clone(&board)).await.unwrap());
         let address = server.address();
         let (handle, stop) = StopHandle::new();
         Self { board, address, stop: handle, running: tokio::spawn(server.run(stop)) }
@@ -65,6 +73,7 @@ fn report(batch: u64) -> BatchReport {
         scheduling_delay_us: 2000,
         processing_us: 30_000,
         queued: 4,
+        watermark: Some(Timestamp(i64::try_from(batch).unwrap() * 1_000_000 - 2_500_000)),
         ..BatchReport::default()
     }
 }

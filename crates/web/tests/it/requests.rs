@@ -10,11 +10,15 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use tidemill_core::{Blame, Board, Phase, Timestamp};
 use tidemill_web::Server;
 
-const ROUTES: [&str; 14] = [
+const ROUTES: [&str; 26] = [
     "/",
-    "/assets/page.js",
-    "/assets/page.css",
-    "/assets/icon.svg",
+    "/assets/pages.js",
+    "/assets/frame/main.js",
+    "/assets/frame/frame.css",
+    "/assets/frame/icon.svg",
+    "/assets/vendor/NOTICE.txt",
+    "/assets/overview/page.js",
+    "/assets/overview/nothing",
     "/assets/nothing",
     "/api/program",
     "/api/views",
@@ -22,6 +26,14 @@ const ROUTES: [&str; 14] = [
     "/api/views/nothing",
     "/api/batches",
     "/api/inputs",
+    "/api/v1/program",
+    "/api/v1/health",
+    "/api/v1/views",
+    "/api/v1/views/words",
+    "/api/v1/batches",
+    "/api/v1/inputs",
+    "/api/v1/graph",
+    "/api/v1/openapi.json",
     "/livez",
     "/readyz",
     "/metrics",
@@ -69,7 +81,7 @@ async fn only_hosts_that_name_loopback_and_the_port_are_answered() {
     ];
     for lines in &refused {
         // Refused before routing: a path that doesn't exist gives the same answer.
-        for path in ["/", "/api/live", "/nowhere"] {
+        for path in ["/", "/api/live", "/api/v1/feed", "/nowhere"] {
             let reply = with_host(site.address, path, lines).await;
             assert_eq!(reply.status, 421, "{lines:?}");
             assert!(reply.header("content-security-policy").is_some());
@@ -107,7 +119,7 @@ async fn only_get_is_served() {
     let site = Site::open().await;
     let address = site.address;
     for method in ["POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "SEARCH"] {
-        for path in ["/", "/api/live", "/api/views/words", "/nowhere"] {
+        for path in ["/", "/api/live", "/api/views/words", "/api/v1/feed", "/api/v1/program", "/nowhere"] {
             let request = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
             let reply = http::send(address, &request).await;
             assert_eq!((reply.status, reply.header("allow")), (405, Some("GET")), "{method} {path}");
@@ -120,6 +132,7 @@ async fn only_get_is_served() {
 async fn every_answer_carries_the_headers_that_keep_it_harmless() {
     let site = Site::open().await;
     site.show("words", 1, &[("sea", 1)]);
+    assert_eq!(http::get(site.address, "/assets/vendor/echarts.js").await.status, 406, "it is kept compressed");
     let live = http::open(site.address, &format!("GET /api/live HTTP/1.1\r\nHost: {}\r\n\r\n", site.address)).await;
     let mut replies = vec![live.head];
     for route in ROUTES {
@@ -243,6 +256,8 @@ async fn metrics_are_well_formed_and_count_each_batch_once() {
         ("tidemill_records_dead_lettered_total{reason=\"bad_value\"}", 500.0),
         ("tidemill_records_late_total", 1000.0),
         ("tidemill_batches_queued", 4.0),
+        ("tidemill_watermark_lag_seconds", 2.5),
+        ("tidemill_ready", 0.0),
         ("tidemill_batch_duration_seconds_count", 500.0),
         ("tidemill_batch_duration_seconds_sum", 15.0),
         ("tidemill_batch_duration_seconds_bucket{le=\"0.025\"}", 0.0),

@@ -76,8 +76,28 @@ impl Browser {
         self.devtools("Emulation.setEmulatedMedia", &media).await;
     }
 
-    pub(crate) async fn devtools(&self, command: &str, parameters: &Value) {
-        self.ask("POST", "/goog/cdp/execute", &json!({ "cmd": command, "params": parameters })).await.unwrap();
+    /// What a command of the browser's own tools gives.
+    pub(crate) async fn devtools(&self, command: &str, parameters: &Value) -> Value {
+        self.ask("POST", "/goog/cdp/execute", &json!({ "cmd": command, "params": parameters })).await.unwrap()
+    }
+
+    /// What a promise of the page gives; `script` is the body of an async function.
+    pub(crate) async fn promised(&self, script: &str) -> Value {
+        let script = format!(
+            "const done = arguments[0];
+             (async () => {{ {script} }})().then((value) => done({{ value: value ?? null }}), (error) => done({{ error: String(error.stack ?? error) }}));"
+        );
+        let body = json!({ "script": script, "args": [] });
+        let got = self.ask("POST", "/execute/async", &body).await.unwrap_or_else(|e| panic!("{script}: {e}"));
+        assert!(got.get("error").is_none(), "{}", got["error"]);
+        got["value"].clone()
+    }
+
+    /// Types keys into what has the focus.
+    pub(crate) async fn press(&self, key: &str) {
+        let keys = json!([{ "type": "keyDown", "value": key }, { "type": "keyUp", "value": key }]);
+        let body = json!({ "actions": [{ "type": "key", "id": "keys", "actions": keys }] });
+        self.ask("POST", "/actions", &body).await.unwrap();
     }
 
     /// Whether a dialog is open.

@@ -45,6 +45,55 @@ export function long(seconds) {
 /** The time of day of an instant in microseconds. */
 export const clock = (us) => new Date(us / 1000).toLocaleTimeString([], { hour12: false });
 
+/** An instant in microseconds, to the second, as the viewer's place writes it. */
+export const instant = (us) => new Date(us / 1000).toLocaleString();
+
+/** A button that does something. */
+export function button(text, act, className = 'plain') {
+  const made = h('button', className, text);
+  made.type = 'button';
+  made.addEventListener('click', act);
+  return made;
+}
+
+/** A table of texts; a cell is a text or an element, and `numbers` are the places of columns of numbers. */
+export function table(heads, rows, numbers = []) {
+  const made = h('table');
+  const head = made.createTHead().insertRow();
+  heads.forEach((name, i) => {
+    const cell = h('th', numbers.includes(i) ? 'number' : '', name);
+    cell.scope = 'col';
+    head.append(cell);
+  });
+  const body = made.createTBody();
+  for (const row of rows) {
+    const line = body.insertRow();
+    row.forEach((value, i) => {
+      const cell = line.insertCell();
+      if (numbers.includes(i)) cell.className = 'number';
+      else cell.dir = 'auto';
+      if (value instanceof Node) cell.append(value);
+      else say(cell, String(value ?? ''), true);
+    });
+  }
+  return made;
+}
+
+/** `act` at once, and again at most every `rest` milliseconds, however often it is asked for. */
+export function calm(act, rest) {
+  let [resting, asked] = [false, false];
+  return function calmed() {
+    asked = resting;
+    if (resting) return;
+    act();
+    resting = true;
+    setTimeout(() => {
+      resting = false;
+      if (asked) calmed();
+    }, rest);
+  };
+}
+
 /** A new element. Text is only ever set as text. */
 export function h(tag, className = '', text = '') {
   const element = document.createElement(tag);

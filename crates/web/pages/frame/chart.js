@@ -6,7 +6,7 @@ const GRAIN = 500_000;
 /** The time over which the present rate is taken, in microseconds. */
 const PRESENT = 3e6;
 
-/** What is kept of the batches: points of {took, records, rate, processing, delay}. */
+/** What is kept of the batches: points of {took, records, rate, processing, delay, queued, behind, state, letters}. */
 export class History {
   constructor() {
     this.clear();
@@ -25,11 +25,15 @@ export class History {
     this.last = report;
     // The first report has no batch before it, so no time in which its records came.
     if (!before) return;
-    this.open ??= { from: before.time, records: 0, processing: 0, delay: 0 };
+    this.open ??= { from: before.time, records: 0, processing: 0, delay: 0, queued: 0, letters: 0 };
     const open = this.open;
     open.records += report.records_in;
     open.processing = Math.max(open.processing, report.processing_us);
     open.delay = Math.max(open.delay, report.scheduling_delay_us);
+    open.queued = Math.max(open.queued, report.queued);
+    open.letters += Object.values(report.letters).reduce((sum, n) => sum + n, 0);
+    open.state = report.state_bytes;
+    open.behind = behind(report);
     open.took = report.time - open.from;
     if (open.took < GRAIN) return;
     open.rate = (open.records * 1e6) / open.took;
@@ -54,6 +58,9 @@ export class History {
   }
 }
 
+/** How far the watermark is behind the batch, in microseconds; null where there is none. */
+export const behind = ({ watermark, time }) => (watermark === null || watermark > time + 1e12 ? null : Math.max(0, time - watermark));
+
 const SVG = 'http://www.w3.org/2000/svg';
 
 /** A line over an area, scaled from zero to its largest value. */
@@ -74,6 +81,7 @@ export class Spark {
 
   /** Draws the values, the newest at the right; returns the largest. */
   draw(values) {
+    values = values.map((value) => value ?? 0);
     const largest = Math.max(...values, 0);
     const left = POINTS - values.length;
     const line = values

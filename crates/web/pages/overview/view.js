@@ -1,6 +1,7 @@
 // One view as a card: bars when it counts something, else a table.
 
-import { clock, count, h, number, say } from './format.js';
+import { button, clock, count, h, number, say } from '../frame/dom.js';
+import { t } from '../frame/strings.js';
 
 const BARS = 100;
 const ROWS = 200;
@@ -8,13 +9,18 @@ const still = matchMedia('(prefers-reduced-motion: reduce)');
 
 /** The card of one view. */
 export class Card {
-  constructor(name) {
+  constructor(name, show) {
     this.element = h('section', 'card view');
     const head = h('div', 'view-head');
     this.title = head.appendChild(h('h2', 'cut'));
     this.title.dir = 'auto';
     say(this.title, name, true);
     this.when = head.appendChild(h('span'));
+    if (show) {
+      const open = head.appendChild(button('⤢', show, 'plain small'));
+      open.setAttribute('aria-label', t('show_chart'));
+      open.title = t('show_chart');
+    }
     this.body = h('div', 'scroll');
     this.body.tabIndex = 0;
     this.body.setAttribute('role', 'region');
@@ -34,10 +40,10 @@ export class Card {
       if (kind !== Empty) this.element.classList.toggle('chart', kind === Bars);
     }
     const shown = this.picture.draw(view, shape);
-    say(this.when, `batch ${count(view.batch)} · ${clock(view.time)}`);
+    say(this.when, t('of_batch', count(view.batch), clock(view.time)));
     const notes = [];
-    if (shown < view.total) notes.push(`The first ${count(shown)} of ${count(view.total)} rows.`);
-    if (view.cut) notes.push(`${count(view.cut)} long texts are cut.`);
+    if (shown < view.total) notes.push(t('first_rows', count(shown), count(view.total)));
+    if (view.cut) notes.push(t('cut', count(view.cut)));
     say(this.more, notes.join(' '));
     this.more.hidden = notes.length === 0;
   }
@@ -47,7 +53,7 @@ export class Card {
  * Which columns make bars: one text and one number, and else at most times
  * that are the same in all rows, as the bounds of a window are.
  */
-function bars({ columns, rows }) {
+export function bars({ columns, rows }) {
   const of = (type) => columns.flatMap((column, i) => (column.type === type ? [i] : []));
   const [texts, numbers, times] = [of('text'), of('number'), of('time')];
   if (texts.length !== 1 || numbers.length !== 1 || times.length + 2 !== columns.length) return null;
@@ -55,21 +61,25 @@ function bars({ columns, rows }) {
   return { text: texts[0], number: numbers[0] };
 }
 
-class Empty {
+/** What stands where a view has no rows. */
+export class Empty {
   constructor() {
     this.element = h('p', 'await');
   }
 
   draw(view) {
-    say(this.element, `No rows in batch ${count(view.batch)}; waiting for the next.`);
+    say(this.element, t('no_rows', count(view.batch)));
     return 0;
   }
 }
 
-class Bars {
+/** Bars that move to their new places. */
+export class Bars {
   constructor() {
     this.element = h('ol', 'bars');
     this.known = new Map();
+    /** Movements that may still go on. */
+    this.moves = [];
   }
 
   draw(view, shape) {
@@ -87,6 +97,8 @@ class Bars {
         first.set(key, { top: bar.row.getBoundingClientRect().top - origin, fill });
       }
     }
+    this.moves.forEach((move) => move.cancel());
+    this.moves = [];
     const keep = new Set(list.map((item) => item.key));
     for (const [key, bar] of this.known) {
       if (!keep.has(key)) {
@@ -99,7 +111,6 @@ class Bars {
     list.forEach((item, i) => {
       let bar = this.known.get(item.key);
       if (!bar) this.known.set(item.key, (bar = newBar()));
-      bar.row.getAnimations({ subtree: true }).forEach((animation) => animation.cancel());
       text(bar.label, item.text);
       say(bar.count, shown[i]);
       bar.fill.className = Number(item.value) < 0 ? 'fill neg' : 'fill';
@@ -125,15 +136,16 @@ class Bars {
     });
     for (const { bar, was, top, fill } of moves) {
       if (!was) {
-        bar.row.animate([{ opacity: 0 }, { opacity: 1 }], timing);
+        this.moves.push(bar.row.animate([{ opacity: 0 }, { opacity: 1 }], timing));
         continue;
       }
       if (was.top !== top) {
         // What rises passes over what falls.
         const over = { position: 'relative', zIndex: was.top > top ? 1 : 0 };
-        bar.row.animate([{ ...over, transform: `translateY(${was.top - top}px)` }, { ...over, transform: 'none' }], timing);
+        const way = [{ ...over, transform: `translateY(${was.top - top}px)` }, { ...over, transform: 'none' }];
+        this.moves.push(bar.row.animate(way, timing));
       }
-      if (was.fill !== fill) bar.fill.animate([{ width: `${was.fill}px` }, { width: `${fill}px` }], timing);
+      if (was.fill !== fill) this.moves.push(bar.fill.animate([{ width: `${was.fill}px` }, { width: `${fill}px` }], timing));
     }
   }
 }
@@ -167,7 +179,8 @@ function inOrder(items) {
   return [...items].sort((a, b) => by(b) - by(a) || (a.key < b.key ? -1 : 1));
 }
 
-class Table {
+/** Rows as they are. */
+export class Table {
   constructor() {
     this.element = h('table');
     this.head = this.element.createTHead().insertRow();

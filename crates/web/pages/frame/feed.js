@@ -1,10 +1,10 @@
 // The live feed: connects, tells, and connects again when the line is lost.
 
-const EVENTS = ['phase', 'inputs', 'batch', 'view'];
+const EVENTS = ['phase', 'inputs', 'batch', 'view', 'pulse'];
 const LONGEST_WAIT = 10;
 
 /**
- * Follows `/api/live`. Each event goes to `on[event](data)`; `on.line(wait)`
+ * Follows `/api/v1/live`. Each event goes to `on[event](data)`; `on.line(wait)`
  * hears `null` when connected and the seconds until the next try when not.
  */
 export function follow(on) {
@@ -15,7 +15,7 @@ export function follow(on) {
   function connect() {
     clearTimeout(timer);
     source?.close();
-    source = new EventSource('/api/live');
+    source = new EventSource('/api/v1/live');
     source.onopen = () => {
       wait = 1;
       on.line(null);

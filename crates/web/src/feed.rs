@@ -1,0 +1,62 @@
+//! `/api/v1/feed`: the live feed as a WebSocket, for programs that speak it.
+//!
+//! Each message is a text, `{"event":"view","data":…}`, with the events of
+//! [`crate::live`] and the same bounds. Invariant: what a client sends is not
+//! looked at and is small; a client that closes, or sends more, loses its seat.
+//! Called by the router, behind the guard, which refuses foreign origins.
+
+use crate::{live, server::Shared};
+use axum::{
+    extract::{
+        State,
+        ws::{Message, WebSocket, WebSocketUpgrade},
+    },
+    response::Response,
+};
+use bytes::Bytes;
+use futures::{SinkExt, StreamExt};
+use std::{pin::pin, sync::Arc};
+use tokio::sync::OwnedSemaphorePermit;
+
+/// Bytes of a message that a client may send.
+const MESSAGE: usize = 4096;
+
+/// `/api/v1/feed`
+pub(crate) async fn feed(State(shared): State<Arc<Shared>>, upgrade: WebSocketUpgrade) -> Response {
+    let seat = match live::seat(&shared) {
+        Ok(seat) => seat,
+        Err(refusal) => return *refusal,
+    };
+    upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE).on_upgrade(move |socket| tell(socket, shared, seat))
+}
+
+/// Tells until the client closes, breaks a rule, or the server stops.
+async fn tell(socket: WebSocket, shared: Arc<Shared>, seat: OwnedSemaphorePermit) {
+    let (mut to, mut from) = socket.split();
+    let mut frames = pin!(live::feed(shared, seat));
+    loop {
+        tokio::select! {
+            frame = frames.next() => {
+                let Some(Ok(frame)) = frame else { break };
+                let Some(message) = message(&frame) else { continue };
+                if to.send(Message::Text(message.into())).await.is_err() {
+                    return;
+                }
+            }
+            heard = from.next() => match heard {
+                // Pings are answered by the socket itself.
+                Some(Ok(Message::Text(_) | Message::Binary(_) | Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+            },
+        }
+    }
+    // The client may be gone already.
+    let _gone = to.send(Message::Close(None)).await;
+}
+
+/// A frame of the event stream as a message.
+fn message(frame: &Bytes) -> Option<String> {
+    let text = std::str::from_utf8(frame).ok()?;
+    let (event, data) = text.strip_prefix("event: ")?.trim_end_matches('\n').split_once("\ndata: ")?;
+    Some(format!("{{\"event\":\"{event}\",\"data\":{data}}}"))
+}

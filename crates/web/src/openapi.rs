@@ -1,0 +1,216 @@
+//! `/api/v1/openapi.json`: the routes and what they answer, as OpenAPI 3.1.
+//!
+//! Paths come from [`ROUTES`]; the schemas stand here. Invariant: each answer
+//! of the server fits its schema, and has no key that the schema does not name:
+//! a test asks every route and compares. Called by the router.
+
+use crate::routes::{Answer, Parameter, ROUTES, Route};
+use axum::Json;
+use serde_json::{Map, Value, json};
+
+/// `/api/v1/openapi.json`
+pub(crate) async fn openapi() -> Json<Value> {
+    Json(document())
+}
+
+fn document() -> Value {
+    let paths: Map<String, Value> = ROUTES.iter().map(|route| (route.path.to_string(), path(route))).collect();
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Tidemill",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "How a running program fares. Served on this machine only; times are microseconds since the epoch.",
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
+        },
+        "paths": paths,
+        "components": { "schemas": schemas() },
+    })
+}
+
+fn path(route: &Route) -> Value {
+    let content = match route.answer {
+        Answer::Json(name) => json!({ "application/json": { "schema": reference(name) } }),
+        Answer::List(name) => {
+            json!({ "application/json": { "schema": { "type": "array", "items": reference(name) } } })
+        }
+        Answer::Other => json!({ "application/json": { "schema": { "type": "object" } } }),
+        Answer::Text(media) => json!({ media.split(';').next().unwrap_or(media): { "schema": { "type": "string" } } }),
+        Answer::Socket => Value::Null,
+    };
+    let mut responses = Map::new();
+    match route.answer {
+        Answer::Socket => responses.insert("101".to_string(), json!({ "description": "a WebSocket" })),
+        _ => responses.insert("200".to_string(), json!({ "description": route.summary, "content": content })),
+    };
+    for status in route.refusals {
+        let schema = if route.path == "/readyz" { reference("Health") } else { reference("Error") };
+        // A wrong parameter or a wrong upgrade is told as text.
+        let content = match status {
+            400 => json!({
+                "text/plain": { "schema": { "type": "string" } },
+                "application/json": { "schema": schema },
+            }),
+            426 => json!({ "text/plain": { "schema": { "type": "string" } } }),
+            _ => json!({ "application/json": { "schema": schema } }),
+        };
+        responses.insert(status.to_string(), json!({ "description": "refused, with the reason", "content": content }));
+    }
+    let parameters: Vec<Value> = route.parameters.iter().map(parameter).collect();
+    json!({ "get": { "summary": route.summary, "parameters": parameters, "responses": responses } })
+}
+
+fn parameter(parameter: &Parameter) -> Value {
+    let mut schema = json!({ "type": parameter.kind });
+    if parameter.kind == "integer" {
+        schema["minimum"] = json!(0);
+    }
+    json!({
+        "name": parameter.name,
+        "in": parameter.place,
+        "required": parameter.place == "path",
+        "description": parameter.what,
+        "schema": schema,
+    })
+}
+
+fn reference(name: &str) -> Value {
+    json!({ "$ref": format!("#/components/schemas/{name}") })
+}
+
+/// An object of these keys, all of them there, and no other.
+fn object(keys: &[(&str, Value)]) -> Value {
+    let properties: Map<String, Value> =
+        keys.iter().map(|(key, schema)| ((*key).to_string(), schema.clone())).collect();
+    let required: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
+    json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
+}
+
+fn list(of: &Value) -> Value {
+    json!({ "type": "array", "items": of })
+}
+
+/// An object whose keys are names.
+fn by_name(of: &Value) -> Value {
+    json!({ "type": "object", "additionalProperties": of })
+}
+
+fn schemas() -> Value {
+    let (count, text, truth) =
+        (json!({ "type": "integer", "minimum": 0 }), json!({ "type": "string" }), json!({ "type": "boolean" }));
+    let time = json!({ "type": "integer", "description": "microseconds since the epoch" });
+    let or_null = |kind: &str| json!({ "type": [kind, "null"] });
+    let phase = json!({ "type": "string", "enum": ["starting", "running", "stopping", "stopped", "failed"] });
+    let (range, letter) = (range(&text, &count), letter(&text, &count));
+    let report = [
+        ("batch", count.clone()),
+        ("time", time.clone()),
+        ("records_in", count.clone()),
+        ("rows_out", count.clone()),
+        ("refused", count.clone()),
+        ("letters", by_name(&count)),
+        ("late", count.clone()),
+        ("scheduling_delay_us", count.clone()),
+        ("processing_us", count.clone()),
+        ("queued", count.clone()),
+        ("state_bytes", count.clone()),
+        ("state_spilled", count.clone()),
+        ("rate_limit", or_null("number")),
+        ("watermark", or_null("integer")),
+    ];
+    let detail = object(&[
+        ("ranges", by_name(&list(&range))),
+        ("ranges_left_out", count.clone()),
+        ("records", by_name(&count)),
+        ("watermarks", by_name(&time)),
+        ("operators", list(&reference("Operator"))),
+        ("outputs", list(&reference("Operator"))),
+        ("letters", list(&letter)),
+    ]);
+    let mut operator = object(&[("name", text.clone()), ("rows", count.clone()), ("busy_us", count.clone())]);
+    operator["properties"]["steps"] = list(&reference("Operator"));
+    let column = object(&[("name", text.clone()), ("type", text.clone())]);
+    let view = object(&[
+        ("name", text.clone()),
+        ("batch", count.clone()),
+        ("time", time.clone()),
+        ("total", count.clone()),
+        ("columns", list(&column)),
+        ("rows", list(&list(&json!({ "type": ["string", "number", "boolean", "null"] })))),
+        ("cut", count.clone()),
+    ]);
+    let health =
+        [("ready", truth.clone()), ("phase", phase.clone()), ("state", text.clone()), ("reason", text.clone())];
+    json!({
+        "Error": object(&[("error", text.clone())]),
+        "Live": object(&[("live", truth.clone())]),
+        "Health": object(&health),
+        "Program": object(&[
+            ("name", text.clone()),
+            ("started", time.clone()),
+            ("phase", phase),
+            ("error", or_null("string")),
+            ("records_in", count.clone()),
+            ("refused", count.clone()),
+            ("letters", by_name(&count)),
+            ("late", count.clone()),
+            ("batches", count.clone()),
+            ("now", time.clone()),
+            ("views", list(&text)),
+            ("health", reference("Health")),
+        ]),
+        "ViewHead": object(&[("name", text.clone()), ("batch", count.clone()), ("time", time), ("rows", count.clone())]),
+        "View": view,
+        "History": object(&[("name", text.clone()), ("snapshots", list(&reference("View")))]),
+        "Report": object(&report),
+        "Batch": object(&report.into_iter().chain([("detail", detail)]).collect::<Vec<_>>()),
+        "Operator": operator,
+        "Input": object(&[
+            ("stream", text.clone()),
+            ("index", count.clone()),
+            ("describe", text.clone()),
+            ("state", text.clone()),
+            ("failed", or_null("string")),
+            ("records", count.clone()),
+            ("bytes", count.clone()),
+            ("last", or_null("integer")),
+            ("errors", count.clone()),
+            ("reconnects", count.clone()),
+            ("last_error", or_null("string")),
+            ("lag", or_null("integer")),
+            ("partitions", list(&object(&[
+                ("partition", text.clone()), ("position", count), ("lag", or_null("integer")),
+            ]))),
+        ]),
+        "Graph": object(&[("nodes", list(&node(&text, &truth, &column)))]),
+    })
+}
+
+fn range(text: &Value, count: &Value) -> Value {
+    object(&[("partition", text.clone()), ("start", count.clone()), ("end", count.clone())])
+}
+
+fn letter(text: &Value, count: &Value) -> Value {
+    object(&[
+        ("stream", text.clone()),
+        ("partition", text.clone()),
+        ("offset", count.clone()),
+        ("kind", text.clone()),
+        ("reason", text.clone()),
+        ("raw", text.clone()),
+    ])
+}
+
+fn node(text: &Value, truth: &Value, column: &Value) -> Value {
+    object(&[
+        ("id", text.clone()),
+        ("name", text.clone()),
+        ("kind", json!({ "type": "string", "enum": ["input", "operator", "output"] })),
+        ("what", text.clone()),
+        ("inputs", list(text)),
+        ("stateful", truth.clone()),
+        ("definition", json!({ "type": ["string", "null"] })),
+        ("columns", list(column)),
+        ("plan", json!({ "type": ["string", "null"] })),
+    ])
+}

@@ -1,0 +1,275 @@
+//! The API's own description against what the server answers, and the feed as a WebSocket.
+
+use crate::{
+    Site,
+    http::{self, Live},
+    report,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+use tidemill_core::{
+    BatchDetail, BatchId, BatchReport, DeadLetter, Graph, GraphColumn, GraphNode, LetterReport, NodeKind, Offset,
+    OffsetRange, OperatorReport, PartitionId, PartitionReport, Phase, Timestamp,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// What of `value` does not fit `schema`, with its place.
+fn misfits(schema: &Value, value: &Value, document: &Value, at: &str, found: &mut Vec<String>) {
+    if let Some(reference) = schema["$ref"].as_str() {
+        let name = reference.rsplit('/').next().unwrap();
+        return misfits(&document["components"]["schemas"][name], value, document, at, found);
+    }
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::String(kind) => vec![kind],
+        Value::Array(kinds) => kinds.iter().map(|kind| kind.as_str().unwrap()).collect(),
+        other => panic!("{at}: a schema without a type: {other}"),
+    };
+    let is = |kind: &&str| match *kind {
+        "string" => value.is_string(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "boolean" => value.is_boolean(),
+        "null" => value.is_null(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        other => panic!("{at}: no such type: {other}"),
+    };
+    if !kinds.iter().any(is) {
+        found.push(format!("{at}: {value} is none of {kinds:?}"));
+    }
+    if let Some(allowed) = schema["enum"].as_array().filter(|allowed| !allowed.contains(value)) {
+        found.push(format!("{at}: {value} is none of {allowed:?}"));
+    }
+    for (i, item) in value.as_array().into_iter().flatten().enumerate() {
+        misfits(&schema["items"], item, document, &format!("{at}[{i}]"), found);
+    }
+    let Some(object) = value.as_object() else { return };
+    for key in schema["required"].as_array().into_iter().flatten() {
+        if !object.contains_key(key.as_str().unwrap()) {
+            found.push(format!("{at}: {key} is missing"));
+        }
+    }
+    for (key, value) in object {
+        let at = format!("{at}.{key}");
+        match (&schema["properties"][key], &schema["additionalProperties"]) {
+            (Value::Null, Value::Object(_)) => misfits(&schema["additionalProperties"], value, document, &at, found),
+            (Value::Null, Value::Bool(false)) => found.push(format!("{at}: is not described")),
+            (Value::Null, _) => {}
+            (known, _) => misfits(known, value, document, &at, found),
+        }
+    }
+}
+
+/// A site whose every answer has something in each list.
+pub(crate) async fn full() -> Site {
+    let site = Site::open().await;
+    site.show("words", 7, &[("sea", 3), ("tide", 2)]);
+    site.board.update_program(|p| {
+        p.name = "trending".to_string();
+        p.started = Timestamp(5);
+        p.phase = Phase::Running;
+    });
+    site.board.update_input("posts", 0, |input| {
+        input.describe = "tcp 127.0.0.1:9".to_string();
+        input.state = "connected".to_string();
+        (input.records, input.bytes, input.errors, input.reconnects) = (500, 64_000, 2, 1);
+        input.last = Some(Timestamp(6_000_000));
+        input.last_error = Some("connection refused".to_string());
+        input.lag = Some(17);
+        let partition = PartitionId::new("0");
+        input.partitions = vec![PartitionReport { partition, position: Offset(483), lag: Some(17) }];
+    });
+    (1..7).for_each(|batch| site.board.publish_batch(report(batch)));
+    site.board.publish_batch(BatchReport { detail: Arc::new(detail()), rate_limit: Some(10.5), ..report(7) });
+    site.board.publish_graph(graph());
+    site
+}
+
+fn work(name: &str, rows: u64, busy_us: u64, steps: Vec<OperatorReport>) -> OperatorReport {
+    OperatorReport { name: name.to_string(), rows, busy_us, steps }
+}
+
+/// Of a batch over `posts` with two operators and a dead letter.
+pub(crate) fn detail() -> BatchDetail {
+    let letter = DeadLetter {
+        stream: "posts".to_string(),
+        partition: PartitionId::new("0"),
+        offset: Offset(41),
+        batch: Some(BatchId(7)),
+        reason: "field \"n\": expected an integer, found \"many\"".to_string(),
+        raw: b"{\"n\":\"many\"}".to_vec(),
+    };
+    let mut detail = BatchDetail {
+        records: [("posts".to_string(), 10)].into(),
+        watermarks: [("posts".to_string(), Timestamp(4_500_000))].into(),
+        operators: vec![
+            work("posts", 10, 900, vec![work("read and decoded", 10, 900, vec![])]),
+            work("words", 2, 2100, vec![work("panes", 10, 600, vec![]), work("state", 2, 1500, vec![])]),
+        ],
+        outputs: vec![work("words", 2, 30, vec![])],
+        letters: LetterReport::first(&[letter]),
+        ..BatchDetail::default()
+    };
+    let range = OffsetRange { partition: PartitionId::new("0"), start: Offset(33), end: Offset(43) };
+    detail.take_ranges("posts", &[range]);
+    detail
+}
+
+/// An input, two operators, an output.
+pub(crate) fn graph() -> Graph {
+    let node = |kind, name: &str, what: &str, inputs: &[&str]| GraphNode {
+        id: format!("{} {name}", serde_json::to_value(kind).unwrap().as_str().unwrap()),
+        name: name.to_string(),
+        kind,
+        what: what.to_string(),
+        inputs: inputs.iter().map(ToString::to_string).collect(),
+        stateful: what == "aggregate",
+        definition: (what == "aggregate").then(|| "SELECT word, count(*) FROM posts GROUP BY word".to_string()),
+        columns: vec![GraphColumn { name: "word".to_string(), kind: "Utf8".to_string() }],
+        plan: (kind == NodeKind::Output).then(|| "shared\n  words: state".to_string()),
+    };
+    let nodes = vec![
+        node(NodeKind::Input, "posts", "topic posts", &[]),
+        node(NodeKind::Operator, "words", "aggregate", &["input posts"]),
+        node(NodeKind::Operator, "long", "select", &["operator words"]),
+        node(NodeKind::Output, "words", "view", &["operator words"]),
+        node(NodeKind::Output, "file", "exactly once into files out", &["operator long"]),
+    ];
+    Graph { nodes }
+}
+
+#[tokio::test]
+async fn every_route_answers_as_its_description_says() {
+    let site = full().await;
+    let document = http::get(site.address, "/api/v1/openapi.json").await.json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() > 12);
+    let mut asked = 0;
+    for (path, of) in paths {
+        let get = &of["get"];
+        assert!(get["summary"].as_str().is_some_and(|summary| summary.len() > 10), "{path}");
+        for parameter in get["parameters"].as_array().unwrap() {
+            let in_path = path.contains(&format!("{{{}}}", parameter["name"].as_str().unwrap()));
+            assert_eq!(parameter["in"] == "path", in_path, "{path}");
+        }
+        let Some(content) = get["responses"]["200"]["content"].as_object() else { continue };
+        let (media, schema) = content.iter().next().unwrap();
+        let target = path.replace("{name}", "words").replace("{batch}", "7");
+        if media == "text/event-stream" {
+            continue;
+        }
+        let reply = http::get(site.address, &target).await;
+        assert_eq!(reply.status, 200, "{target}");
+        assert!(reply.header("content-type").unwrap().starts_with(media.as_str()), "{target}");
+        if media == "application/json" {
+            let mut found = Vec::new();
+            misfits(&schema["schema"], &reply.json(), &document, path, &mut found);
+            assert!(found.is_empty(), "{found:#?}");
+            asked += 1;
+        }
+        // What is not there is told as described, too.
+        if path.contains('{') {
+            let target = path.replace("{name}", "nothing").replace("{batch}", "99");
+            let reply = http::get(site.address, &target).await;
+            assert_eq!(reply.status, 404, "{target}");
+            assert!(get["responses"]["404"].is_object() && reply.json()["error"].is_string(), "{target}");
+        }
+    }
+    assert!(asked >= 12, "{asked}");
+    // The comparison can fail.
+    let (mut found, strange) = (Vec::new(), json!({ "live": 1, "more": 2 }));
+    misfits(&json!({ "$ref": "#/components/schemas/Live" }), &strange, &document, "x", &mut found);
+    assert_eq!(found.len(), 2, "{found:?}");
+    site.close().await;
+}
+
+#[tokio::test]
+async fn a_batch_a_past_view_and_the_graph_are_told() {
+    let site = full().await;
+    let batch = http::get(site.address, "/api/v1/batches/7").await.json();
+    assert_eq!(batch["detail"]["ranges"]["posts"], json!([{ "partition": "0", "start": 33, "end": 43 }]));
+    assert_eq!(batch["detail"]["operators"][1]["steps"][1]["rows"], 2);
+    assert_eq!(batch["detail"]["letters"][0]["kind"], "bad_value");
+    for gone in ["0", "8", "-1", "seven", "99999999999999999999999"] {
+        assert_eq!(http::get(site.address, &format!("/api/v1/batches/{gone}")).await.status, 404, "{gone}");
+    }
+    let list = http::get(site.address, "/api/v1/batches").await;
+    assert!(list.json()[6].get("detail").is_none(), "the list stays short");
+    assert_eq!(http::get(site.address, "/api/v1/graph").await.json()["nodes"][1]["inputs"], json!(["input posts"]));
+
+    // The follower has its turn before the feed tells of the view.
+    let mut live = Live::open(site.address).await;
+    for step in 8..12 {
+        site.show("words", step, &[("sea", i64::try_from(step).unwrap())]);
+        live.until("view", |view| view["batch"] == step).await;
+    }
+    let history = http::get(site.address, "/api/v1/views/words/history").await.json();
+    let steps: Vec<_> = history["snapshots"].as_array().unwrap().iter().map(|s| s["batch"].as_u64().unwrap()).collect();
+    assert_eq!(steps, [7, 8, 9, 10, 11]);
+    let then = http::get(site.address, "/api/v1/views/words?batch=9").await.json();
+    assert_eq!((&then["batch"], &then["rows"]), (&json!(9), &json!([["sea", 9]])));
+    assert_eq!(http::get(site.address, "/api/v1/views/words?batch=3").await.status, 404);
+    assert_eq!(http::get(site.address, "/api/v1/views/words?batch=x").await.status, 400);
+    site.close().await;
+}
+
+#[tokio::test]
+async fn the_feed_is_a_web_socket_too_and_refuses_foreign_pages() {
+    let site = full().await;
+    let address = site.address;
+    let hello = |origin: &str| {
+        format!(
+            "GET /api/v1/feed HTTP/1.1\r\nHost: {address}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nOrigin: {origin}\r\n\r\n"
+        )
+    };
+    for origin in ["http://evil.example", "null", "https://localhost"] {
+        assert_eq!(http::open(address, &hello(origin)).await.head.status, 403, "{origin}");
+    }
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    socket.write_all(hello(&format!("http://{address}")).as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(socket.read_u8().await.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    assert!(head.starts_with("HTTP/1.1 101") && head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+    for event in ["phase", "inputs", "batch", "view"] {
+        let message = message(&mut socket).await.unwrap();
+        assert_eq!(message["event"], event, "{message}");
+        assert!(!message["data"].is_null());
+    }
+    site.show("words", 8, &[("</script>\n\u{2028}", 1)]);
+    let told = message(&mut socket).await.unwrap();
+    assert_eq!((&told["event"], &told["data"]["rows"][0][0]), (&json!("view"), &json!("</script>\n\u{2028}")));
+    // A client that sends too much is let go of, and the others are served.
+    let long = [&[0x82, 0xfe, 0xff, 0xff, 0, 0, 0, 0][..], &[0; 65_535]].concat();
+    // The server may have closed before all is written.
+    let _gone = socket.write_all(&long).await;
+    while message(&mut socket).await.is_some() {}
+    assert_eq!(http::get(address, "/livez").await.status, 200);
+    site.close().await;
+}
+
+/// The next text of a socket; `None` when it was closed.
+async fn message(socket: &mut TcpStream) -> Option<Value> {
+    loop {
+        let (head, short) = (socket.read_u8().await.ok()?, socket.read_u8().await.ok()?);
+        let length = match short & 0x7f {
+            126 => usize::from(socket.read_u16().await.ok()?),
+            127 => usize::try_from(socket.read_u64().await.ok()?).unwrap(),
+            short => usize::from(short),
+        };
+        let mut data = vec![0; length];
+        socket.read_exact(&mut data).await.ok()?;
+        match head {
+            0x81 => return Some(serde_json::from_slice(&data).unwrap()),
+            0x88 => return None,
+            other => assert!(matches!(other, 0x89 | 0x8a), "frame {other:x}"),
+        }
+    }
+}
