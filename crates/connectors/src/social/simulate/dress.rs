@@ -26,16 +26,24 @@ pub struct Posted {
 }
 
 impl Posted {
-    /// One of these lines: a record of the network as it is; of other JSON the member `text`, and of other lines the
-    /// line, in the network's dress.
+    /// One of these lines: a record of the network, or another object without a member `text`, as it is; the text of
+    /// another object, and any other line, in the network's dress.
     pub fn from_line(network: Network, line: &str, number: usize) -> Self {
         if let Ok(post) = network.read(line.as_bytes()) {
             let at = post.created_at.unwrap_or_else(|| time(number));
             return Self { id: post.id, at, record: line.to_string(), kind: post.kind };
         }
-        let value: Option<Value> = serde_json::from_str(line).ok();
-        let text = value.as_ref().and_then(|value| value.get("text")).and_then(Value::as_str);
-        Self::of_text(network, text.unwrap_or(line), number)
+        let value: Option<Value> = serde_json::from_str(line).ok().filter(Value::is_object);
+        match value.as_ref().map(|value| value.get("text").and_then(Value::as_str)) {
+            None => Self::of_text(network, line, number),
+            Some(Some(text)) => Self::of_text(network, text, number),
+            // Something else that the network sends: an account's event, a warning.
+            Some(None) => {
+                let sent = value.as_ref().and_then(|value| value.get("time_us")).and_then(Value::as_i64).map(Timestamp);
+                let (id, at) = (format!("line {number}"), sent.unwrap_or_else(|| time(number)));
+                Self { id, at, record: line.to_string(), kind: Kind::Edit }
+            }
+        }
     }
 
     /// A text, number `number`.

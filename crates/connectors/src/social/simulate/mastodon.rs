@@ -105,7 +105,7 @@ fn refused(code: u16, after: Option<u64>, stage: &Stage) -> Answer {
     match after {
         Some(seconds) => {
             let reset = stage.plan.clock.now().plus(Duration::from_secs(seconds));
-            answer.with("x-ratelimit-limit", 300).with("x-ratelimit-remaining", 0).with("x-ratelimit-reset", reset)
+            answer.with("x-ratelimit-limit", &300).with("x-ratelimit-remaining", &0).with("x-ratelimit-reset", &reset)
         }
         None => answer,
     }

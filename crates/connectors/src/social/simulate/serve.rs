@@ -72,7 +72,7 @@ impl Answer {
         Self { status: 200, kind, headers: Vec::new(), body }
     }
 
-    pub(super) fn with(mut self, name: &'static str, value: impl ToString) -> Self {
+    pub(super) fn with(mut self, name: &'static str, value: &impl ToString) -> Self {
         self.headers.push((name, value.to_string()));
         self
     }

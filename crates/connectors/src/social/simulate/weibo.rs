@@ -50,7 +50,7 @@ pub(super) fn answer(asked: &Asked, stage: &Arc<Stage>) -> Answer {
             if let Fault::Status(code, after) = fault {
                 let answer = complaint(code, 10_001, "system error", asked);
                 return match after {
-                    Some(seconds) => answer.with("retry-after", seconds),
+                    Some(seconds) => answer.with("retry-after", &seconds),
                     None => answer,
                 };
             }

@@ -72,7 +72,7 @@ pub(super) fn answer(asked: &Asked, stage: &Arc<Stage>) -> Answer {
         Fault::Status(code, after) => {
             let answer = Answer::json(code, &json!({"httpStatus": code, "detail": "refused"}));
             match after {
-                Some(seconds) => answer.with("retry-after", seconds),
+                Some(seconds) => answer.with("retry-after", &seconds),
                 None => answer,
             }
         }

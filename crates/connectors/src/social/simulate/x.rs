@@ -113,7 +113,7 @@ pub(super) fn refused(code: u16, after: Option<u64>, stage: &Stage) -> Answer {
     match after {
         Some(seconds) => {
             let reset = stage.plan.clock.now().plus(Duration::from_secs(seconds)).millis().div_euclid(1000);
-            answer.with("x-rate-limit-limit", 50).with("x-rate-limit-remaining", 0).with("x-rate-limit-reset", reset)
+            answer.with("x-rate-limit-limit", &50).with("x-rate-limit-remaining", &0).with("x-rate-limit-reset", &reset)
         }
         None => answer,
     }

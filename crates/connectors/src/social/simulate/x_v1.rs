@@ -68,7 +68,7 @@ pub(super) fn answer(asked: &Asked, stage: &Arc<Stage>) -> Answer {
         Fault::Status(code, after) => {
             let answer = Answer::text(code, "text/plain", format!("{code}: Enhance Your Calm\r\n"));
             match after {
-                Some(seconds) => answer.with("retry-after", seconds),
+                Some(seconds) => answer.with("retry-after", &seconds),
                 None => answer,
             }
         }

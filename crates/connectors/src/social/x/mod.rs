@@ -28,7 +28,8 @@
 //! **Nothing lost, nothing twice.** The streams have no place to go on from. So
 //! after an interruption `x` opens the stream, then asks the recent search for
 //! what its rules match since ten seconds before the newest known post, and
-//! tells known posts apart by their ids. What can't be had is a dead letter that
+//! tells known posts apart by their ids. All rules together are one query, which
+//! X allows 512 characters for, or 1,024. What can't be had is a dead letter that
 //! says which time is missing. `x-sample` can't fetch what it missed, and reports it.
 
 mod rules;
