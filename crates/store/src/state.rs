@@ -36,6 +36,7 @@ use tidemill_core::{BatchId, Error, Result};
 
 mod file;
 mod look;
+mod narrow;
 mod unfinished;
 pub(crate) use file::{FileHead, Writer, read_rows};
 use file::{Mark, Part, Word};

@@ -22,7 +22,7 @@
 use super::{
     Feed, StateOperator, Swept, Version,
     alarms::{Alarm, Micros},
-    bin::{BINS, Bin, NONE, Slot, Touched, bin_of, no_bucket},
+    bin::{BINS, Bin, NONE, Slot, Touched, bin_of, no_bucket, spread},
     binned::Binned,
     cold::Cold,
     hand_out,
@@ -168,7 +168,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         for (bin, end) in self.bins.iter_mut().zip(ends.iter().copied()) {
             let range = start as usize..end as usize;
             let keys = range.clone().map(|row| <(K, V)>::get(&column, row).0);
-            bin.find(&hashes[range].iter().copied().zip(keys), &mut touched.buckets);
+            bin.find(&hashes[range].iter().copied().zip(keys), &mut touched);
             bin.group(&mut touched)?;
             touched.sort(start, end);
             start = end;
@@ -337,7 +337,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
     fn take(&mut self, key: K::Ref<'_>, state: Option<S::Ref<'_>>, life: L) {
         let hash = hash_key::<K>(key);
         let table = &mut self.bins[bin_of(hash)].table;
-        let entry = table.entry(hash, |s| K::same(s.key.borrow(), key), |s| hash_key::<K>(s.key.borrow()));
+        let entry = table.entry(spread(hash), |s| K::same(s.key.borrow(), key), Slot::spread);
         if state.is_none() && life.is_bare() {
             if let Entry::Occupied(slot) = entry {
                 slot.remove();
