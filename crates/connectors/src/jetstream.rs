@@ -268,7 +268,8 @@ thread_local! {
     ]);
 }
 
-fn tls() -> Result<Arc<ClientConfig>, String> {
+/// TLS as clients speak it, with the certificates that the web trusts.
+pub(crate) fn tls() -> Result<Arc<ClientConfig>, String> {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()

@@ -37,6 +37,7 @@ pub mod lines;
 mod mutations;
 mod place;
 pub mod replay;
+pub mod social;
 pub mod stdin;
 pub mod tail;
 pub mod tcp;
@@ -71,6 +72,7 @@ pub fn register(registry: &mut Registry) {
     registry.add_input("tail", tail::Tail::input);
     registry.add_input("tcp", tcp::TcpClient::input);
     registry.add_input("tcp-listen", tcp::TcpListen::input);
+    social::register(registry);
 
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
     registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));

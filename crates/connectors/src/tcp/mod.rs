@@ -36,7 +36,7 @@ enum End {
 }
 
 /// Notices within 40 seconds when the peer has vanished without a word.
-fn watch(stream: &TcpStream) {
+pub(crate) fn watch(stream: &TcpStream) {
     let keepalive = TcpKeepalive::new().with_time(Duration::from_secs(15)).with_interval(Duration::from_secs(5));
     #[cfg(not(windows))]
     let keepalive = keepalive.with_retries(5);

@@ -18,6 +18,7 @@ mod replay;
 mod replay_batch;
 mod rewind;
 mod run;
+mod simulate;
 mod sql;
 mod status;
 mod table;
@@ -84,6 +85,7 @@ pub(crate) enum Command {
     Produce(produce::Produce),
     Consume(consume::Consume),
     Replay(replay::ReplayCommand),
+    Simulate(simulate::Simulate),
     ReplayBatch(replay_batch::ReplayBatch),
     Rewind(rewind::Rewind),
     Status(status::Status),
@@ -106,6 +108,7 @@ impl Command {
             Self::Produce(command) => command.run(),
             Self::Consume(command) => command.run(),
             Self::Replay(command) => command.run(),
+            Self::Simulate(command) => command.run(),
             Self::ReplayBatch(command) => command.run(),
             Self::Rewind(command) => command.run(),
             Self::Status(command) => command.run(),

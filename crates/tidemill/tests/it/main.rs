@@ -22,6 +22,7 @@ mod prompt;
 mod pty;
 mod run;
 mod slips;
+mod social;
 mod tidy;
 mod topic_sink;
 mod topics;

@@ -77,6 +77,7 @@ const GUARDED: [Guarded; 9] = [
             ("crates/store/src/overflow.rs", "scratch for an embedded store, of which nothing survives a crash"),
             ("crates/connectors/src/files/", "reads files that belong to the user"),
             ("crates/connectors/src/tail.rs", "reads a file that belongs to the user"),
+            ("crates/connectors/src/social/secret.rs", "reads the user's file of credentials"),
             ("crates/tidemill/src/", "the command line reads programs and recordings"),
             ("crates/bench/src/", "writes its own input and reads its own memory use"),
         ],
@@ -98,6 +99,7 @@ const GUARDED: [Guarded; 9] = [
         within: &[],
         allowed: &[
             ("crates/engine/src/clock.rs", "the system clock that programs are given"),
+            ("crates/connectors/src/social/clock.rs", "signs requests and is compared to servers' dates"),
             ("crates/web/src/api.rs", "the server's time, for an uptime that does not trust the viewer's clock"),
             ("crates/tidemill/src/", "the command line"),
             ("crates/bench/src/", "measures"),

@@ -10,6 +10,8 @@
 
 mod sample;
 
+pub(super) use sample::texts as sample_texts;
+
 use super::{out::outln, program, values};
 use clap::{Args, ValueEnum};
 use parking_lot::Mutex;

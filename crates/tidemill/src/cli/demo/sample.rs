@@ -20,6 +20,11 @@ pub(crate) fn recording() -> Recording {
     })
 }
 
+/// The tweets' texts, as their writers saw them.
+pub(crate) fn texts() -> impl Iterator<Item = String> {
+    TWEETS.lines().filter_map(|row| row.splitn(3, '\t').nth(2)).map(|text| unescape(text.trim()))
+}
+
 /// A tweet's line up to its time: `{"id":1,"text":"…","created_at":"`.
 fn head(row: &str) -> Option<String> {
     let mut columns = row.splitn(3, '\t');
