@@ -64,8 +64,8 @@ impl Servers {
     pub fn new(brokers: &str) -> Self {
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", brokers).set("client.id", "tidemill");
-        // The brokers' own words for what is wrong come as errors; the rest is for whoever debugs.
-        config.set_log_level(RDKafkaLogLevel::Info);
+        // What is told waits until it is heard, so it should be little.
+        config.set_log_level(RDKafkaLogLevel::Error);
         // A broker that comes back is found soon.
         config.set("reconnect.backoff.max.ms", "1000");
         Self { config, brokers: brokers.to_string() }

@@ -20,6 +20,8 @@ use tidemill_core::{Error, PartitionId, Result};
 
 /// How long a topic that is not there is looked for: a broker that starts does not know all of them at once.
 const APPEARS: Duration = Duration::from_secs(3);
+/// How long one answer is waited for, before what the client has told is looked at.
+const ANSWER: Duration = Duration::from_secs(2);
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -131,12 +133,7 @@ impl Cluster {
                 asking.insert((Arc::new(client), heard)).clone()
             }
         };
-        // What it has to tell is heard; it is assigned nothing, so no record can come.
-        while let Some(told) = client.poll(Duration::ZERO) {
-            if let Err(error) = told {
-                heard.note(&error, "");
-            }
-        }
+        listen(&client, &heard, Duration::ZERO);
         Ok((client, heard))
     }
 
@@ -165,9 +162,18 @@ impl Cluster {
         let begun = Instant::now();
         loop {
             let (client, heard) = self.asking()?;
-            let answer = client
-                .fetch_metadata(topic, CALL)
-                .map_err(|error| self.servers.failed("ask for topics", error, &heard))?;
+            let answer = match client.fetch_metadata(topic, ANSWER) {
+                Ok(answer) => answer,
+                Err(error) => {
+                    listen(&client, &heard, Duration::from_millis(2));
+                    let error = self.servers.failed("ask for topics", error, &heard);
+                    // Why there is no answer may have been told.
+                    if error.is_retryable() && begun.elapsed() < CALL {
+                        continue;
+                    }
+                    return Err(error);
+                }
+            };
             heard.forget();
             let mut found = BTreeMap::new();
             let mut missing = None;
@@ -245,6 +251,16 @@ impl Cluster {
             list.add_partition_offset(&partition.topic, partition.number, at).map_err(failed)?;
         }
         client.commit(&list, CommitMode::Async).map_err(failed)
+    }
+}
+
+/// Hears what a client has to tell, a few words at a time; it is assigned nothing, so no record can come. A poll that
+/// gives nothing may have told something all the same.
+fn listen(client: &BaseConsumer<Heard>, heard: &Heard, wait: Duration) {
+    for _ in 0..16 {
+        if let Some(Err(error)) = client.poll(wait) {
+            heard.note(&error, "");
+        }
     }
 }
 
