@@ -129,6 +129,12 @@ impl Admin {
         self.check("delete", topic, gone, &heard)
     }
 
+    /// Waits a while for the cluster to do what it was asked to.
+    pub(super) fn rest(&self, span: Duration) {
+        // A fault is told by whatever is asked next.
+        let _rested = self.reads.cluster.rest(span);
+    }
+
     fn admin(&self) -> Result<(AdminClient<Heard>, Heard)> {
         self.servers.client(&[])
     }

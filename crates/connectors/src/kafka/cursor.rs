@@ -46,6 +46,8 @@ pub(super) struct Cursor {
     pub(super) held: Option<OwnedMessage>,
     /// Whether it was set to `next` and nothing has come since.
     pub(super) fresh: bool,
+    /// Whether it has told of the end, and must be set before it tells of another.
+    pub(super) spent: bool,
 }
 
 impl Cursor {
@@ -56,7 +58,7 @@ impl Cursor {
         let at = At::Offset(i64::try_from(next).unwrap_or(i64::MAX));
         assigned.add_partition_offset(&self.partition.topic, self.partition.number, at).map_err(failed)?;
         self.consumer.assign(&assigned).map_err(failed)?;
-        (self.next, self.held, self.fresh) = (next, None, true);
+        (self.next, self.held, self.fresh, self.spent) = (next, None, true, false);
         Ok(())
     }
 }
@@ -89,7 +91,7 @@ impl Cursors {
             place.and_then(|place| idle.remove(place))
         };
         match kept {
-            Some(cursor) if cursor.next == at => Ok(cursor),
+            Some(cursor) if cursor.next == at && !cursor.spent => Ok(cursor),
             Some(mut cursor) => {
                 cursor.set(&self.servers, at)?;
                 Ok(cursor)
@@ -126,7 +128,7 @@ impl Cursors {
         ];
         let (consumer, heard) = self.servers.client::<BaseConsumer<Heard>>(&settings)?;
         let partition = partition.clone();
-        let mut cursor = Cursor { consumer, heard, partition, next: at, held: None, fresh: true };
+        let mut cursor = Cursor { consumer, heard, partition, next: at, held: None, fresh: true, spent: false };
         cursor.set(&self.servers, at)?;
         Ok(cursor)
     }

@@ -53,7 +53,7 @@ pub fn topic(brokers: &str, name: &str, partitions: i32, settings: &[(&str, &str
         match admin.create(name, partitions, 1, settings) {
             Ok(()) => return,
             // The old one goes in its own time.
-            Err(error) if error.to_string().contains("already") => std::thread::sleep(Duration::from_millis(50)),
+            Err(error) if error.to_string().contains("already") => admin.rest(Duration::from_millis(50)),
             Err(error) => panic!("topic {name}: {}", error.chain()),
         }
     }

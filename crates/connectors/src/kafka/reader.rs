@@ -5,7 +5,7 @@
 //!
 //! When nothing more comes before the end of the range, the broker must say so: an end of the partition counts if it is
 //! the first thing that a cursor hears after it was set to where the reading stands. Any other may be one of
-//! earlier, with records behind it.
+//! earlier, with records behind it: these are waited for a moment, before the cursor is set.
 //!
 //! Invariant: all records of the range are given, in their order, or an error with the offsets that are gone; at most
 //! [`PIECE`] bytes and a record are held. Called by the source, on a thread that may block.
@@ -35,6 +35,10 @@ use tidemill_core::{Block, Chunk, Error, Offset, OffsetRange, Result, Span, Time
 const PIECE: usize = 256 << 10;
 /// How long a cursor waits for a record before it looks around.
 const POLL: Duration = Duration::from_millis(100);
+/// The same after an end of the partition, which may be one of earlier.
+const BEHIND: Duration = Duration::from_millis(10);
+/// How long nothing comes before the cursor is set, to be told of an end once more.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long nothing may come; then the read fails, and is tried again by whoever asked.
 const PATIENCE: Duration = Duration::from_secs(8);
 
@@ -89,7 +93,7 @@ impl RangeReader {
 
     fn fill(&mut self, cursor: &mut Cursor) -> Result<()> {
         let mut piece = Piece::default();
-        let mut heard = Instant::now();
+        let (mut heard, mut ended) = (Instant::now(), false);
         while self.at < self.end && piece.before + piece.bytes.len() < PIECE {
             if let Some(held) = cursor.held.take() {
                 if offset_of(&held) >= self.end {
@@ -100,9 +104,9 @@ impl RangeReader {
                 }
                 continue;
             }
-            match cursor.consumer.poll(POLL) {
+            match cursor.consumer.poll(if ended { BEHIND } else { POLL }) {
                 Some(Ok(record)) => {
-                    (heard, cursor.fresh) = (Instant::now(), false);
+                    (heard, cursor.fresh, ended) = (Instant::now(), false, false);
                     if offset_of(&record) >= self.end {
                         cursor.held = Some(record.detach());
                         self.at = self.end;
@@ -112,13 +116,18 @@ impl RangeReader {
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) if cursor.fresh => {
                     self.must_reach_the_end()?;
-                    (self.at, cursor.fresh) = (self.end, false);
+                    // It says so once: the next range has to ask anew.
+                    (self.at, cursor.fresh, cursor.spent) = (self.end, false, true);
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) => cursor.set(&self.reads.cluster.servers, self.at)?,
+                Some(Err(KafkaError::PartitionEOF(_))) => ended = true,
                 Some(Err(error)) => {
                     cursor.heard.note(&error, "");
                     self.look_into(cursor, error)?;
                     self.must_come_soon(cursor, heard)?;
+                }
+                None if !cursor.fresh && (ended || heard.elapsed() > SILENCE) => {
+                    cursor.set(&self.reads.cluster.servers, self.at)?;
+                    ended = false;
                 }
                 None => self.must_come_soon(cursor, heard)?,
             }

@@ -45,7 +45,7 @@ use std::{
     time::Duration,
 };
 use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
-use tidemill_store::{RealDisk, StagedFiles};
+use tidemill_store::{Disk, RealDisk, StagedFiles};
 
 /// A producer, shared by the parts of a batch.
 type Shared = Arc<(BaseProducer<Heard>, Heard)>;
@@ -180,20 +180,14 @@ impl Inner {
             return Ok(());
         }
         let own = opened.own.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let mut since = None;
-        for name in left.iter().filter(|name| !own.contains(**name)) {
-            let path = opened.dir.join(name);
-            let changed = std::fs::metadata(&path).and_then(|meta| meta.modified());
-            let changed =
-                changed.map_err(|e| Error::external(format!("kafka: can't look at {}", path.display())).because(e))?;
-            since = Some(since.map_or(changed, |since: std::time::SystemTime| since.min(changed)));
-        }
+        let foreign = left.iter().filter(|name| !own.contains(**name));
+        let age = foreign.filter_map(|name| RealDisk.age(&opened.dir.join(name))).max();
         if left.len() < parts.len() {
             // Only after the transaction is a file removed.
             opened.staged.remove(left)?;
             return Ok(());
         }
-        opened.transactions.write(batch, since, &mut |send| {
+        opened.transactions.write(batch, age, &mut |send| {
             for name in parts {
                 for rows in opened.staged.read(batch, name)? {
                     send(&self.encoder.encode(&rows)?)?;

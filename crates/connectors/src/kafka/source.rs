@@ -236,7 +236,7 @@ impl Inner {
                 Some(lost) if looks == LOOKS => return Err(lost),
                 Some(_) => {
                     looks += 1;
-                    std::thread::sleep(LOOK);
+                    self.reads.cluster.rest(LOOK)?;
                 }
             }
         }

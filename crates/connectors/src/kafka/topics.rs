@@ -137,6 +137,18 @@ impl Cluster {
         Ok((client, heard))
     }
 
+    /// Waits a while, and hears what the client has to tell meanwhile.
+    pub(super) fn rest(&self, span: Duration) -> Result<()> {
+        let (client, heard) = self.asking()?;
+        let until = Instant::now() + span;
+        while let Some(left) = until.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if let Some(Err(error)) = client.poll(left) {
+                heard.note(&error, "");
+            }
+        }
+        Ok(())
+    }
+
     /// The partitions of `topics`.
     ///
     /// # Errors
@@ -204,7 +216,7 @@ impl Cluster {
                         "kafka: there is no topic `{name}` at {brokers}; make it with tidemill topic --kafka {brokers} create {name}"
                     )));
                 }
-                Some(_) if topic.is_some() => std::thread::sleep(LOOK),
+                Some(_) if topic.is_some() => self.rest(LOOK)?,
                 _ => return Ok(found),
             }
         }

@@ -31,7 +31,7 @@ use rdkafka::{
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, SystemTime},
+    time::{Duration, Instant},
 };
 use tidemill_core::{BatchId, Error, Result};
 
@@ -58,7 +58,7 @@ struct State {
     /// Reads marks, and is nobody's rival.
     marks: Option<(BaseConsumer<Heard>, Heard)>,
     /// When a commit began of which nobody knows the end.
-    doubtful: Option<(BatchId, SystemTime)>,
+    doubtful: Option<(BatchId, Instant)>,
     fenced: u32,
 }
 
@@ -81,12 +81,12 @@ impl Transactions {
         Self { servers, sending, topic: topic.to_string(), id, timeout, state: Mutex::default() }
     }
 
-    /// Writes a batch unless it is in the topic already. `staged` is when an earlier life set it aside; `None` when
-    /// this one did.
+    /// Writes a batch unless it is in the topic already. `staged` is how long ago an earlier life set it aside; `None`
+    /// when this one did.
     pub(super) fn write(
         &self,
         batch: BatchId,
-        staged: Option<SystemTime>,
+        staged: Option<Duration>,
         rows: &mut dyn FnMut(&mut dyn FnMut(&Records) -> Result<()>) -> Result<()>,
     ) -> Result<()> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -101,7 +101,7 @@ impl Transactions {
         }
         // Whatever fails: the next try makes a new producer, which ends what this one left open.
         let sent = self.send(&live, batch, rows).and_then(|()| {
-            state.doubtful = Some((batch, SystemTime::now()));
+            state.doubtful = Some((batch, Instant::now()));
             live.producer.commit_transaction(FINISH).map_err(|e| self.failed("commit", e, &live.heard))
         });
         match sent {
@@ -162,7 +162,7 @@ impl Transactions {
     }
 
     /// A producer that is the only one of its id, and the mark that it finds.
-    fn begin(&self, state: &mut State, batch: BatchId, staged: Option<SystemTime>) -> Result<Live> {
+    fn begin(&self, state: &mut State, batch: BatchId, staged: Option<Duration>) -> Result<Live> {
         let timeout = self.timeout.as_millis().to_string();
         let delivery = self.sending.timeout.min(self.timeout).as_millis().to_string();
         let ours = [
@@ -174,8 +174,8 @@ impl Transactions {
         let (producer, heard) = self.sending.open(&self.servers, &ours)?;
         producer.init_transactions(FINISH).map_err(|e| self.failed("begin", e, &heard).error)?;
         let mark = self.read_mark(state)?;
-        let doubtful = state.doubtful.filter(|(doubtful, _)| *doubtful == batch).map(|(_, since)| since).or(staged);
-        let age = doubtful.and_then(|since| since.elapsed().ok()).unwrap_or_default();
+        let begun = state.doubtful.filter(|(doubtful, _)| *doubtful == batch).map(|(_, since)| since.elapsed());
+        let age = begun.or(staged).unwrap_or_default();
         if mark.is_none() && age > SURE {
             return Err(Error::user(format!(
                 "kafka: nobody knows whether batch {batch} is in topic `{}`: its commit was begun more than a day ago, and the mark of group `{}` is not there (any more). Look into the topic. If the rows are there, remove the files of batch {batch} in the output's folder below `staged` of the data directory; if they are not, touch these files",

@@ -21,7 +21,7 @@ fn numbers(brokers: &str, topic: &str) -> Vec<u32> {
 fn kill_and_check(dir: &Path, brokers: &str, program: &str, topic: &str) {
     fs::write(dir.join("p.sql"), program).unwrap();
     let plan = run(dir, &["plan", "p.sql", "--data", "d"], "");
-    assert!(plan.code(0).out.contains("out: exactly once into kafka "), "{}", plan.out);
+    assert!(plan.code(0).out.contains("insert-out: exactly once into kafka "), "{}", plan.out);
     let arguments = ["run", "p.sql", "--headless", "--no-web", "--data", "d"];
     let (mut grown, mut before) = (0, 0);
     for kill in 0..KILLS {
@@ -43,7 +43,7 @@ fn kill_and_check(dir: &Path, brokers: &str, program: &str, topic: &str) {
     let mut seen = numbers(brokers, topic);
     seen.sort_unstable();
     assert_eq!(seen, (0..ROWS).collect::<Vec<_>>(), "nothing lost, nothing twice");
-    let staged = dir.join("d/programs/p/staged/out");
+    let staged = dir.join("d/programs/p/staged/insert-out");
     assert_eq!(fs::read_dir(staged).unwrap().count(), 0, "nothing staged is left");
 }
 
@@ -53,7 +53,7 @@ fn kafka_has_each_row_once_whenever_the_program_is_killed() {
     for topic in ["kills-in", "kills-out"] {
         probe::topic(&brokers, topic, 3, &[]);
     }
-    probe::forget(&brokers, "tidemill.p.out");
+    probe::forget(&brokers, "tidemill.p.insert-out");
     for partition in 0..3 {
         let own = (0..ROWS).filter(|n| n % 3 == partition);
         let records = own.map(|n| (Some(n.to_string()), format!("{{\"n\":{n}}}")));
@@ -115,18 +115,18 @@ fn kafka_topics_are_handled_as_those_of_the_log() {
     // One that was deleted goes in its own time.
     let make = || on(&["topic", "create", "by-hand", "--partitions", "2", "--keep-for", "7d"], "");
     let made = (0..100).map(|_| make()).find(|made| made.status.success()).unwrap();
-    assert_eq!(made.out, "made topic by-hand\n");
+    assert_eq!(made.out, "made topic by-hand");
     on(&["topic", "create", "by-hand"], "").code(1).says(&["there is a topic `by-hand` already"]);
     let kept = on(&["produce", "by-hand", "--partition", "1"], "to be\nor not\r\nto be\n");
-    assert_eq!(kept.code(0).out, "kept 3 lines in by-hand\n");
+    assert_eq!(kept.code(0).out, "kept 3 lines in by-hand");
     let shown = on(&["consume", "by-hand", "--from-beginning", "--offsets"], "");
-    assert_eq!(shown.code(0).out, "1:0\tto be\n1:1\tor not\n1:2\tto be\n");
-    assert_eq!(on(&["consume", "by-hand", "--max", "1"], "").code(0).out, "to be\n");
+    assert_eq!(shown.code(0).out, "1:0\tto be\n1:1\tor not\n1:2\tto be");
+    assert_eq!(on(&["consume", "by-hand", "--max", "1"], "").code(0).out, "to be");
     let list = on(&["topic", "list"], "");
     assert!(list.code(0).out.lines().any(|line| line.split_whitespace().eq(["by-hand", "2", "3"])), "{}", list.out);
     let described = on(&["topic", "describe", "by-hand"], "");
     assert!(described.code(0).out.contains("topic by-hand\n"), "{}", described.out);
     on(&["consume", "by-hand", "--partition", "2"], "").code(1).says(&["has no partition 2: it has 2 of them"]);
-    assert_eq!(on(&["topic", "delete", "by-hand"], "").code(0).out, "deleted topic by-hand\n");
+    assert_eq!(on(&["topic", "delete", "by-hand"], "").code(0).out, "deleted topic by-hand");
     assert!(!dir.path().join("tidemill-data").exists(), "no data directory is made");
 }

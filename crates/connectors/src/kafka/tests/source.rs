@@ -244,3 +244,26 @@ async fn records_are_read_once_whatever_their_sizes() {
         assert_eq!((one, two), (slice(start, end), slice(0, 50)));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cursor_that_was_at_the_end_goes_on_with_what_comes() {
+    let Some(brokers) = probe::server() else { return };
+    probe::topic(&brokers, "tail", 1, &[]);
+    let source = source(&with(&brokers, "tail", &[])).unwrap();
+    let (mut position, mut seen) = (Position::new(), Vec::new());
+    for round in 0..24_u32 {
+        let commits = [None, Some(true), Some(false)][usize::try_from(round % 3).unwrap()];
+        probe::produce(&brokers, "tail", 0, numbered(round * 10..round * 10 + 1 + round % 4), commits);
+        source.wait(&position).await;
+        let ranges = source.plan(&position, ALL).await.unwrap();
+        for range in &ranges {
+            // In pieces: the cursor is kept from one to the next.
+            let middle = Offset(range.start.0 + range.len() / 2);
+            for part in [OffsetRange { end: middle, ..range.clone() }, OffsetRange { start: middle, ..range.clone() }] {
+                seen.extend(read(&source, &part).await);
+            }
+        }
+        past(&mut position, &ranges);
+    }
+    assert_eq!(BTreeMap::from([(PartitionId::new("tail-0"), seen)]), expected(&brokers, &["tail"]));
+}
