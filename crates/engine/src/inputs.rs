@@ -62,8 +62,8 @@ impl StreamingContext {
         for claim in receivers.iter().filter_map(|receiver| receiver.claim()) {
             if let Some(other) = self.declare.take_alone(&claim, &format!("stream `{name}`")) {
                 return Err(Error::user(format!(
-                    "stream `{name}` would read {claim}, as {other} does, and each record would come to one of the two, at \
-                     random: read it in one stream, and let views take of it what they need"
+                    "stream `{name}` would read {claim}, as {other} does, and only one of the two can have it, or each record comes to \
+                     one of them at random: read it in one stream, and let views take of it what they need"
                 )));
             }
         }

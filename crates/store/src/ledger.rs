@@ -98,6 +98,7 @@ enum Record {
     Program(SetProgram),
     Rewound(Undone),
     TakenBack,
+    Shown(BatchId),
 }
 
 /// All that counts; the first record of a file.
@@ -140,6 +141,7 @@ impl Checkpoint {
             Record::Program(set) => self.set_program(set),
             Record::Rewound(undone) => self.rewind(undone)?,
             Record::TakenBack => self.taken_back(),
+            Record::Shown(batch) => self.set_shown(batch)?,
         }
         Ok(())
     }
@@ -414,6 +416,21 @@ impl Ledger {
     /// As [`Ledger::commit`].
     pub fn taken_back(&mut self) -> Result<()> {
         if self.now.history.undone.is_empty() { Ok(()) } else { self.now_durably(Record::TakenBack) }
+    }
+
+    /// Notes that all outputs have made the last batch whole: nothing of it is to be repeated. Does nothing when that is
+    /// known, or they staged nothing.
+    ///
+    /// # Errors
+    /// As [`Ledger::commit`].
+    pub fn shown(&mut self) -> Result<()> {
+        match &self.now.last {
+            Some(last) if !self.now.is_shown() => {
+                let batch = last.batch;
+                self.now_durably(Record::Shown(batch))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Forgets batches before `from`; the newest is always kept. Reaches the disk with the next file.

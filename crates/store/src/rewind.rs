@@ -22,11 +22,14 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tidemill_core::{BatchId, Duration, Error, Result, Timestamp, nearest};
+use tidemill_core::{BatchId, Duration, Error, Offset, Result, Timestamp, nearest};
+
+#[cfg(test)]
+mod tests;
 
 mod topics;
 
-pub use topics::{TopicUndo, topic_undo, topics_undo};
+pub use topics::{TopicUndo, readers, topic_undo, topics_undo};
 
 /// Where to go back to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,7 +149,12 @@ pub fn check(disk: &Arc<dyn Disk>, data: &Path, name: &str, past: &Past, to: Bat
     for (topic, stream) in log::topics_of(&**disk, &data.join("log"), name)? {
         let position = positions.get(&stream).cloned().unwrap_or_default();
         for (partition, oldest) in log::oldest_offsets(&**disk, &data.join("log"), &topic)? {
-            let start = position.get(&partition.into()).copied().unwrap_or_default();
+            let start = match position.get(&partition.into()) {
+                Some(start) => *start,
+                // No batch has read anything of it, whatever was removed before: as with `start = 'latest'`.
+                None if to.0 > 0 => continue,
+                None => Offset::default(),
+            };
             if start < oldest {
                 gaps.push(format!(
                     "topic `{topic}` partition {partition}: offsets [{start}, {oldest}) were removed by retention"

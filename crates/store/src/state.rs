@@ -36,6 +36,7 @@ use tidemill_core::{BatchId, Error, Result};
 
 mod file;
 mod look;
+mod narrow;
 mod unfinished;
 pub(crate) use file::{FileHead, Writer, read_rows};
 use file::{Mark, Part, Word};
@@ -67,10 +68,30 @@ pub struct StateFiles {
     files: BTreeSet<(u64, StateKind)>,
     /// Snapshots that were read or written whole in this life.
     verified: BTreeSet<u64>,
-    /// Bytes of files, as far as somebody asked.
-    bytes: BTreeMap<(u64, StateKind), u64>,
+    sizes: Sizes,
     /// What the heads of deltas say, as far as somebody asked.
     heads: BTreeMap<u64, Links>,
+}
+
+/// Bytes of files, as far as somebody asked.
+#[derive(Debug, Default)]
+struct Sizes {
+    known: BTreeMap<(u64, StateKind), u64>,
+    /// Of those that are known.
+    total: u64,
+    unknown: BTreeSet<(u64, StateKind)>,
+}
+
+impl Sizes {
+    fn forget(&mut self, file: (u64, StateKind)) {
+        self.unknown.remove(&file);
+        self.total -= self.known.remove(&file).unwrap_or_default();
+    }
+
+    fn add(&mut self, file: (u64, StateKind)) {
+        self.forget(file);
+        self.unknown.insert(file);
+    }
 }
 
 /// How a delta hangs together with other files.
@@ -130,6 +151,7 @@ impl StateFiles {
                 files.insert(found);
             }
         }
+        let sizes = Sizes { unknown: files.clone(), ..Sizes::default() };
         Ok(Self {
             disk,
             dir: dir.to_owned(),
@@ -137,7 +159,7 @@ impl StateFiles {
             schema,
             files,
             verified: BTreeSet::new(),
-            bytes: BTreeMap::new(),
+            sizes,
             heads: BTreeMap::new(),
         })
     }
@@ -251,7 +273,7 @@ impl StateFiles {
     fn finish(&mut self, version: BatchId, kind: StateKind, writer: Writer) -> Result<()> {
         writer.finish()?;
         self.files.insert((version.0, kind));
-        self.bytes.remove(&(version.0, kind));
+        self.sizes.add((version.0, kind));
         self.disk.sync_dir(&self.dir).named("sync", &self.dir)?;
         if kind == StateKind::Snapshot {
             self.verified.insert(version.0);
@@ -404,14 +426,18 @@ impl StateFiles {
     /// # Errors
     /// When the disk refuses; what is left can still be loaded.
     pub fn prune(&mut self, keep_from: BatchId) -> Result<()> {
-        let deltas = self.versions(StateKind::Delta, keep_from.0);
+        let upto = (keep_from.0, StateKind::Snapshot);
+        let newest = self.files.range(..=upto).rev().find(|(_, kind)| *kind == StateKind::Delta).map(|(v, _)| *v);
         // A damaged head is told when it is needed; here it keeps what is before it.
-        let since = self.rolled(&deltas).unwrap_or_default();
-        for base in self.versions(StateKind::Snapshot, keep_from.0).into_iter().rev() {
-            if since.is_some_and(|since| since > base) {
-                break;
-            }
-            let useless: Vec<_> = self.files.iter().copied().filter(|f| *f < (base, StateKind::Snapshot)).collect();
+        let since = newest.and_then(|newest| self.links(newest).unwrap_or(Links { previous: None, since: None }).since);
+        // An older snapshot is of no use: with many files that are kept, only those of the last round are looked at.
+        let from = since.map_or((0, StateKind::Delta), |since| (since, StateKind::Delta));
+        let mut before = upto;
+        while let Some((base, _)) =
+            self.files.range(from.min(before)..=before).rev().find(|(_, kind)| *kind == StateKind::Snapshot).copied()
+        {
+            before = (base, StateKind::Delta);
+            let useless: Vec<_> = self.files.range(..(base, StateKind::Snapshot)).copied().collect();
             if useless.is_empty() {
                 return Ok(());
             }
@@ -424,8 +450,9 @@ impl StateFiles {
             }
             return self.remove(&useless);
         }
-        if let Some(since) = since.filter(|since| deltas.contains(since)) {
-            let useless: Vec<_> = self.files.iter().copied().filter(|f| *f < (since, StateKind::Delta)).collect();
+        let begin = since.map(|since| (since, StateKind::Delta));
+        if let Some(begin) = begin.filter(|begin| *begin <= upto && self.files.contains(begin)) {
+            let useless: Vec<_> = self.files.range(..begin).copied().collect();
             return self.remove(&useless);
         }
         Ok(())
@@ -455,7 +482,7 @@ impl StateFiles {
             let path = self.path(*version, *kind);
             self.disk.remove(&path).named("remove", &path)?;
             self.files.remove(&(*version, *kind));
-            self.bytes.remove(&(*version, *kind));
+            self.sizes.forget((*version, *kind));
             match kind {
                 StateKind::Delta => drop(self.heads.remove(version)),
                 StateKind::Snapshot => drop(self.verified.remove(version)),

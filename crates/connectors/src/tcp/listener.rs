@@ -14,7 +14,7 @@ use super::{End, receive};
 use crate::lines;
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
-use tidemill_core::{Error, Input, Intake, Options, Receiver, Result, Stop};
+use tidemill_core::{Claim, Error, Input, Intake, Options, Receiver, Result, Stop};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
 /// After a failed accept (no file descriptor free, say) wait this long.
@@ -61,6 +61,13 @@ impl TcpListen {
 impl Receiver for TcpListen {
     fn describe(&self) -> String {
         format!("tcp-listen {}", self.address)
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        // Port 0 is a free one for each.
+        let (host, port) = self.address.rsplit_once(':').filter(|(_, port)| port.parse() != Ok(0_u16))?;
+        let host = if host.eq_ignore_ascii_case("localhost") { "127.0.0.1" } else { host };
+        Some(Claim::new(format!("TCP address {host}:{port}")))
     }
 
     async fn run(&self, intake: Arc<dyn Intake>, stop: Stop) -> Result<()> {

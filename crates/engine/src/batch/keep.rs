@@ -16,7 +16,7 @@ use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, path::Path, sync::Arc};
 use tidemill_core::{
-    Batch, BatchId, DeadLetter, Error, OffsetRange, Position, Result, StagedPart, Timestamp, Watermark,
+    Batch, BatchId, DeadLetter, Error, Offset, OffsetRange, Position, Result, StagedPart, Timestamp, Watermark,
 };
 use tidemill_store::{
     DataDir, Gate, Passing, Past,
@@ -65,13 +65,15 @@ impl Keep {
         let dead = open_topic(&log, &format!("{}.dead", config.name), dead_schema(), 1, Sync::Always, bound)?;
         let replays = Replays::open(&log, &dead, &disk, &config.name, &root)?.without(ledger.past().gone());
         let replays = Arc::new(replays);
+        let last = ledger.last().map_or(BatchId(0), |last| last.batch);
+        let dead = Arc::new(DeadLetters::open(dead, &replays, last)?);
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
             ahead: Mutex::default(),
             states: Mutex::default(),
             topics: Mutex::default(),
-            dead: Arc::new(DeadLetters::new(dead)),
+            dead,
             replays,
             gate: dir.is_some().then(|| Gate::of(path)).transpose()?,
             disk,
@@ -174,19 +176,20 @@ impl Keep {
         if topic.knows(&format!("{}/{stream}", self.program)) {
             return Ok(());
         }
-        for p in 0..topic.config().partitions {
-            let read = position.get(&p.into()).copied().unwrap_or_default();
-            // What is gone before it was read is told with its gap.
-            if read.0 > 0 && read >= topic.start(p) {
-                return Err(Error::user(format!(
-                    "topic `{}` is not the one that stream `{stream}` has read up to offset {read} of partition {p}: it was made anew, \
-                     or the stream read another one, and the records before {read} would be passed over. Give the stream \
-                     another name to read this topic from its beginning, compute everything anew after `tidemill rewind --to 0`, \
-                     or restore the data directory from a backup",
-                    topic.name()
-                ))
-                .fatal());
-            }
+        // However much of the topic is gone, and whichever partitions it has: what it holds are other records.
+        let mut read = position.iter().filter(|(partition, _)| partition.0.parse::<u32>().is_ok());
+        if let Some((p, read)) = read.find(|(_, read)| read.0 > 0) {
+            let start = p.0.parse().map_or(Offset(0), |p| topic.start(p));
+            let gone =
+                if start > *read { format!(", and so is [{read}, {start}), which is gone") } else { String::new() };
+            return Err(Error::user(format!(
+                "topic `{}` is not the one that stream `{stream}` has read up to offset {read} of partition {p}: it was made anew, \
+                 or the stream read another one, and the records before {read} would be passed over{gone}. Give the stream \
+                 another name to read this topic from its beginning, compute everything anew after `tidemill rewind --to 0`, \
+                 or restore the data directory from a backup",
+                topic.name()
+            ))
+            .fatal());
         }
         Ok(())
     }
@@ -266,6 +269,11 @@ impl Keep {
     /// Notes that all outputs took back what a rewind undid.
     pub(crate) fn taken_back(&self) -> Result<()> {
         self.ledger.lock().taken_back()
+    }
+
+    /// Notes that all outputs have made the last batch whole.
+    pub(crate) fn shown(&self) -> Result<()> {
+        self.ledger.lock().shown()
     }
 
     /// Sets all states back to the last committed batch.
@@ -353,11 +361,11 @@ impl Keep {
         tokio::task::block_in_place(|| {
             self.sync_inputs(batch)?;
             let waiting = self.dead.waiting();
-            if !(dead.is_empty() && waiting.is_empty()) {
-                // Letters are durable under the batch's number before its commit, so the same number
-                // must mean the same records when the batch runs again.
+            if !(dead.is_empty() && waiting.is_empty()) || self.dead.is_unsettled() {
+                // Letters are durable under the batch's number before its commit: with the plan, the batch that
+                // runs again after a crash mostly has them, too.
                 self.ledger.lock().sync_plan()?;
-                self.dead.commit(batch.id, dead, &waiting)?;
+                self.dead.commit(batch.id, dead, &waiting, &self.replays)?;
             }
             let mut states = self.states.lock();
             for state in kept {
@@ -379,6 +387,7 @@ impl Keep {
                         ..Committed::default()
                     })?;
                 }
+                self.replays.settled();
                 let mut ahead = self.ahead.lock();
                 if let Some(next) = &*ahead {
                     ledger.plan(next)?;

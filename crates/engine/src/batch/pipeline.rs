@@ -59,7 +59,7 @@ pub(crate) struct Pipeline {
     pub(crate) board: Arc<Board>,
     /// Whether an output can be seen before the commit: a callback, or a sink that is at-least-once.
     early: bool,
-    pub(super) config: Config,
+    pub(crate) config: Config,
     session: SessionConfig,
     runtime: Arc<RuntimeEnv>,
     pub(super) progress: Mutex<Progress>,
@@ -405,7 +405,14 @@ impl Pipeline {
                 break;
             }
         }
-        settle(committing).await
+        settle(committing).await?;
+        self.note_shown().await
+    }
+
+    /// Notes that nothing of the last batch is left to be repeated, which a start otherwise does not know.
+    async fn note_shown(&self) -> Result<()> {
+        let Some(keep) = &self.keep else { return Ok(()) };
+        self.persist(|| async { tokio::task::block_in_place(|| keep.shown()) }).await
     }
 
     /// Runs a batch; when something outside fails, restores state and runs it again.
@@ -485,7 +492,7 @@ impl Pipeline {
         let report = BatchReport { batch: id, time, ..BatchReport::default() };
         self.commit(Ran { run, emitted, report, kept }).await?;
         self.retain_to_make_room();
-        Ok(())
+        self.note_shown().await
     }
 
     /// Whether too much was refused to commit the batch.
@@ -541,7 +548,7 @@ impl Pipeline {
         if let (Some(keep), true) = (&self.keep, pending) {
             self.persist(|| async { keep.taken_back() }).await?;
         }
-        Ok(())
+        self.note_shown().await
     }
 }
 

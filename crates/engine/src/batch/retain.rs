@@ -209,6 +209,34 @@ mod tests {
     }
 
     #[test]
+    fn a_topic_that_was_made_anew_is_refused_whatever_retention_has_left_of_it() {
+        let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::at(Timestamp(1_000_000_000))));
+        let running = program(dir.path(), &clock, PROGRAM);
+        topic(&running).append(0, &tests::lines((0..10).map(|i| i.to_string())), None).unwrap();
+        running.step().unwrap();
+        drop(running);
+        let disk: Arc<dyn tidemill_store::Disk> = Arc::new(tidemill_store::RealDisk);
+        let log = tidemill_store::Log::open(disk, &dir.path().join("log"), Arc::clone(&clock) as _).unwrap();
+        let config = log.topic("lines").unwrap().config().clone();
+        log.delete_topic("lines").unwrap();
+        let topic = log.create_topic("lines", &config).unwrap();
+        let started = |log: tidemill_store::Log| {
+            drop(log);
+            let context = StreamingContext::builder("p").trigger(Trigger::Drain).data_dir(dir.path());
+            let mut program = SqlProgram::over(context.registry(tests::registry()).build());
+            program.start(PROGRAM).unwrap_err().chain()
+        };
+        topic.append(0, &tests::lines((0..40).map(|i| i.to_string())), None).unwrap();
+        topic.set_retention(Retention { max_age: Some(Duration::from_secs(1)), max_bytes: None }).unwrap();
+        topic.apply_retention(clock.now().plus(Duration::from_secs(60))).unwrap();
+        assert_eq!(topic.start(0), Offset(40));
+        drop(topic);
+        let error = started(log);
+        assert!(error.contains("`lines` is not the one that stream `lines` has read up to offset 10"), "{error}");
+        assert!(error.contains("[10, 40), which is gone") && error.contains("tidemill rewind --to 0"), "{error}");
+    }
+
+    #[test]
     fn a_fault_is_shown_and_the_program_goes_on() {
         let (dir, clock) = (tempfile::tempdir().unwrap(), Arc::new(ManualClock::at(Timestamp(1_000_000_000))));
         let running = program(dir.path(), &clock, PROGRAM);

@@ -194,15 +194,17 @@ async fn emit(
         staged.sort_by_key(|(part, _)| *part);
         return Ok(Emitted::Staged(staged.into_iter().map(|(_, staged)| staged).collect()));
     }
-    // All partitions but the first in tasks of their own: a small batch has rows in one, and no thread to wake.
+    // A small batch has its rows in one partition: the first runs here, and no thread is woken. A large one would
+    // keep this thread so busy that a task that waits for it is not seen by another: then each has a task.
+    let own = size_of(batch) < MUCH;
     let mut parts = JoinSet::new();
-    for part in 1..partitions {
+    for part in usize::from(own)..partitions {
         let rows = plan.execute(part, Arc::clone(&task)).map_err(of_plan)?;
         let collecting = async move { rows.try_collect::<Vec<RecordBatch>>().await.map(|rows| (part, rows)) };
         parts.spawn(tracker.track_future(collecting));
     }
     let mut collected = Vec::with_capacity(partitions);
-    if partitions > 0 {
+    if own && partitions > 0 {
         let rows = plan.execute(0, task).map_err(of_plan)?;
         collected.push((0, rows.try_collect::<Vec<RecordBatch>>().await.map_err(of_plan)?));
     }
@@ -219,6 +221,15 @@ async fn emit(
         }
         _ => Ok(Emitted::Rows(rows)),
     }
+}
+
+/// Records or bytes, as the inputs count, that are worth the wake of a thread.
+const MUCH: u64 = 16 * 1024;
+
+/// What the batch reads, as its inputs count.
+fn size_of(batch: &Batch) -> u64 {
+    let ranges = batch.ranges.values().flatten();
+    ranges.fold(0, |sum, range| sum.saturating_add(range.end.0.saturating_sub(range.start.0)))
 }
 
 /// A view's rows as one batch; `None` to leave what is shown.

@@ -198,8 +198,9 @@ impl StateEntry {
             ended |= self.snapshot.is_none();
         }
         if ended {
-            let within = self.files.oldest_within(bytes)?;
-            self.files.prune(oldest.max(within).min(version))?;
+            let oldest =
+                if self.files.bytes()? > bytes { self.files.oldest_within(bytes)?.max(oldest) } else { oldest };
+            self.files.prune(oldest.min(version))?;
         }
         Ok(())
     }

@@ -122,7 +122,7 @@ pub(crate) fn compare(
         version: past.version(),
         next: BatchId(past.last().map_or(0, |last| last.batch.0) + 1),
         operators,
-        outputs: [moved_outputs(past, outputs), outputs_of(past, outputs, undos)].concat(),
+        outputs: [moved_outputs(past, outputs)?, outputs_of(past, outputs, undos)].concat(),
     })
 }
 

@@ -1,14 +1,15 @@
 //! Outputs that write elsewhere than the last program's under their name did.
 //!
 //! Invariant: what an output wrote stays where it is, and nobody looks for it in
-//! the new place; that is shown, and needs consent. Another format in the same
+//! the new place; that is shown, and needs consent. Nothing of it is left half done:
+//! an output whose last batch is perhaps not whole does not move. Another format in the same
 //! place is no move: what was staged there is still made whole. Reads what the
 //! ledger knows and writes nothing. Called by [`super::compare()`], and by the
 //! start, before it repeats the last commit.
 
 use super::OutputChange;
 use crate::{batch::OutputPlan, emit::OutputKind};
-use tidemill_core::Guarantee;
+use tidemill_core::{Error, Guarantee, Result};
 use tidemill_store::{
     Past,
     ledger::{OutputEntry, ProgramEntry},
@@ -34,22 +35,30 @@ pub(crate) fn moved(past: &Past, outputs: &[OutputPlan]) -> Vec<String> {
 }
 
 /// What is to be said of outputs that the program moves. A copy of another program must move them.
-pub(super) fn moved_outputs(past: &Past, outputs: &[OutputPlan]) -> Vec<OutputChange> {
-    let (Some(last), false) = (past.last(), past.is_forked()) else { return Vec::new() };
-    let before = past.program();
-    let change = |output: &OutputPlan| {
-        let (old, OutputKind::Sink(sink)) = (elsewhere(&before, output)?, &output.kind) else { return None };
-        let mut why = format!("wrote to {} so far: what it wrote stays there, and is not written again", old.what);
+///
+/// # Errors
+/// When the last batch of one is perhaps not whole in the place that it is to leave.
+pub(super) fn moved_outputs(past: &Past, outputs: &[OutputPlan]) -> Result<Vec<OutputChange>> {
+    let (Some(last), false) = (past.last(), past.is_forked()) else { return Ok(Vec::new()) };
+    let (before, mut changes) = (past.program(), Vec::new());
+    for output in outputs {
+        let (Some(old), OutputKind::Sink(sink)) = (elsewhere(&before, output), &output.kind) else { continue };
         let once = sink.guarantee() == Guarantee::ExactlyOnce;
-        if once {
-            why.push_str(&format!(
-                "\nafter a crash, start it once more as it was: batch {} may not be whole there yet",
-                last.batch
-            ));
+        if once && last.staged.get(&output.name).is_some_and(|parts| !parts.is_empty()) && !past.is_shown() {
+            return Err(Error::user(format!(
+                "output `{}` is to write to {} from now on, and the program ended, such as by a crash, before it was known \
+                 that batch {} is whole in {}: start the program once more as it was, until that batch is, and then let the \
+                 output move",
+                output.name,
+                sink.describe(),
+                last.batch,
+                old.what
+            )));
         }
-        Some(OutputChange { name: output.name.clone(), what: sink.describe(), why, free: !once })
-    };
-    outputs.iter().filter_map(change).collect()
+        let why = format!("wrote to {} so far: what it wrote stays there, and is not written again", old.what);
+        changes.push(OutputChange { name: output.name.clone(), what: sink.describe(), why, free: !once });
+    }
+    Ok(changes)
 }
 
 #[cfg(test)]

@@ -37,10 +37,12 @@ impl Pipeline {
         tracing::info!(batches = batches.len(), "states are computed anew from what the inputs have kept");
         self.stand_at(None, BTreeMap::new(), BTreeMap::new());
         let mut watermarks = BTreeMap::new();
-        let (letters, mut left_out) = (Arc::new(PastLetters::of(&keep.dead(), keep.replays())?), LeftOut::default());
+        let (dead, memory) = (keep.dead(), &self.config.memory);
+        let letters = PastLetters::of(&dead, keep.replays(), &keep.past(), changes.version, memory)?;
+        let mut left_out = LeftOut::default();
         for (batch, reads) in batches {
             let mut run = self.begin(&batch);
-            run.again = Some(letters.seen(reads));
+            run.again = Some(letters.seen(reads, &batch)?);
             let run = Arc::new(run);
             self.run_aside(&run, outputs).await?;
             left_out.add(std::mem::take(&mut *run.dead.lock()));
@@ -50,7 +52,7 @@ impl Pipeline {
             watermarks = run.watermarks_after();
             self.stand_at(Some((batch.id, batch.time)), watermarks.clone(), run.streams_after());
         }
-        left_out.keep(changes.version, &keep.dead(), &letters)?;
+        left_out.keep(&dead, &letters)?;
         self.tell(&left_out);
         let mut rebuilt = Rebuilt::default();
         for change in changes.rebuilt() {

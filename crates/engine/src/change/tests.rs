@@ -16,6 +16,8 @@ use tidemill_store::{
 mod letters;
 mod parts;
 
+use parts::lose_commits;
+
 const STREAM: &str = "CREATE STREAM lines WITH (connector = 'idle');";
 
 fn builder(dir: &Path) -> ContextBuilder {
@@ -503,13 +505,7 @@ fn a_ledger_that_has_lost_its_last_commits_is_refused_and_can_be_rewound() {
         let program = start(builder(dir.path()), COUNT).unwrap();
         feed(&program, &all());
         drop(program);
-        // Planned and committed take turns behind the checkpoint and the program: cut them off from the end.
-        let path = dir.path().join("programs/p/ledger/00000000000000000000.ledger");
-        let bytes = std::fs::read(&path).unwrap();
-        let frames: Vec<usize> = (0..bytes.len()).step_by(16).filter(|at| bytes[*at..].starts_with(b"TMF1")).collect();
-        let committed = |at: &&usize| bytes[**at + 64..].starts_with(b"{\"committed\"");
-        let cut = frames.iter().filter(committed).rev().nth(usize::try_from(lost).unwrap() - 1).copied().unwrap();
-        std::fs::write(&path, &bytes[..cut]).unwrap();
+        lose_commits(dir.path(), usize::try_from(lost).unwrap());
         let started = start(builder(dir.path()), COUNT);
         if lost > 1 {
             let error = started.unwrap_err().to_string();

@@ -1,11 +1,13 @@
 //! Refused records, kept in the topic `<program>.dead`.
 //!
 //! Letters of a batch are appended at its commit, with the batch's number as
-//! the frame's token: a commit that is repeated appends nothing. Letters of
+//! the frame's token: a commit that is repeated appends nothing, and one that a
+//! crash has kept from being one leaves letters to be settled ([`super::unsettled`]). Letters of
 //! receivers (a line over the bound) wait here for the next commit; should the
 //! process die first, the peer's line is refused again or gone with the
 //! connection, as it was never acked.
 
+use super::{Replays, unsettled::Unsettled};
 use arrow_array::{
     RecordBatch,
     builder::{BinaryBuilder, StringBuilder, UInt64Builder},
@@ -36,11 +38,27 @@ pub(crate) fn dead_schema() -> SchemaRef {
 pub(crate) struct DeadLetters {
     topic: Arc<Topic>,
     waiting: Mutex<Vec<DeadLetter>>,
+    kept: Mutex<Kept>,
+}
+
+/// What is known of the topic's end.
+#[derive(Debug, Default)]
+struct Kept {
+    /// The batch whose letters were appended last in this life.
+    batch: Option<BatchId>,
+    /// Letters of a life before that no commit has settled yet.
+    unsettled: Unsettled,
 }
 
 impl DeadLetters {
-    pub(crate) fn new(topic: Arc<Topic>) -> Self {
-        Self { topic, waiting: Mutex::default() }
+    /// Those of a program whose last commit is that of batch `last`.
+    ///
+    /// # Errors
+    /// When letters of a later batch are there and can't be read.
+    pub(crate) fn open(topic: Arc<Topic>, replays: &Replays, last: BatchId) -> Result<Self> {
+        let unsettled = Unsettled::find(&topic, &replays.noted()?, last)?;
+        replays.settled_upto(unsettled.first().unwrap_or(topic.end(0).0));
+        Ok(Self { topic, waiting: Mutex::default(), kept: Mutex::new(Kept { batch: None, unsettled }) })
     }
 
     /// Keeps a letter that belongs to no batch, for the next commit.
@@ -81,18 +99,38 @@ impl DeadLetters {
         !self.waiting.lock().is_empty()
     }
 
-    /// Appends the letters of a batch, and `waiting` ones with them, once.
-    pub(crate) fn commit(&self, batch: BatchId, letters: &[DeadLetter], waiting: &[DeadLetter]) -> Result<()> {
-        let done = self.topic.resume(0).and_then(|token| token.parse().ok()).is_some_and(|last: u64| last >= batch.0);
-        if !done {
-            let all: Vec<&DeadLetter> = letters.iter().chain(waiting).collect();
-            self.topic.append(0, &rows(&all)?, Some(&batch.to_string()))?;
-            self.topic.sync_to(0, self.topic.end(0))?;
+    /// Whether a life before left letters of a batch that it did not commit.
+    pub(crate) fn is_unsettled(&self) -> bool {
+        !self.kept.lock().unsettled.is_empty()
+    }
+
+    /// Appends the letters of a batch, and `waiting` ones with them, once; may be repeated. What a life before
+    /// left of batches that were not committed stays as far as this one has it, too; of the rest `replays` is told.
+    pub(crate) fn commit(
+        &self,
+        batch: BatchId,
+        letters: &[DeadLetter],
+        waiting: &[DeadLetter],
+        replays: &Replays,
+    ) -> Result<()> {
+        let mut kept = self.kept.lock();
+        if kept.batch != Some(batch) {
+            let (mut new, others) = kept.unsettled.settled(batch, letters);
+            if !others.is_empty() {
+                let count = others.len();
+                tracing::info!(count, "letters of a batch that was not committed: their records are read again");
+                replays.note(&others)?;
+            }
+            new.extend(waiting);
+            if !new.is_empty() {
+                self.topic.append(0, &rows(&new)?, Some(&batch.to_string()))?;
+            }
             let mut left = self.waiting.lock();
-            let kept = waiting.len().min(left.len());
-            left.drain(..kept);
+            let kept_now = waiting.len().min(left.len());
+            left.drain(..kept_now);
+            *kept = Kept { batch: Some(batch), unsettled: Unsettled::default() };
         }
-        Ok(())
+        self.topic.sync_to(0, self.topic.end(0))
     }
 }
 

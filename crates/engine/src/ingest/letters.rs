@@ -105,6 +105,7 @@ pub struct Letters {
     topic: Arc<Topic>,
     mailbox: PathBuf,
     replayed: BTreeSet<u64>,
+    noted: BTreeSet<u64>,
     asked: BTreeSet<u64>,
     gone: Gone,
 }
@@ -124,9 +125,9 @@ impl Letters {
             .topic(&format!("{program}.dead"))
             .ok_or_else(|| Error::user(format!("program `{program}` has no dead letters in {}", data.display())))?;
         let mailbox = replay::mailbox(&data.join("programs").join(program));
-        let replayed = match log.topic(&replay::topic_name(program)) {
-            Some(topic) => replay::replayed(&topic)?,
-            None => BTreeSet::new(),
+        let (replayed, noted) = match log.topic(&replay::topic_name(program)) {
+            Some(topic) => (replay::replayed(&topic)?, replay::noted(&topic)?),
+            None => Default::default(),
         };
         let asked = replay::requests(&RealDisk, &mailbox)?
             .into_iter()
@@ -135,7 +136,7 @@ impl Letters {
             .collect();
         let ledger = data.join("programs").join(program).join("ledger");
         let gone = Past::read(&RealDisk, &ledger)?.map(|past| past.gone()).unwrap_or_default();
-        Ok(Self { topic, mailbox, replayed, asked, gone })
+        Ok(Self { topic, mailbox, replayed, noted, asked, gone })
     }
 
     /// All letters, oldest first.
@@ -153,10 +154,10 @@ impl Letters {
         self.asked.contains(&number)
     }
 
-    /// Whether the batch that refused it was undone by a rewind: the record was read again
-    /// since, or will be, and is never run again from its letter.
+    /// Whether the batch that refused it was undone by a rewind, or never committed, since the machine stopped: the
+    /// record was read again since, or will be, and is never run again from its letter.
     pub fn is_undone(&self, kept: &KeptLetter) -> bool {
-        kept.letter.batch.is_some_and(|batch| self.gone.has(batch))
+        self.noted.contains(&kept.number) || kept.letter.batch.is_some_and(|batch| self.gone.has(batch))
     }
 
     /// Asks the program to run these letters again: at once when it runs, else

@@ -19,6 +19,7 @@ mod share;
 #[cfg(test)]
 pub(crate) mod tests;
 mod topic_source;
+mod unsettled;
 
 pub(crate) use dead::{DeadLetters, dead_schema};
 pub use letters::{KeptLetter, LetterFilter, Letters};

@@ -22,6 +22,9 @@
 //!
 //! A letter of a batch that was undone by a rewind is passed over, also where it
 //! is in the topic already: the record that it holds is read again with the others.
+//! So is one of a batch that a crash has kept from its commit: a request waits until
+//! all letters that it names are of committed batches, and those of no batch are
+//! noted in the topic, in rows that are no stream's.
 //!
 //! Invariant: the ledger counts the topic's offsets as it counts those of the
 //! source, so a letter in the topic is read by exactly one batch that was not undone.
@@ -29,6 +32,7 @@
 use super::{
     Again, dead_schema,
     letters::{KeptLetter, letter_of, letters},
+    unsettled::is_note,
 };
 use arrow_array::{RecordBatch, UInt64Array, cast::AsArray, types::UInt64Type};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
@@ -39,7 +43,10 @@ use std::{
     collections::BTreeSet,
     io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 use tidemill_core::{Block, Chunk, Duration, Error, Offset, OffsetRange, PartitionId, Result, Timestamp};
 use tidemill_store::{
@@ -142,6 +149,20 @@ pub(super) fn replayed(topic: &Topic) -> Result<BTreeSet<u64>> {
     Ok(numbers)
 }
 
+/// Numbers of the letters that it notes as those of no batch.
+pub(super) fn noted(topic: &Topic) -> Result<BTreeSet<u64>> {
+    let mut numbers = BTreeSet::new();
+    for rows in topic.read(0, topic.start(0), topic.end(0)) {
+        let rows = rows?.rows;
+        for row in 0..rows.num_rows() {
+            if is_note(&letter_of(&rows, row)?) {
+                numbers.insert(number_of(&rows, row)?);
+            }
+        }
+    }
+    Ok(numbers)
+}
+
 fn numbers_of(rows: &RecordBatch) -> Result<&UInt64Array> {
     let numbers = rows.column_by_name("letter").and_then(|column| column.as_primitive_opt::<UInt64Type>());
     numbers.ok_or_else(|| Error::internal("the topic of replayed letters has other columns"))
@@ -162,6 +183,8 @@ pub(crate) struct Replays {
     mailbox: PathBuf,
     /// Batches whose letters are passed over.
     gone: Gone,
+    /// Letters below this number are of committed batches.
+    settled: AtomicU64,
     /// Made with the first request.
     topic: Mutex<Option<Arc<Topic>>>,
     looked: Mutex<Option<Timestamp>>,
@@ -193,6 +216,7 @@ impl Replays {
             program: program.to_string(),
             mailbox: mailbox(program_dir),
             gone: Gone::default(),
+            settled: AtomicU64::new(0),
             topic: Mutex::new(topic),
             looked: Mutex::default(),
         })
@@ -207,6 +231,37 @@ impl Replays {
 
     pub(super) fn topic(&self) -> Option<Arc<Topic>> {
         self.topic.lock().clone()
+    }
+
+    /// The letters before this number are of committed batches, or noted.
+    pub(super) fn settled_upto(&self, number: u64) {
+        self.settled.store(number, Ordering::Release);
+    }
+
+    /// A batch was committed: all letters are settled.
+    pub(crate) fn settled(&self) {
+        self.settled_upto(self.dead.end(0).0);
+    }
+
+    /// Numbers of the letters that are noted as those of no batch.
+    pub(super) fn noted(&self) -> Result<BTreeSet<u64>> {
+        self.topic().map_or_else(|| Ok(BTreeSet::new()), |topic| noted(&topic))
+    }
+
+    /// Notes letters as those of no batch; durable when this returns.
+    pub(super) fn note(&self, notes: &[KeptLetter]) -> Result<()> {
+        let topic = self.made()?;
+        for notes in notes.chunks(A_FRAME.0) {
+            // The token stays that of the request which was taken last.
+            append(&topic, notes, &topic.resume(0).unwrap_or_default())?;
+        }
+        topic.sync_to(0, topic.end(0))
+    }
+
+    /// Whether a request names letters of a batch that is not committed yet.
+    fn is_early(&self, request: &Request) -> bool {
+        let (settled, end) = (self.settled.load(Ordering::Acquire), self.dead.end(0).0);
+        request.letters.iter().any(|(from, to)| *from < end && *to > settled && settled < end)
     }
 
     /// Takes the requests in the mailbox, if it was not looked into just now.
@@ -225,6 +280,7 @@ impl Replays {
             let path = self.mailbox.join(&name);
             let failed = |what, e| Error::external(format!("can't {what} {}", path.display())).because(e);
             match request {
+                Ok(request) if self.is_early(&request) => {}
                 Ok(request) => {
                     self.take(&name, &request)?;
                     self.disk.remove(&path).map_err(|e| failed("remove", e))?;
@@ -244,7 +300,7 @@ impl Replays {
         // How much of this request a life before this one has done.
         let done =
             topic.resume(0).and_then(|token| token.strip_prefix(name)?.trim().parse::<usize>().ok()).unwrap_or(0);
-        let before = if request.again { BTreeSet::new() } else { replayed(&topic)? };
+        let before = if request.again { noted(&topic)? } else { replayed(&topic)? };
         let (mut count, mut bytes, mut frame) = (if request.again { 0 } else { done }, 0, Vec::new());
         let skip = if request.again { done } else { 0 };
         let mut skipped = 0;

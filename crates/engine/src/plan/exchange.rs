@@ -21,13 +21,15 @@ use super::{
 use arrow_array::{Array, RecordBatch, UInt32Array, cast::AsArray, types::UInt32Type};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion::{
-    common::{Result as DfResult, internal_datafusion_err},
+    common::{DataFusionError, Result as DfResult, internal_datafusion_err},
     physical_plan::ExecutionPlan,
 };
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
 use std::{
+    any::Any,
     collections::HashMap,
+    panic::AssertUnwindSafe,
     sync::{Arc, Weak},
 };
 use tidemill_core::BatchId;
@@ -67,7 +69,7 @@ type Receiver = mpsc::Receiver<DfResult<RecordBatch>>;
 #[derive(Debug)]
 struct Flow {
     readers: Vec<Option<Receiver>>,
-    writers: Arc<tokio::sync::Mutex<JoinSet<()>>>,
+    writers: Arc<JoinSet<()>>,
 }
 
 #[derive(Debug)]
@@ -86,37 +88,43 @@ impl Exchange {
             let rows = inputs.open(0, partition)?;
             writers.spawn(write(rows, senders.clone(), Arc::clone(&self.schema)));
         }
-        Ok(Flow {
-            readers: readers.into_iter().map(Some).collect(),
-            writers: Arc::new(tokio::sync::Mutex::new(writers)),
-        })
+        Ok(Flow { readers: readers.into_iter().map(Some).collect(), writers: Arc::new(writers) })
     }
 }
 
-/// Sends each batch of `rows` to its partition.
-async fn write(mut rows: Rows, senders: Vec<mpsc::Sender<DfResult<RecordBatch>>>, schema: SchemaRef) {
-    while let Some(batch) = rows.next().await {
-        let routed = batch.and_then(|batch| {
-            if batch.num_rows() == 0 {
-                return Ok(None);
-            }
-            let partition = batch.column(0).as_primitive::<UInt32Type>().value(0) as usize;
-            let own = RecordBatch::try_new(Arc::clone(&schema), batch.columns()[1..].to_vec())?;
-            Ok(Some((partition, own)))
-        });
-        match routed {
-            Ok(None) => {}
-            // A closed channel: the reader stopped early, which is its right.
-            Ok(Some((partition, own))) => drop(senders[partition].send(Ok(own)).await),
-            Err(error) => {
-                let error = Arc::new(error);
-                for sender in &senders {
-                    drop(sender.send(Err(datafusion::common::DataFusionError::Shared(Arc::clone(&error)))).await);
-                }
-                return;
-            }
+/// Sends each batch of `rows` to its partition. What a reader then sees is the end of its channel and nothing else of
+/// the writers: a reader that woke another, and then began its work, would keep that one from being run elsewhere.
+async fn write(rows: Rows, senders: Vec<mpsc::Sender<DfResult<RecordBatch>>>, schema: SchemaRef) {
+    let routing = AssertUnwindSafe(route(rows, &senders, schema)).catch_unwind();
+    // A panic must not look like the end of the rows.
+    let routed =
+        routing.await.unwrap_or_else(|panic| Err(internal_datafusion_err!("a step panicked: {}", told(&*panic))));
+    if let Err(error) = routed {
+        let error = Arc::new(error);
+        for sender in &senders {
+            drop(sender.send(Err(DataFusionError::Shared(Arc::clone(&error)))).await);
         }
     }
+}
+
+async fn route(mut rows: Rows, senders: &[mpsc::Sender<DfResult<RecordBatch>>], schema: SchemaRef) -> DfResult<()> {
+    while let Some(batch) = rows.next().await {
+        let batch = batch?;
+        if batch.num_rows() == 0 {
+            continue;
+        }
+        let partition = batch.column(0).as_primitive::<UInt32Type>().value(0) as usize;
+        let own = RecordBatch::try_new(Arc::clone(&schema), batch.columns()[1..].to_vec())?;
+        // A closed channel: the reader stopped early, which is its right.
+        drop(senders[partition].send(Ok(own)).await);
+    }
+    Ok(())
+}
+
+/// What a panic said.
+fn told(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a word")
 }
 
 impl Kernel for Exchange {
@@ -137,21 +145,7 @@ impl Kernel for Exchange {
         }
         // Writers live as long as one reader does; dropping the set aborts them.
         let rows = futures::stream::unfold((reader, writers), |(mut reader, writers)| async move {
-            match reader.recv().await {
-                Some(batch) => Some((batch, (reader, writers))),
-                None => {
-                    // The end, or a writer that panicked: its panic must not look like an end.
-                    let mut set = writers.lock().await;
-                    let mut failed = None;
-                    while let Some(done) = set.join_next().await {
-                        failed = failed.or(done.err());
-                    }
-                    drop(set);
-                    failed.map(|e| {
-                        (Err(datafusion::common::DataFusionError::ExecutionJoin(Box::new(e))), (reader, writers))
-                    })
-                }
-            }
+            reader.recv().await.map(|batch| (batch, (reader, writers)))
         });
         Ok(rows_from(Arc::clone(&self.schema), rows))
     }

@@ -17,7 +17,7 @@
 
 mod rest;
 
-use self::rest::{Rest, Seen};
+use self::rest::Rest;
 use super::{
     groups::Groups,
     rows::Relabel,
@@ -26,6 +26,7 @@ use super::{
     tables::{fed, kernel_of},
     turns::Turns,
 };
+use crate::state::disk_rows::SeenRows;
 use arrow_array::{ArrayRef, RecordBatch, UInt32Array, UInt64Array};
 use arrow_schema::{Field, Schema, SchemaRef};
 use datafusion::{
@@ -155,7 +156,7 @@ pub(super) struct Tops {
     /// Bytes of the orders of entries.
     orders: usize,
     /// Whose rows a snapshot is still to have, by number of the key, and what was on disk when it began.
-    turns: Option<(Turns, Option<Seen>)>,
+    turns: Option<(Turns, Option<SeenRows>)>,
     rest: Rest,
 }
 

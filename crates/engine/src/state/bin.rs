@@ -25,14 +25,22 @@ pub(super) const WARM: u8 = 1;
 /// The key has an older copy on disk.
 pub(super) const COPY: u8 = 2;
 
-/// Tables of a part: of a million keys in two parts, each then takes a quarter of a megabyte.
-pub(super) const BINS: usize = 64;
+/// Tables of a part: of a million keys in two parts, each then takes a quarter of a megabyte, which the core's own cache
+/// holds.
+pub(super) const BINS: usize = 128;
 
 /// Which table of a part a hash belongs to; neither the bits that choose the
 /// part nor those that a table looks at.
 #[inline]
 pub(super) fn bin_of(hash: u64) -> usize {
     (hash >> 32) as usize % BINS
+}
+
+/// A hash as the table of its bin takes it: neither the bits that chose the part nor those that chose the bin are
+/// among its tag, the highest seven, by which most other keys are told apart before their memory is looked at.
+#[inline]
+pub(super) fn spread(hash: u64) -> u64 {
+    hash.rotate_left(16)
 }
 
 pub(super) struct Slot<K, S, L> {
@@ -49,6 +57,12 @@ impl<K: Key, S: Record, L: Life<K, S>> Slot<K, S, L> {
     /// Whether the key has anything that counts.
     pub(super) fn is_kept(&self) -> bool {
         self.state.is_some() || !self.life.is_bare()
+    }
+
+    /// The key's hash as its table takes it.
+    #[inline]
+    pub(super) fn spread(&self) -> u64 {
+        spread(hash_key::<K>(self.key.borrow()))
     }
 
     /// Appends the row that is stored of the key.
@@ -127,6 +141,8 @@ pub(crate) trait Visit<K: Key, V: Record, S: Record, L: Life<K, S>> {
 pub(super) struct Touched {
     /// The bucket of each row's key.
     pub(super) buckets: Vec<usize>,
+    /// Rows whose keys were not where they were looked for first.
+    missed: Vec<u32>,
     /// The group of each row.
     pub(super) groups: Vec<u32>,
     /// The bucket of each group's key.
@@ -178,38 +194,50 @@ impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
         Self { table: HashTable::new(), alarms: Alarms::default(), swept: 0, gone: Vec::new() }
     }
 
-    /// Looks the bucket of each row's key up; new keys get one. A loop of its
-    /// own and short, so that the waits for memory of many rows overlap.
-    pub(super) fn find<'a>(
-        &mut self,
-        rows: &(impl Iterator<Item = (u64, K::Ref<'a>)> + Clone),
-        buckets: &mut Vec<usize>,
-    ) {
-        buckets.clear();
-        let mut left = rows.clone();
-        while let Some((hash, key)) = left.next() {
-            let bucket = match self.table.find_bucket_index(hash, |slot| K::same(slot.key.borrow(), key)) {
-                Some(bucket) => bucket,
-                None if self.table.len() < self.table.capacity() => {
-                    let slot = Slot { key: K::own(key), state: None, life: L::default(), group: NONE, mark: 0 };
-                    self.table.insert_unique(hash, slot, |slot| hash_key::<K>(slot.key.borrow())).bucket_index()
-                }
-                None => {
-                    // Growing moves all buckets: begin again.
-                    self.grow();
-                    buckets.clear();
-                    left = rows.clone();
-                    continue;
-                }
-            };
-            buckets.push(bucket);
+    /// Looks the bucket of each row's key up; new keys get one. In three loops, two of them short, so that the waits
+    /// for memory of many rows overlap: the first reads tags alone, which fit the nearest cache; the second compares
+    /// keys and branches nowhere; the third is for the few that are elsewhere or new.
+    pub(super) fn find<'a>(&mut self, rows: &(impl Iterator<Item = (u64, K::Ref<'a>)> + Clone), touched: &mut Touched) {
+        let Touched { buckets, missed, .. } = touched;
+        'again: loop {
+            buckets.clear();
+            let candidate = |(hash, _)| self.table.find_bucket_index(spread(hash), |_| true).unwrap_or(usize::MAX);
+            buckets.extend(rows.clone().map(candidate));
+            missed.clear();
+            missed.resize(buckets.len(), 0);
+            let mut count = 0;
+            for (row, ((_, key), bucket)) in (0_u32..).zip(rows.clone().zip(&*buckets)) {
+                let found = self.table.get_bucket(*bucket).is_some_and(|slot| K::same(slot.key.borrow(), key));
+                missed[count] = row;
+                count += usize::from(!found);
+            }
+            let (mut left, mut at) = (rows.clone(), 0);
+            for row in &missed[..count] {
+                let row = *row as usize;
+                let Some((hash, key)) = left.nth(row - at) else { break };
+                at = row + 1;
+                buckets[row] = match self.table.find_bucket_index(spread(hash), |slot| K::same(slot.key.borrow(), key))
+                {
+                    Some(bucket) => bucket,
+                    None if self.table.len() < self.table.capacity() => {
+                        let slot = Slot { key: K::own(key), state: None, life: L::default(), group: NONE, mark: 0 };
+                        self.table.insert_unique(spread(hash), slot, Slot::spread).bucket_index()
+                    }
+                    None => {
+                        // Growing moves all buckets: begin again.
+                        self.grow();
+                        continue 'again;
+                    }
+                };
+            }
+            return;
         }
     }
 
     /// Makes room. All buckets move, so a sweep of them begins again.
     pub(super) fn grow(&mut self) {
         self.swept = 0;
-        self.table.reserve(self.table.len().max(16), |slot| hash_key::<K>(slot.key.borrow()));
+        self.table.reserve(self.table.len().max(16), Slot::spread);
     }
 
     /// Numbers the groups of the rows whose buckets were found.
@@ -244,7 +272,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Bin<K, S, L> {
     ) -> DfResult<()> {
         for (at, alarm, hash) in self.alarms.due(until.0.0, until.1.0) {
             // Hashes of two keys may be equal: then each has an entry, and each is found in turn.
-            let found = self.table.find_bucket_index(hash, |slot| {
+            let found = self.table.find_bucket_index(spread(hash), |slot| {
                 slot.life.is_set(alarm, at) && hash_key::<K>(slot.key.borrow()) == hash
             });
             let Some(bucket) = found else { continue };

@@ -13,7 +13,8 @@ use crate::{
     plan::external,
     record::{Key, Record, hash_key, read_batch, schema_of},
 };
-use arrow_array::RecordBatch;
+use arrow_array::{RecordBatch, UInt32Array};
+use arrow_select::{concat::concat_batches, take::take_record_batch};
 use datafusion::common::Result as DfResult;
 
 /// Rows for which room is kept.
@@ -24,8 +25,8 @@ const KEPT: usize = 1 << 20;
 pub(super) struct Binned {
     /// The hash of each row's key, as the rows came.
     came: Vec<u64>,
-    /// The batch and row of each row, in order.
-    order: Vec<(usize, usize)>,
+    /// The rows in order, counted over all batches.
+    order: Vec<u32>,
     /// The hash of each row's key, in order.
     pub(super) hashes: Vec<u64>,
     /// Where each bin ends.
@@ -47,19 +48,23 @@ impl Binned {
         }
         came.iter().for_each(|hash| ends[bin_of(*hash)] += 1);
         counts_to_starts(ends);
-        order.resize(count, (0, 0));
+        order.resize(count, 0);
         hashes.resize(count, 0);
-        let places = rows.iter().enumerate().flat_map(|(at, rows)| (0..rows.num_rows()).map(move |row| (at, row)));
-        for (place, hash) in places.zip(&*came) {
+        for (row, hash) in (0_u32..).zip(&*came) {
             let end = &mut ends[bin_of(*hash)];
-            (order[*end as usize], hashes[*end as usize]) = (place, *hash);
+            (order[*end as usize], hashes[*end as usize]) = (row, *hash);
             *end += 1;
         }
-        if rows.is_empty() {
-            return Ok(RecordBatch::new_empty(schema_of::<(K, V)>()));
-        }
-        let rows: Vec<&RecordBatch> = rows.iter().collect();
-        Ok(arrow_select::interleave::interleave_record_batch(&rows, order)?)
+        let whole = match rows {
+            [] => return Ok(RecordBatch::new_empty(schema_of::<(K, V)>())),
+            [rows] => rows.clone(),
+            rows => concat_batches(rows[0].schema_ref(), rows)?,
+        };
+        // Lent to an array and taken back, so that it is not cleared for each batch.
+        let indices = UInt32Array::new(std::mem::take(order).into(), None);
+        let sorted = take_record_batch(&whole, &indices)?;
+        *order = indices.into_parts().1.into_inner().into_vec().unwrap_or_default();
+        Ok(sorted)
     }
 
     /// Gives back what an unusually large batch has taken.

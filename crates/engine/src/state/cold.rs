@@ -15,7 +15,7 @@
 //! Called by [`super::keyed`].
 
 use super::{
-    bin::{BINS, Bin, COPY, NONE, Slot, WARM, bin_of},
+    bin::{BINS, Bin, COPY, NONE, Slot, WARM, bin_of, spread},
     disk_rows::{DiskRows, PAGE, Stored, broken},
     keyed::{Moment, Part, stored},
     life::Life,
@@ -159,6 +159,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
     /// Writes keys of a bin to disk: all, or those that were not touched since the last time.
     pub(super) fn evict(&mut self, bin: usize, all: bool) -> Result<()> {
         let schema = stored::<K, S, L>();
+        let is_swept = bin == self.sweep && self.sweep_cold.is_none();
         if self.cold.is_none()
             && let Some(share) = &self.share
         {
@@ -194,8 +195,12 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
             }
         }
         drop(leaving);
-        bin.table.shrink_to(0, |slot| hash_key::<K>(slot.key.borrow()));
-        bin.swept = 0;
+        // What leaves is given from disk. But a table that shrinks moves its buckets, and a sweep of them begins again:
+        // where one has come into this table it goes on first, or it would never end.
+        if bin.table.is_empty() || !is_swept || bin.swept == 0 {
+            bin.table.shrink_to(0, Slot::spread);
+            bin.swept = 0;
+        }
         Ok(())
     }
 
@@ -206,7 +211,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         for (bin, end) in self.bins.iter().zip(ends) {
             for row in start..*end {
                 let (hash, key) = (hashes[row as usize], K::get(keys, row as usize));
-                if bin.table.find(hash, |slot| K::same(slot.key.borrow(), key)).is_none() {
+                if bin.table.find(spread(hash), |slot| K::same(slot.key.borrow(), key)).is_none() {
                     missing.push(row);
                 }
             }
@@ -250,7 +255,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
                 let (key, state, mut life) = L::read(L::Row::get(&column, row));
                 let hash = hash_of(&found[row].0);
                 let bin = &mut self.bins[bin_of(hash)];
-                if bin.table.find(hash, |slot| K::same(slot.key.borrow(), key)).is_some() {
+                if bin.table.find(spread(hash), |slot| K::same(slot.key.borrow(), key)).is_some() {
                     continue;
                 }
                 life.take_hint(hint);
@@ -258,7 +263,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
                     bin.grow();
                 }
                 let slot = Slot { key: K::own(key), state: state.map(S::own), life, group: NONE, mark: COPY };
-                bin.table.insert_unique(hash, slot, |slot| hash_key::<K>(slot.key.borrow()));
+                bin.table.insert_unique(spread(hash), slot, Slot::spread);
                 cold.alone -= 1;
             }
         }
@@ -304,7 +309,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         for (row, (stored, _)) in (0_u32..).zip(&found) {
             let (key, ..) = L::read(L::Row::get(&column, row as usize));
             let hash = hash_of(stored);
-            match self.bins[bin_of(hash)].table.find(hash, |slot| K::same(slot.key.borrow(), key)) {
+            match self.bins[bin_of(hash)].table.find(spread(hash), |slot| K::same(slot.key.borrow(), key)) {
                 None => alone.push(row),
                 Some(slot) if with_tables => {
                     slot.append(&mut builder);

@@ -113,6 +113,34 @@ fn keys_of_any_length_are_counted() {
 }
 
 #[test]
+fn a_sweep_ends_however_often_keys_go_to_disk() {
+    let memory = Arc::new(StateMemory::of(64 << 20));
+    let state = state::<i64>(Some(&memory));
+    let keys = 1_280_i64;
+    let (mut rows, mut ended) = (Vec::new(), false);
+    for batch in 1..=800_u64 {
+        // Half of the keys are always warm; the others go to disk.
+        let warm: Vec<(i64, i64)> = (0..keys).filter(|n| batch == 1 || n % 2 == 0).map(|n| (n, 1)).collect();
+        run(&state, batch, &warm);
+        state.delta(BatchId(batch)).unwrap();
+        for partition in 0..PARTS {
+            let mut part = state.part(partition).lock();
+            (0..super::bin::BINS).for_each(|bin| part.evict(bin, false).unwrap());
+        }
+        let swept = state.sweep(2, batch == 1).unwrap();
+        rows.extend(swept.rows);
+        ended |= swept.whole;
+        if ended {
+            break;
+        }
+    }
+    assert!(ended, "a row of each key, and those on disk once more, need 800 batches of two at most");
+    let given: std::collections::BTreeSet<i64> =
+        rows.iter().flat_map(|rows| records_of::<(i64, i64)>(rows).unwrap()).map(|(key, _)| key).collect();
+    assert_eq!(given.len(), usize::try_from(keys).unwrap(), "no key is left out");
+}
+
+#[test]
 fn nothing_goes_to_disk_while_there_is_room() {
     let memory = Arc::new(StateMemory::of(64 << 20));
     let state = state::<i64>(Some(&memory));

@@ -6,7 +6,7 @@
 //!
 //! What stands at the head of either is the caller's affair; a key has one, so that none is empty. Invariant: a
 //! row is as it was written last. Nothing here is remembered of what is in memory. Called by [`super::cold`] for
-//! keyed states, and by SQL's groups.
+//! keyed states, and by SQL's groups and first rows.
 
 use arrow_array::{ArrayRef, cast::AsArray, new_empty_array, types};
 use arrow_schema::DataType;
@@ -138,14 +138,71 @@ impl DiskRows {
         page(within, limit, |each| self.rows.scan(from, each))
     }
 
-    /// The rows as they are now, whatever happens to them afterwards.
-    pub(crate) fn view(&self) -> OverflowView {
-        self.rows.view()
+    /// The rows that `rows` holds, or none yet in a place that is made for them, with these columns, the first
+    /// `keys` of which are the key. They are taken out, for whoever writes to them to put them back.
+    pub(crate) fn taken(
+        rows: &mut Option<Self>,
+        (columns, keys): (&[DataType], usize),
+        place: impl FnOnce() -> Result<OverflowPart>,
+    ) -> Result<Self> {
+        rows.take().map_or_else(|| Self::new(place()?, columns, keys), Ok)
     }
 
-    /// As [`Self::page`], of the rows as they were.
-    pub(crate) fn page_of(view: &OverflowView, from: Bound<&[u8]>, limit: usize) -> Result<Vec<Stored>> {
-        page(&[], limit, |each| view.scan(from, each))
+    /// What lies under those of the keys that are there, each with its place among them, in the order of the disk.
+    pub(crate) fn found(&self, keys: Vec<Vec<u8>>) -> Result<Vec<(Stored, usize)>> {
+        let mut wanted: Vec<(Vec<u8>, usize)> = keys.into_iter().zip(0..).collect();
+        wanted.sort_unstable();
+        let mut found = Vec::new();
+        for (key, at) in wanted {
+            found.extend(self.get(&key)?.map(|row| ((key, row), at)));
+        }
+        Ok(found)
+    }
+
+    /// All rows, a page at a time.
+    pub(crate) fn pages(&self) -> impl Iterator<Item = Result<Vec<Stored>>> + '_ {
+        pages(|from| self.page(from, &[], PAGE))
+    }
+
+    /// The rows as they are now, whatever happens to them afterwards.
+    pub(crate) fn seen(&self) -> SeenRows {
+        SeenRows { view: self.rows.view(), after: None }
+    }
+}
+
+/// Pages until there is an empty one, or an error.
+fn pages(mut page: impl FnMut(Bound<&[u8]>) -> Result<Vec<Stored>>) -> impl Iterator<Item = Result<Vec<Stored>>> {
+    let mut after: Option<Vec<u8>> = None;
+    let mut failed = false;
+    std::iter::from_fn(move || {
+        if failed {
+            return None;
+        }
+        let found = page(after.as_deref().map_or(Bound::Unbounded, Bound::Excluded));
+        failed = found.is_err();
+        if let Ok(found) = &found {
+            after = Some(found.last()?.0.clone());
+        }
+        Some(found)
+    })
+}
+
+/// Rows as they were at one moment, given once, in order.
+pub(crate) struct SeenRows {
+    view: OverflowView,
+    /// The last key that was given.
+    after: Option<Vec<u8>>,
+}
+
+impl SeenRows {
+    /// The next rows, so many at most; none at the end.
+    pub(crate) fn next(&mut self, limit: usize) -> Result<Vec<Stored>> {
+        let from = self.after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let found = page(&[], limit.min(PAGE), |each| self.view.scan(from, each))?;
+        if let Some((last, _)) = found.last() {
+            self.after = Some(last.clone());
+        }
+        Ok(found)
     }
 }
 
@@ -155,6 +212,36 @@ mod tests {
     use arrow_array::Float64Array;
     use arrow_schema::Field;
     use tidemill_store::Overflow;
+
+    #[test]
+    fn pages_have_each_row_once_and_those_that_were_seen_stay_as_they_were() {
+        let dir = tempfile::tempdir().unwrap();
+        let part = Overflow::create(&dir.path().join("spill.tmp")).unwrap().part().unwrap();
+        let mut slot = None;
+        let kinds = [DataType::UInt32, DataType::UInt32];
+        let rows = DiskRows::taken(&mut slot, (&kinds, 1), || Ok(part)).unwrap();
+        let count = 2 * PAGE + 1;
+        let stored: Vec<Stored> = (0..count).map(|at| (at.to_be_bytes().to_vec(), vec![1])).collect();
+        rows.write(&stored).unwrap();
+        let lengths: Vec<usize> = rows.pages().map(|page| page.unwrap().len()).collect();
+        assert_eq!(lengths, [PAGE, PAGE, 1]);
+        let all: Vec<Stored> = rows.pages().flat_map(Result::unwrap).collect();
+        assert_eq!(all, stored);
+        let mut seen = rows.seen();
+        rows.remove(stored[..10].iter().map(|(key, _)| &key[..])).unwrap();
+        let mut then = Vec::new();
+        while let found @ 1.. = seen.next(PAGE - 1).unwrap().len() {
+            then.push(found);
+        }
+        assert_eq!(then, [PAGE - 1, PAGE - 1, 3]);
+        let keys = [count + 1, 20, 3, 11].map(|at| at.to_be_bytes().to_vec()).to_vec();
+        let found: Vec<(Vec<u8>, usize)> =
+            rows.found(keys).unwrap().into_iter().map(|((key, _), at)| (key, at)).collect();
+        assert_eq!(found, [(11_usize.to_be_bytes().to_vec(), 3), (20_usize.to_be_bytes().to_vec(), 1)]);
+        slot = Some(rows);
+        let again = DiskRows::taken(&mut slot, (&kinds, 1), || Err(Error::internal("there is one"))).unwrap();
+        assert_eq!(again.pages().flat_map(Result::unwrap).count(), count - 10);
+    }
 
     #[test]
     fn zeros_are_one_key_and_what_would_come_back_otherwise_is_not_taken() {

@@ -22,7 +22,7 @@
 use super::{
     Feed, StateOperator, Swept, Version,
     alarms::{Alarm, Micros},
-    bin::{BINS, Bin, NONE, Slot, Touched, bin_of, no_bucket},
+    bin::{BINS, Bin, NONE, Slot, Touched, bin_of, no_bucket, spread},
     binned::Binned,
     cold::Cold,
     hand_out,
@@ -58,9 +58,9 @@ pub(crate) struct Part<K, S, L> {
     /// The watermark of the last batch.
     watermark: Timestamp,
     /// Bins before this one were given whole by the sweep that goes on.
-    sweep: usize,
+    pub(super) sweep: usize,
     /// Of the bin that it is at, whether its table was given, and the last row on disk that was.
-    sweep_cold: Option<Vec<u8>>,
+    pub(super) sweep_cold: Option<Vec<u8>>,
     /// What the part takes of the program's memory; one that is only looked at has no bound.
     pub(super) share: Option<Share>,
     /// Rows on disk, once there were any.
@@ -168,7 +168,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
         for (bin, end) in self.bins.iter_mut().zip(ends.iter().copied()) {
             let range = start as usize..end as usize;
             let keys = range.clone().map(|row| <(K, V)>::get(&column, row).0);
-            bin.find(&hashes[range].iter().copied().zip(keys), &mut touched.buckets);
+            bin.find(&hashes[range].iter().copied().zip(keys), &mut touched);
             bin.group(&mut touched)?;
             touched.sort(start, end);
             start = end;
@@ -337,7 +337,7 @@ impl<K: Key, S: Record, L: Life<K, S>> Part<K, S, L> {
     fn take(&mut self, key: K::Ref<'_>, state: Option<S::Ref<'_>>, life: L) {
         let hash = hash_key::<K>(key);
         let table = &mut self.bins[bin_of(hash)].table;
-        let entry = table.entry(hash, |s| K::same(s.key.borrow(), key), |s| hash_key::<K>(s.key.borrow()));
+        let entry = table.entry(spread(hash), |s| K::same(s.key.borrow(), key), Slot::spread);
         if state.is_none() && life.is_bare() {
             if let Entry::Occupied(slot) = entry {
                 slot.remove();

@@ -109,7 +109,7 @@ impl StateMemory {
             std::env::temp_dir().join(format!("tidemill-{}-{number}.spill.tmp", std::process::id()))
         };
         let dir = self.dir.lock().clone().unwrap_or_else(elsewhere);
-        tracing::info!(dir = %dir.display(), "states exceed the memory that they may take: keys that are at rest go to disk");
+        tracing::info!(dir = %dir.display(), "what has no place in memory goes to disk");
         overflow.insert(Overflow::create(&dir)?).part()
     }
 }

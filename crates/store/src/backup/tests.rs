@@ -89,6 +89,41 @@ fn what_is_whole_is_called_so() {
 }
 
 #[test]
+fn a_stream_is_looked_for_in_the_topic_that_it_reads_whatever_it_is_called() {
+    let tmp = TempDir::new().unwrap();
+    let dir = tmp.path().join("data");
+    data(&dir);
+    {
+        let owner = DataDir::open(&dir).unwrap();
+        let log = Log::open(owner.disk(), &dir.join("log"), Arc::new(ManualClock::default())).unwrap();
+        // The stream `numbers` reads the topic `empty`, as the stream `empty` does not any more.
+        let place = BTreeMap::from([(0, Offset(0))]);
+        log.topic("empty").unwrap().append(0, &rows(0..600), None).unwrap();
+        log.topic("empty").unwrap().pin("p/numbers", &place).unwrap();
+    }
+    let damage = |dir: &Path| verify(dir).unwrap().damage().map(ToString::to_string).collect::<Vec<_>>();
+    let found = damage(&dir);
+    assert_eq!(found.len(), 1, "{found:?}");
+    let told = "log/empty/0: program `p` has read up to offset 700, and the log holds [0, 600)";
+    assert!(found[0].ends_with(told), "{found:?}");
+    {
+        let owner = DataDir::open(&dir).unwrap();
+        let log = Log::open(owner.disk(), &dir.join("log"), Arc::new(ManualClock::default())).unwrap();
+        log.topic("empty").unwrap().append(0, &rows(0..100), None).unwrap();
+    }
+    assert_eq!(damage(&dir), [""; 0]);
+    fs::remove_dir_all(dir.join("log/numbers")).unwrap();
+    assert_eq!(damage(&dir), [""; 0], "the topic of its name is another's");
+    {
+        let owner = DataDir::open(&dir).unwrap();
+        let log = Log::open(owner.disk(), &dir.join("log"), Arc::new(ManualClock::default())).unwrap();
+        let config = TopicConfig::new(rows(0..0).schema());
+        log.create_topic("numbers", &config).unwrap().append(0, &rows(0..3), None).unwrap();
+    }
+    assert_eq!(damage(&dir), [""; 0], "as one is that has come since");
+}
+
+#[test]
 fn every_flip_and_every_cut_in_a_data_directory_is_found() {
     let tmp = TempDir::new().unwrap();
     let dir = tmp.path().join("data");

@@ -23,7 +23,7 @@ use crate::{
     fault::Named,
     frame::{Frame, Kind, Scanner},
     ledger::{Ledger, Past},
-    log::{Log, Sync},
+    log::{Log, Sync, Topic},
     small,
 };
 use std::{
@@ -32,7 +32,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tidemill_core::{BatchId, Error, ManualClock, Result};
+use tidemill_core::{BatchId, Error, ManualClock, Position, Result};
 
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -357,17 +357,8 @@ fn together(dir: &Path, verified: &mut Verified) -> Result<()> {
             verified.batches.insert(program.clone(), last.batch);
         }
         for (stream, position) in opened.positions() {
-            let Some(topic) = log.topic(stream) else { continue };
-            for (partition, at) in position {
-                let Ok(number) = partition.0.parse::<u32>() else { continue };
-                let (start, end) = (topic.start(number), topic.end(number));
-                if (*at < start || *at > end) && number < topic.config().partitions {
-                    let path = dir.join("log").join(stream).join(partition.0.as_ref());
-                    let what =
-                        format!("program `{program}` has read up to offset {at}, and the log holds [{start}, {end})");
-                    // Something behind what was read is lost, or what is to be read next was removed.
-                    verified.found(&path, None, true, what);
-                }
+            for topic in read_by(&log, &program, stream) {
+                within(&topic, &program, position, dir, verified);
             }
         }
         outputs(&log, &program, &opened.past(), dir, verified)?;
@@ -379,6 +370,33 @@ fn together(dir: &Path, verified: &mut Verified) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The topics that a stream of a program reads: those in which it holds its place. One that no topic knows
+/// of had its place in the topic of its name; one that was taken out of the program reads none.
+fn read_by(log: &Log, program: &str, stream: &str) -> Vec<Arc<Topic>> {
+    let owner = format!("{program}/{stream}");
+    let mut topics = log.topics();
+    if topics.iter().any(|topic| topic.knows(&owner)) {
+        topics.retain(|topic| topic.pins().contains_key(&owner));
+    } else {
+        topics.retain(|topic| topic.name() == stream);
+    }
+    topics
+}
+
+/// Whether the log of a topic has what a program is to read next, and all that it has read before is not behind the end.
+fn within(topic: &Topic, program: &str, position: &Position, dir: &Path, verified: &mut Verified) {
+    for (partition, at) in position {
+        let Ok(number) = partition.0.parse::<u32>() else { continue };
+        let (start, end) = (topic.start(number), topic.end(number));
+        if (*at < start || *at > end) && number < topic.config().partitions {
+            let path = dir.join("log").join(topic.name()).join(partition.0.as_ref());
+            let what = format!("program `{program}` has read up to offset {at}, and the log holds [{start}, {end})");
+            // Something behind what was read is lost, or what is to be read next was removed.
+            verified.found(&path, None, true, what);
+        }
+    }
 }
 
 /// Whether the topics that a program fills have the rows of its committed batches. Those of the last

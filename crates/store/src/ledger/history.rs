@@ -111,6 +111,9 @@ pub(super) struct History {
     /// All batches that were ever undone: after the first of each pair, up to the second.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) gone: Vec<(BatchId, BatchId)>,
+    /// The last batch, when outputs are known to have made it whole.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) shown: Option<BatchId>,
 }
 
 impl Checkpoint {
@@ -256,6 +259,20 @@ impl Checkpoint {
         self.history.undone.clear();
         self.history.forked = false;
         self.keep_rows();
+    }
+
+    /// Outputs have made the last batch whole.
+    pub(super) fn set_shown(&mut self, batch: BatchId) -> Result<(), String> {
+        if self.last.as_ref().is_none_or(|last| last.batch != batch) {
+            return Err(format!("batch {batch} is said to be whole, and is not the last one"));
+        }
+        self.history.shown = Some(batch);
+        Ok(())
+    }
+
+    /// Whether nothing of the last batch has to be repeated to outputs.
+    pub(super) fn is_shown(&self) -> bool {
+        self.last.as_ref().is_none_or(|last| last.staged.is_empty() || self.history.shown == Some(last.batch))
     }
 
     /// The version of the states: that of the newest batch which was not undone; 0 is none.

@@ -133,6 +133,11 @@ impl Past {
         self.0.last.as_ref()
     }
 
+    /// Whether all outputs are known to have made the last batch whole: after a crash they may not have.
+    pub fn is_shown(&self) -> bool {
+        self.0.is_shown()
+    }
+
     /// The version of the states, as [`Ledger::version`].
     pub fn version(&self) -> BatchId {
         self.0.version()

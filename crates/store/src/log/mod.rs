@@ -210,6 +210,20 @@ pub(crate) fn pins_of(disk: &dyn Disk, root: &Path, topic: &str) -> Result<BTree
     pins::Pins::open(disk, &root.join(topic)).map(|pins| pins.all())
 }
 
+/// Whether any topic knows `owner`, beside whoever owns the log.
+///
+/// # Errors
+/// When the disk refuses.
+pub(crate) fn is_known(disk: &dyn Disk, root: &Path, owner: &str) -> Result<bool> {
+    let names = if disk.exists(root) { disk.list(root).named("list", root)? } else { Vec::new() };
+    for topic in names.into_iter().filter(|name| !name.starts_with('.')) {
+        if pins::Pins::open(disk, &root.join(topic))?.knows(owner) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
 /// Lets the pin of `owner` on a topic reach back to `positions`, where it is ahead of
 /// them: partitions that they don't name to the oldest offset that is kept. The caller owns the log.
 ///

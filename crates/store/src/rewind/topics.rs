@@ -78,6 +78,34 @@ pub fn topics_undo(disk: &dyn Disk, data: &Path, name: &str, past: &Past) -> Res
     all.filter_map(Result::transpose).collect()
 }
 
+/// Who has a place in a topic, as program and stream: those that hold one, and programs that have read a stream of
+/// the topic's name, of which no topic knows anything. A ledger knows streams by their own names alone, so a stream
+/// of another name is known by its hold, which it has from its first start until it is taken out of its program.
+///
+/// # Errors
+/// When the disk refuses, or a program's ledger is damaged.
+pub fn readers(disk: &dyn Disk, data: &Path, topic: &str) -> Result<Vec<(String, String)>> {
+    let root = data.join("log");
+    let mut readers: Vec<(String, String)> = Vec::new();
+    for owner in log::pins_of(disk, &root, topic)?.into_keys() {
+        let (program, stream) = owner.split_once('/').unwrap_or((&owner, ""));
+        readers.push((program.to_owned(), stream.to_owned()));
+    }
+    for program in programs(disk, data)? {
+        let Some(past) = Past::read(disk, &data.join("programs").join(&program).join("ledger"))? else { continue };
+        let has_read = |position: &tidemill_core::Position| {
+            position.iter().any(|(partition, at)| partition.0.parse::<u32>().is_ok() && at.0 > 0)
+        };
+        if past.positions().get(topic).is_some_and(has_read)
+            && !log::is_known(disk, &root, &format!("{program}/{topic}"))?
+        {
+            readers.push((program, topic.to_owned()));
+        }
+    }
+    readers.sort();
+    Ok(readers)
+}
+
 /// Other programs that stand behind a cut.
 fn others(disk: &dyn Disk, data: &Path, name: &str, undo: &TopicUndo) -> Result<Vec<String>> {
     let pins = log::pins_of(disk, &data.join("log"), &undo.topic)?;

@@ -4,7 +4,7 @@
 //! is read to its foot is whole. Called by [`super::StateFiles`] and by the rows
 //! that outputs set aside.
 
-use super::{Again, StateKind};
+use super::{Again, StateKind, narrow};
 use crate::{
     disk::{Disk, DiskFile, Mode, temporary},
     fault::Named,
@@ -156,7 +156,10 @@ pub(super) fn read_each(
             }
             return Ok(());
         }
-        let batch = ipc::decode_rows(&frame.payload(), &schema).map_err(|e| bad(at, &e.to_string()))?;
+        let of_frame =
+            narrow::columns(&schema, frame.meta()).ok_or_else(|| bad(at, "its columns have no such widths"))?;
+        let batch = ipc::decode_rows(&frame.payload(), &of_frame).map_err(|e| bad(at, &e.to_string()))?;
+        let batch = if frame.meta().is_empty() { batch } else { narrow::widen(&batch, &schema)? };
         if frame.head().first != found.rows || frame.head().rows as usize != batch.num_rows() {
             return Err(bad(at, "its rows don't follow each other"));
         }
@@ -184,6 +187,8 @@ pub(crate) struct Writer {
     operator: String,
     salt: u32,
     encoder: RowEncoder,
+    /// The same of narrowed rows, for the widths that came last.
+    narrower: Option<(Vec<u8>, RowEncoder)>,
     foot: FileFoot,
     finished: bool,
 }
@@ -202,6 +207,7 @@ impl Writer {
             operator: head.operator.clone(),
             salt: crc32c::crc32c(&meta),
             encoder: RowEncoder::new(schema)?,
+            narrower: None,
             foot: FileFoot { frames: 0, rows: 0 },
             finished: false,
         };
@@ -217,16 +223,31 @@ impl Writer {
     }
 
     fn cut(&mut self, batch: &RecordBatch) -> Result<()> {
-        let (n, payload) = (batch.num_rows(), self.encoder.encode(batch)?);
+        let (n, (widths, payload)) = (batch.num_rows(), self.encode(batch)?);
         let bytes: u64 = payload.iter().map(|b| b.len() as u64).sum();
         let count = u32::try_from(n);
         if n > 1 && (bytes > FRAME_BYTES || count.is_err()) {
             self.cut(&batch.slice(0, n / 2))?;
             return self.cut(&batch.slice(n / 2, n - n / 2));
         }
-        self.frame(Kind::Rows, count.unwrap_or(u32::MAX), Vec::new(), payload)?;
+        self.frame(Kind::Rows, count.unwrap_or(u32::MAX), widths, payload)?;
         self.foot = FileFoot { frames: self.foot.frames + 1, rows: self.foot.rows + n as u64 };
         Ok(())
+    }
+
+    /// The rows' message, and the widths of its columns where they are narrowed.
+    fn encode(&mut self, batch: &RecordBatch) -> Result<(Vec<u8>, Vec<Buffer>)> {
+        let Some((widths, rows)) = narrow::narrow(batch) else {
+            return Ok((Vec::new(), self.encoder.encode(batch)?));
+        };
+        let kept = self.narrower.take_if(|(of, _)| *of == widths);
+        let (_, mut encoder) = match kept {
+            Some(kept) => kept,
+            None => (Vec::new(), RowEncoder::new(rows.schema_ref())?),
+        };
+        let payload = encoder.encode(&rows)?;
+        self.narrower = Some((widths.clone(), encoder));
+        Ok((widths, payload))
     }
 
     fn frame(&mut self, kind: Kind, rows: u32, meta: Vec<u8>, payload: Vec<Buffer>) -> Result<()> {

@@ -4,7 +4,7 @@
 //! disk, so it may stand beside the owner; a file that the owner prunes
 //! meanwhile is an error, never a part of a state.
 
-use super::{FileHead, Links, StateFiles, StateKind, file::damaged, parse_name};
+use super::{FileHead, Links, Sizes, StateFiles, StateKind, file::damaged, parse_name};
 use crate::{
     disk::{Disk, Mode},
     fault::Named,
@@ -32,6 +32,7 @@ impl StateFiles {
         let files: BTreeSet<_> =
             disk.list(dir).named("list", dir)?.iter().filter_map(|file| parse_name(file)).collect();
         let Some((version, kind)) = files.last().copied() else { return Ok(None) };
+        let sizes = Sizes { unknown: files.clone(), ..Sizes::default() };
         let mut found = Self {
             disk,
             dir: dir.to_owned(),
@@ -39,7 +40,7 @@ impl StateFiles {
             schema: Arc::new(arrow_schema::Schema::empty()),
             files,
             verified: BTreeSet::new(),
-            bytes: BTreeMap::new(),
+            sizes,
             heads: BTreeMap::new(),
         };
         found.schema = found.columns_of(version, kind)?;
@@ -91,16 +92,28 @@ impl StateFiles {
 
     /// The oldest version that the files from this one on lead to, the files before it left aside.
     fn oldest_from(&mut self, first: (u64, StateKind)) -> Result<Option<BatchId>> {
-        let snapshot = self.files.range(first..).find(|(_, kind)| *kind == StateKind::Snapshot).map(|(v, _)| *v);
-        // Rounds begin one after the other, so what heads say grows from file to file.
-        let deltas = self.versions(StateKind::Delta, u64::MAX);
-        let (mut low, mut high) = (0, deltas.len());
+        // Rounds begin one after the other, so what heads say grows from file to file: no delta before `low` has a
+        // round that begins there, and each from `high` on has.
+        let (mut low, mut high) = (first.0, self.newest().map_or(0, |newest| newest.0 + 1));
         while low < high {
             let middle = low.midpoint(high);
-            let since = self.links(deltas[middle])?.since;
-            if since.is_some_and(|since| (since, StateKind::Delta) >= first) { high = middle } else { low = middle + 1 }
+            let Some(delta) = self.first_of(StateKind::Delta, middle, high) else {
+                high = middle;
+                continue;
+            };
+            let since = self.links(delta)?.since;
+            if since.is_some_and(|since| (since, StateKind::Delta) >= first) { high = middle } else { low = delta + 1 }
         }
-        Ok(snapshot.into_iter().chain(deltas.get(low).copied()).min().map(BatchId))
+        let delta = self.first_of(StateKind::Delta, low, u64::MAX);
+        let within = first..(delta.unwrap_or(u64::MAX), StateKind::Snapshot);
+        let snapshot = self.files.range(within).find(|(_, kind)| *kind == StateKind::Snapshot).map(|(v, _)| *v);
+        Ok(snapshot.or(delta).map(BatchId))
+    }
+
+    /// The first file of a kind with a version in `[from, to)`.
+    fn first_of(&self, kind: StateKind, from: u64, to: u64) -> Option<u64> {
+        let mut files = self.files.range((from, StateKind::Delta)..(to, StateKind::Delta));
+        files.find(|(_, of)| *of == kind).map(|(version, _)| *version)
     }
 
     /// The oldest version such that the files that it and later ones need have at
@@ -109,29 +122,38 @@ impl StateFiles {
     /// # Errors
     /// When the disk refuses.
     pub fn oldest_within(&mut self, most: u64) -> Result<BatchId> {
-        let (mut sum, mut first) = (0_u64, None);
-        for (version, kind) in self.files.clone().into_iter().rev() {
-            sum = sum.saturating_add(self.bytes_of(version, kind)?);
-            if sum > most {
-                let oldest = match first {
-                    Some(first) => self.oldest_from(first)?,
-                    None => None,
-                };
-                return Ok(oldest.or_else(|| self.newest()).unwrap_or_default());
-            }
-            first = Some((version, kind));
+        let mut left = self.bytes()?;
+        if left <= most {
+            return self.oldest();
         }
-        self.oldest()
+        let mut first = None;
+        for (file, bytes) in &self.sizes.known {
+            if left <= most {
+                first = Some(*file);
+                break;
+            }
+            left -= bytes;
+        }
+        let oldest = match first {
+            Some(first) => self.oldest_from(first)?,
+            None => None,
+        };
+        Ok(oldest.or_else(|| self.newest()).unwrap_or_default())
     }
 
-    fn bytes_of(&mut self, version: u64, kind: StateKind) -> Result<u64> {
-        if let Some(bytes) = self.bytes.get(&(version, kind)) {
-            return Ok(*bytes);
+    /// Bytes of all files. Looks at those that nobody has asked for before.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn bytes(&mut self) -> Result<u64> {
+        while let Some((version, kind)) = self.sizes.unknown.first().copied() {
+            let path = self.path(version, kind);
+            let bytes = self.disk.open(&path, Mode::Read).and_then(|file| file.len()).named("open", &path)?;
+            self.sizes.unknown.remove(&(version, kind));
+            self.sizes.known.insert((version, kind), bytes);
+            self.sizes.total += bytes;
         }
-        let path = self.path(version, kind);
-        let bytes = self.disk.open(&path, Mode::Read).and_then(|file| file.len()).named("open", &path)?;
-        self.bytes.insert((version, kind), bytes);
-        Ok(bytes)
+        Ok(self.sizes.total)
     }
 
     /// Paths of the files that a load of version `upto` or an earlier one may read, oldest first.

@@ -25,7 +25,7 @@ const RAW: usize = 50;
 const REASON: usize = 60;
 
 /// Why a letter of a batch that was undone is not run again.
-const UNDONE: &str = "its batch was undone by a rewind, and what it read is read again";
+const UNDONE: &str = "its batch was undone by a rewind or never committed, and what it read is read again";
 
 /// Look at refused records and run them again after a fix.
 ///

@@ -10,10 +10,11 @@ use super::{
     values,
 };
 use clap::{Args, Subcommand};
+use std::path::Path;
 use tidemill::{
     Duration, Error, Result, Sync,
     core::parse_bytes,
-    store::{Topic, TopicConfig, log::Retention},
+    store::{RealDisk, Topic, TopicConfig, log::Retention, rewind::readers},
 };
 
 /// Make, list, describe and delete topics of the log.
@@ -138,7 +139,7 @@ impl TopicCommand {
                 let open = self.data.open_existing()?;
                 let topic = open.topic(&name)?;
                 if !force {
-                    must_be_free(&topic)?;
+                    must_be_free(open.path(), &topic)?;
                 }
                 let count = records(&topic);
                 open.log().delete_topic(&name)?;
@@ -183,13 +184,12 @@ impl TopicCommand {
 }
 
 /// Nobody's place is lost with the topic.
-fn must_be_free(topic: &Topic) -> Result<()> {
-    let pins = topic.pins();
-    let readers: Vec<String> = pins
-        .keys()
-        .map(|owner| match owner.split_once('/') {
-            Some((program, stream)) => format!("program `{program}` (stream `{stream}`)"),
-            None => owner.clone(),
+fn must_be_free(data: &Path, topic: &Topic) -> Result<()> {
+    let readers: Vec<String> = readers(&RealDisk, data, topic.name())?
+        .into_iter()
+        .map(|(program, stream)| match stream.as_str() {
+            "" => program,
+            _ => format!("program `{program}` (stream `{stream}`)"),
         })
         .collect();
     if readers.is_empty() {

@@ -99,3 +99,27 @@ fn two_streams_over_standard_input_are_refused() {
     .unwrap();
     run(dir.path(), &["check", "p.sql", "--data", "d"], "").code(0);
 }
+
+#[test]
+fn two_streams_that_would_listen_at_one_address_are_refused() {
+    let dir = words();
+    let text = |first: &str, second: &str| {
+        format!(
+            "CREATE STREAM a WITH (connector = 'tcp-listen', address = '{first}');\n\
+             CREATE STREAM b WITH (connector = 'tcp-listen', address = '{second}');\n\
+             CREATE VIEW v AS SELECT * FROM a UNION ALL SELECT * FROM b;\n"
+        )
+    };
+    let says = [
+        "p.sql: line 2, column 15: CREATE STREAM b: stream `b` would read TCP address 127.0.0.1:9999, as stream `a` does",
+    ];
+    for first in ["127.0.0.1:9999", "localhost:9999"] {
+        refused(dir.path(), &text(first, "127.0.0.1:9999"), &says);
+    }
+    for first in ["127.0.0.1:9998", "127.0.0.2:9999"] {
+        fs::write(dir.path().join("p.sql"), text(first, "127.0.0.1:9999")).unwrap();
+        run(dir.path(), &["check", "p.sql", "--data", "d"], "").code(0);
+    }
+    fs::write(dir.path().join("p.sql"), text("127.0.0.1:0", "127.0.0.1:0")).unwrap();
+    run(dir.path(), &["check", "p.sql", "--data", "d"], "").code(0);
+}

@@ -99,3 +99,59 @@ fn what_a_rebuild_leaves_out_is_told_and_kept_and_comes_back_with_another_rebuil
     replay(&program, dir.path(), &[1]);
     assert_eq!(ask(&program, STATE), counted(&["a b c refuse refuse"]));
 }
+
+#[test]
+fn a_program_that_is_changed_before_a_commit_was_durable_keeps_its_own_letters() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = start(builder(dir.path()), COUNT).unwrap();
+    feed(&program, &["a refuse", "b refuse c"]);
+    drop(program);
+    lose_commits(dir.path(), 1);
+    // Another program, so batch 2 is planned anew, and has read more than it had.
+    let more = format!("{COUNT} CREATE VIEW total AS SELECT count(*) AS n FROM lines;");
+    let program = start(builder(dir.path()).accept_changes(), &more).unwrap();
+    feed(&program, &["refuse d"]);
+    let letters: Vec<_> =
+        all_letters(dir.path()).into_iter().map(|kept| (kept.letter.batch, kept.letter.offset)).collect();
+    let batch = |batch| Some(BatchId(batch));
+    assert_eq!(letters, [(batch(1), Offset(1)), (batch(2), Offset(3)), (batch(2), Offset(5))]);
+    drop(program);
+    // Once more, and now the records are taken: their letters are not to be run again.
+    lose_commits(dir.path(), 1);
+    let mended = || builder(dir.path()).registry(tests::mended_registry());
+    let program = start(mended(), &more).unwrap();
+    feed(&program, &["e"]);
+    let all = counted(&["a b refuse c refuse d e"]);
+    assert_eq!(ask(&program, STATE), all);
+    replay(&program, dir.path(), &[1, 2]);
+    assert_eq!(ask(&program, STATE), all);
+    let log = Log::look(&dir.path().join("log"), Arc::new(ManualClock::default())).unwrap();
+    let letters = Letters::open(&log, dir.path(), "p").unwrap();
+    let undone: Vec<bool> = letters.all().map(|kept| letters.is_undone(&kept.unwrap())).collect();
+    assert_eq!(undone, [false, true, true]);
+    replay(&program, dir.path(), &[0]);
+    assert_eq!(ask(&program, STATE), counted(&["a refuse b refuse c refuse d e"]));
+}
+
+#[test]
+fn a_rebuild_counts_records_whose_letters_are_of_batches_that_were_undone() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = start(builder(dir.path()), COUNT).unwrap();
+    feed(&program, &["a refuse", "b refuse x refuse"]);
+    drop(program);
+    to(dir.path(), Goal::Batch(BatchId(1)));
+    // What was read again was taken, and its batch is not kept any more.
+    let mended = || {
+        let builder = builder(dir.path()).registry(tests::mended_registry());
+        builder.keep_versions(Versions { batches: 1, ..Versions::default() })
+    };
+    let program = start(mended(), COUNT).unwrap();
+    feed(&program, &["c", "d"]);
+    let all = counted(&["a b refuse x refuse c d"]);
+    assert_eq!(ask(&program, STATE), all);
+    drop(program);
+    let program = start(mended().rebuild("top").accept_changes(), COUNT).unwrap();
+    assert_eq!(ask(&program, STATE), all);
+    replay(&program, dir.path(), &[0, 1, 2]);
+    assert_eq!(ask(&program, STATE), counted(&["a b refuse x refuse c d refuse"]), "only the first is one");
+}

@@ -35,3 +35,14 @@ fn a_view_before_another_and_a_clause_in_one_leave_the_parts_of_others_alone() {
     let told = actions(builder(dir.path()), &format!("{first}{ordered}"));
     assert!(told.iter().all(|(_, action, why)| *action == Action::Keep && why.is_empty()), "{told:?}");
 }
+
+/// Takes the ledger's last commits away, as a crash does that comes before the sync.
+pub(super) fn lose_commits(dir: &Path, count: usize) {
+    // Planned and committed take turns behind the checkpoint and the program: cut them off from the end.
+    let path = dir.join("programs/p/ledger/00000000000000000000.ledger");
+    let bytes = std::fs::read(&path).unwrap();
+    let frames: Vec<usize> = (0..bytes.len()).step_by(16).filter(|at| bytes[*at..].starts_with(b"TMF1")).collect();
+    let committed = |at: &&usize| bytes[**at + 64..].starts_with(b"{\"committed\"");
+    let cut = frames.iter().filter(committed).rev().nth(count - 1).copied().unwrap();
+    std::fs::write(&path, &bytes[..cut]).unwrap();
+}

@@ -118,6 +118,43 @@ fn program(name: &str, dir: &Path, text: &str) -> Result<SqlProgram> {
     Ok(program)
 }
 
+#[test]
+fn an_output_whose_last_batch_is_perhaps_not_whole_does_not_move() {
+    const INTO: &str = "
+        CREATE STREAM numbers WITH (connector = 'program');
+        CREATE SINK out WITH (connector = 'topic', topic = 'doubled');
+        INSERT INTO out SELECT n * 2 AS n FROM numbers";
+    let dir = tempfile::tempdir().unwrap();
+    let running = program("p", dir.path(), INTO).unwrap();
+    running.step().unwrap();
+    drop(running);
+    let moved = || {
+        let builder = StreamingContext::builder("p").trigger(Trigger::Drain).partitions(2).data_dir(dir.path());
+        let mut program = SqlProgram::over(builder.accept_changes().registry(registry()).build());
+        program.queue("numbers", (0..6).map(|i| vec![numbers([i])]).collect());
+        program.start(&INTO.replace("'doubled'", "'others'")).map(|()| program)
+    };
+    // The machine stopped between the commit and the word that all of it was shown.
+    let path = dir.path().join("programs/p/ledger/00000000000000000000.ledger");
+    let bytes = std::fs::read(&path).unwrap();
+    let told = (0..bytes.len())
+        .step_by(16)
+        .rfind(|at| bytes[*at..].starts_with(b"TMF1") && bytes[at + 64..].starts_with(b"{\"shown\""));
+    std::fs::write(&path, &bytes[..told.unwrap()]).unwrap();
+    let error = moved().unwrap_err().to_string();
+    for says in ["output `insert-out`", "topic others", "batch 1 is whole in topic doubled", "once more as it was"] {
+        assert!(error.contains(says), "{error}");
+    }
+    let running = program("p", dir.path(), INTO).unwrap();
+    running.step().unwrap();
+    drop(running);
+    let running = moved().unwrap();
+    running.step().unwrap();
+    let log = running.pipeline().keep.as_ref().unwrap().log();
+    let rows = |topic: &str| log.topic(topic).map(|topic| read(&topic)).unwrap();
+    assert_eq!((rows("doubled"), rows("others")), (vec![0, 2, 4, 6], vec![4]));
+}
+
 fn shown(program: &SqlProgram, view: &str) -> Vec<i64> {
     let rows = program.view(view).unwrap_or_else(|| panic!("{view} has no rows"));
     rows.columns().iter().map(|column| column.as_primitive::<Int64Type>().value(0)).collect()

@@ -8,14 +8,22 @@
 //!
 //! Invariant: what a batch gives follows from the rows and the watermark before
 //! and after it. A closed session never grows, since a record before the watermark
-//! is late.
+//! is late. A batch looks at the keys that it touches, and at those of which a window
+//! ends, or is let go: each key has an entry at the watermark at which that is.
+
+mod given;
+#[cfg(test)]
+mod tests;
 
 use super::{Bounds, assign::Row};
 use crate::{
     ops::keyed::Growing,
     plan::{BatchRun, Kernel, NodeInputs, Rows, external, rows_once},
     record::{Key, Record, hash_key, partition_of, read_batch, schema_of},
-    state::{StateOperator, Swept, Version},
+    state::{
+        StateOperator, Swept, Version,
+        alarms::{Alarm, Alarms},
+    },
 };
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::SchemaRef;
@@ -42,18 +50,53 @@ struct Run<A> {
     news: BTreeSet<i64>,
 }
 
+/// A key and its runs.
+struct Held<K, A> {
+    key: K,
+    runs: Vec<Run<A>>,
+    /// The watermark at which it is looked at next.
+    wake: Option<i64>,
+}
+
 struct Part<K, A> {
-    keys: HashTable<(K, Vec<Run<A>>)>,
+    keys: HashTable<Held<K, A>>,
     delta: Option<(BatchId, Vec<RecordBatch>)>,
     rows: usize,
     /// Buckets before this one were given by the sweep that goes on.
     swept: usize,
+    /// Hashes of the keys that are to be looked at, by watermark.
+    wakes: Alarms,
+    /// Hashes of the keys to which the batch has brought something.
+    touched: Vec<u64>,
+    /// Whether the rows came back from disk, and nobody has looked at them.
+    is_back: bool,
+    /// Keys that batches have looked at.
+    #[cfg(test)]
+    looks: usize,
 }
 
 impl<K, A> Default for Part<K, A> {
     fn default() -> Self {
-        Self { keys: HashTable::new(), delta: None, rows: 0, swept: 0 }
+        Self {
+            keys: HashTable::new(),
+            delta: None,
+            rows: 0,
+            swept: 0,
+            wakes: Alarms::default(),
+            touched: Vec::new(),
+            is_back: false,
+            #[cfg(test)]
+            looks: 0,
+        }
     }
+}
+
+fn hash_of<K: Key, A>(held: &Held<K, A>) -> u64 {
+    hash_key::<K>(held.key.borrow())
+}
+
+fn panes_of<A>(runs: &[Run<A>]) -> usize {
+    runs.iter().map(|run| run.panes.len()).sum()
 }
 
 /// The windows of one operator.
@@ -70,13 +113,6 @@ impl<K, A> fmt::Debug for Windows<K, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "windows of {}", self.name)
     }
-}
-
-/// A window of a key.
-struct Given<A> {
-    start: i64,
-    end: i64,
-    value: A,
 }
 
 impl<K: Key, A: Record> Windows<K, A> {
@@ -110,25 +146,28 @@ impl<K: Key, A: Record> Windows<K, A> {
             if part.keys.len() == part.keys.capacity() {
                 // Growing moves all buckets: a sweep of them begins again.
                 part.swept = 0;
-                part.keys.reserve(part.keys.len().max(16), |e| hash_key::<K>(e.0.borrow()));
+                part.keys.reserve(part.keys.len().max(16), hash_of);
             }
-            let found = part.keys.entry(hash, |e| K::same(e.0.borrow(), key), |e| hash_key::<K>(e.0.borrow()));
-            let runs = match found {
-                Entry::Occupied(at) => at.into_mut(),
-                Entry::Vacant(at) => at.insert((K::own(key), Vec::new())).into_mut(),
+            if batch > 0 {
+                part.touched.push(hash);
+            }
+            let runs = match part.keys.entry(hash, |e| K::same(e.key.borrow(), key), hash_of) {
+                Entry::Occupied(at) => &mut at.into_mut().runs,
+                Entry::Vacant(at) => {
+                    &mut at.insert(Held { key: K::own(key), runs: Vec::new(), wake: None }).into_mut().runs
+                }
             };
             let news = BTreeSet::from([pane]);
             let new = Run { low, high, panes: vec![(pane, A::own(value))], touched: batch, news };
-            let before: usize = runs.1.iter().map(|run| run.panes.len()).sum();
+            let before = panes_of(runs);
             match self.window {
-                WindowKind::Session(gap) => self.join_sessions(&mut runs.1, new, gap),
-                WindowKind::Time(_) | WindowKind::Count(_) => match runs.1.pop() {
-                    Some(old) => runs.1.push(self.merged(old, new)),
-                    None => runs.1.push(new),
+                WindowKind::Session(gap) => self.join_sessions(runs, new, gap),
+                WindowKind::Time(_) | WindowKind::Count(_) => match runs.pop() {
+                    Some(old) => runs.push(self.merged(old, new)),
+                    None => runs.push(new),
                 },
             }
-            let after: usize = runs.1.iter().map(|run| run.panes.len()).sum();
-            part.rows = (part.rows + after).saturating_sub(before);
+            part.rows = (part.rows + panes_of(runs)).saturating_sub(before);
         }
         Ok(())
     }
@@ -190,8 +229,8 @@ impl<K: Key, A: Record> Windows<K, A> {
             let slot = match next.entry(hash, |e| K::same(e.0.borrow(), key), |e| hash_key::<K>(e.0.borrow())) {
                 Entry::Occupied(at) => at.into_mut(),
                 Entry::Vacant(vacant) => {
-                    let had = part.keys.find(hash, |e| K::same(e.0.borrow(), key));
-                    let from = had.and_then(|(_, runs)| runs.first()).map_or(0, |run| run.high + 1);
+                    let had = part.keys.find(hash, |e| K::same(e.key.borrow(), key));
+                    let from = had.and_then(|held| held.runs.first()).map_or(0, |run| run.high + 1);
                     vacant.insert((K::own(key), from)).into_mut()
                 }
             };
@@ -222,8 +261,14 @@ impl<K: Key, A: Record> Windows<K, A> {
             }
             now = now.max(at);
         }
-        // What came back with a restored state and was closed before it was kept.
-        self.drop_closed(part, before.minus(self.lateness));
+        if std::mem::take(&mut part.is_back) {
+            // What came back with a restored state and was closed before it was kept; of the rest, when it ends.
+            self.drop_closed(part, before.minus(self.lateness));
+            let hashes: Vec<u64> = part.keys.iter().map(hash_of).collect();
+            for hash in hashes {
+                self.look(part, hash, before, |_, _| Ok(()))?;
+            }
+        }
         let rows = match self.window {
             WindowKind::Count(spec) => self.numbered(part, &rows, spec)?,
             WindowKind::Time(_) | WindowKind::Session(_) => rows,
@@ -232,7 +277,7 @@ impl<K: Key, A: Record> Windows<K, A> {
             self.insert(part, rows, batch).map_err(external)?;
         }
         if run.batch.is_end() && !matches!(self.window, WindowKind::Count(_)) {
-            let last = part.keys.iter().flat_map(|(_, runs)| runs).map(|run| self.last_end(run)).max();
+            let last = part.keys.iter().flat_map(|held| &held.runs).map(|run| self.last_end(run)).max();
             if let Some(last) = last {
                 run.move_watermark(&self.name, Timestamp(last));
                 now = now.max(Timestamp(last));
@@ -241,73 +286,57 @@ impl<K: Key, A: Record> Windows<K, A> {
         part.delta = Some((run.batch.id, rows));
         let mut out = Growing::<(B, K, A)>::new(schema, part.keys.len().min(1024));
         if before < now || part.delta.as_ref().is_some_and(|(_, rows)| !rows.is_empty()) {
-            let closes = match self.window {
-                WindowKind::Time(spec) => spec.closing(before, now).next().is_some(),
-                WindowKind::Session(_) => before < now,
-                WindowKind::Count(_) => false,
-            };
-            for (key, runs) in &part.keys {
-                for of_key in runs.iter().filter(|run| closes || run.touched == batch) {
+            let mut looks = std::mem::take(&mut part.touched);
+            looks.extend(part.wakes.due(i64::MIN, now.0).into_iter().map(|(_, _, hash)| hash));
+            // In an order that a restart repeats.
+            looks.sort_unstable();
+            looks.dedup();
+            for hash in looks {
+                self.look(part, hash, now, |key, of_key| {
                     for given in self.given(of_key, batch, before, now) {
                         let bounds = B::of(given.start, given.end);
                         out.push((bounds.borrow(), key.borrow(), given.value.borrow()))?;
                     }
-                }
+                    Ok(())
+                })?;
             }
-            self.drop_closed(part, now.minus(self.lateness));
         }
         out.finish()
     }
 
-    /// When all windows of a run have closed.
-    fn last_end(&self, run: &Run<A>) -> i64 {
-        match self.window {
-            WindowKind::Session(gap) => run.high.saturating_add(gap),
-            WindowKind::Time(spec) | WindowKind::Count(spec) => spec.last_end(Timestamp(run.high)).0,
-        }
-    }
-
-    /// The windows of a run that this batch gives.
-    fn given(&self, run: &Run<A>, batch: u64, before: Timestamp, now: Timestamp) -> Vec<Given<A>> {
-        let fold = |from: i64, to: i64| {
-            let inside = run.panes.iter().filter(|(pane, _)| (from..to).contains(pane));
-            inside.map(|(_, value)| value.clone()).reduce(|a, b| self.joined(a, b))
-        };
-        match self.window {
-            WindowKind::Session(gap) => {
-                let end = run.high.saturating_add(gap);
-                let is_given = end <= now.0 && (end > before.0 || run.touched == batch);
-                let value = is_given.then(|| fold(i64::MIN, i64::MAX)).flatten();
-                value.map(|value| Given { start: run.low, end, value }).into_iter().collect()
+    /// Looks at the keys of a hash: `give` is told of each of their runs, then goes what no open window needs, and the
+    /// next look is noted. The watermark is at `now`.
+    fn look(
+        &self,
+        part: &mut Part<K, A>,
+        hash: u64,
+        now: Timestamp,
+        mut give: impl FnMut(&K, &Run<A>) -> DfResult<()>,
+    ) -> DfResult<()> {
+        let horizon = now.minus(self.lateness);
+        let mut emptied = false;
+        for held in part.keys.iter_hash_mut(hash).filter(|held| hash_of(held) == hash) {
+            #[cfg(test)]
+            {
+                part.looks += 1;
             }
-            WindowKind::Time(spec) => {
-                let mut windows = BTreeSet::new();
-                let mut take = |pane: i64, after: i64, until: i64| {
-                    let (from, to) = (after.max(pane), until.min(pane.saturating_add(spec.size())));
-                    if from < to {
-                        windows.extend(spec.closing(Timestamp(from), Timestamp(to)).map(|w| (w.end.0, w.start.0)));
-                    }
-                };
-                run.panes.iter().for_each(|(pane, _)| take(*pane, before.0, now.0));
-                if run.touched == batch {
-                    // Closed before, and a late record came.
-                    run.news.iter().for_each(|pane| take(*pane, before.minus(self.lateness).0, before.0));
-                }
-                let given = |(end, start)| Some(Given { start, end, value: fold(start, end)? });
-                windows.into_iter().filter_map(given).collect()
-            }
-            WindowKind::Count(spec) => {
-                if run.touched != batch {
-                    return Vec::new();
-                }
-                // The first number of this batch is the least of its panes' that were not full before.
-                let had = run.low;
-                let windows = spec.closing(Timestamp(had), Timestamp(run.high + 1)).filter(|w| w.start.0 >= 0);
-                windows
-                    .filter_map(|w| Some(Given { start: w.start.0, end: w.end.0, value: fold(w.start.0, w.end.0)? }))
-                    .collect()
+            held.runs.iter().try_for_each(|run| give(&held.key, run))?;
+            let before = panes_of(&held.runs);
+            self.drop_closed_of(&mut held.runs, horizon);
+            part.rows = (part.rows + panes_of(&held.runs)).saturating_sub(before);
+            emptied |= held.runs.is_empty();
+            // Its entry, if it came up, is taken out.
+            held.wake = held.wake.filter(|wake| *wake > now.0);
+            let next = held.runs.iter().filter_map(|run| self.next_look(run, now)).min();
+            if let Some(next) = next.filter(|next| held.wake.is_none_or(|wake| *next < wake)) {
+                part.wakes.add(Alarm::Event, next, hash);
+                held.wake = Some(next);
             }
         }
+        while emptied && let Ok(found) = part.keys.find_entry(hash, |held| held.runs.is_empty()) {
+            found.remove();
+        }
+        Ok(())
     }
 
     /// Forgets the keys of rows that take the place of all that was read of them.
@@ -315,9 +344,9 @@ impl<K: Key, A: Record> Windows<K, A> {
         let column = read_batch::<Row<K, A>>(rows)?;
         for row in 0..rows.num_rows() {
             let key = <Row<K, A>>::get(&column, row).0;
-            if let Ok(found) = part.keys.find_entry(hash_key::<K>(key), |e| K::same(e.0.borrow(), key)) {
-                let ((_, runs), _) = found.remove();
-                part.rows = part.rows.saturating_sub(runs.iter().map(|run| run.panes.len()).sum());
+            if let Ok(found) = part.keys.find_entry(hash_key::<K>(key), |e| K::same(e.key.borrow(), key)) {
+                let (held, _) = found.remove();
+                part.rows = part.rows.saturating_sub(panes_of(&held.runs));
             }
         }
         Ok(())
@@ -333,33 +362,36 @@ impl<K: Key, A: Record> Windows<K, A> {
         Ok(())
     }
 
-    /// Forgets what no open window needs.
+    /// Forgets what no open window needs, of all keys.
     fn drop_closed(&self, part: &mut Part<K, A>, horizon: Timestamp) {
         let Part { keys, rows, .. } = part;
-        let window = self.window;
-        keys.retain(|(_, runs)| {
-            let before: usize = runs.iter().map(|run| run.panes.len()).sum();
-            match window {
-                WindowKind::Session(gap) => runs.retain(|run| run.high.saturating_add(gap) > horizon.0),
-                WindowKind::Time(spec) => {
-                    for run in runs.iter_mut() {
-                        run.panes.retain(|(pane, _)| spec.last_end(Timestamp(*pane)) > horizon);
-                    }
-                    runs.retain(|run| !run.panes.is_empty());
+        keys.retain(|held| {
+            let before = panes_of(&held.runs);
+            self.drop_closed_of(&mut held.runs, horizon);
+            *rows = (*rows + panes_of(&held.runs)).saturating_sub(before);
+            !held.runs.is_empty()
+        });
+    }
+
+    /// Forgets what no open window needs, of one key.
+    fn drop_closed_of(&self, runs: &mut Vec<Run<A>>, horizon: Timestamp) {
+        match self.window {
+            WindowKind::Session(gap) => runs.retain(|run| run.high.saturating_add(gap) > horizon.0),
+            WindowKind::Time(spec) => {
+                for run in runs.iter_mut() {
+                    run.panes.retain(|(pane, _)| spec.last_end(Timestamp(*pane)) > horizon);
                 }
-                WindowKind::Count(spec) => {
-                    for run in runs.iter_mut() {
-                        // Windows up to here were given; the last pane stays, since it tells how many there were.
-                        run.low = run.high + 1;
-                        let (has, last) = (run.low, run.panes.last().map_or(0, |(pane, _)| *pane));
-                        run.panes.retain(|(pane, _)| *pane == last || spec.last_end(Timestamp(*pane)).0 > has);
-                    }
+                runs.retain(|run| !run.panes.is_empty());
+            }
+            WindowKind::Count(spec) => {
+                for run in runs.iter_mut() {
+                    // Windows up to here were given; the last pane stays, since it tells how many there were.
+                    run.low = run.high + 1;
+                    let (has, last) = (run.low, run.panes.last().map_or(0, |(pane, _)| *pane));
+                    run.panes.retain(|(pane, _)| *pane == last || spec.last_end(Timestamp(*pane)).0 > has);
                 }
             }
-            let after: usize = runs.iter().map(|run| run.panes.len()).sum();
-            *rows = (*rows + after).saturating_sub(before);
-            !runs.is_empty()
-        });
+        }
     }
 }
 
@@ -378,7 +410,7 @@ impl<K: Key, A: Record> StateOperator for Windows<K, A> {
 
     fn restore(&self, versions: &[Version]) -> Result<()> {
         for part in &self.parts {
-            *part.lock() = Part::default();
+            *part.lock() = Part { is_back: true, ..Part::default() };
         }
         let from = versions.iter().rposition(|version| version.whole).unwrap_or(0);
         for version in &versions[from..] {
@@ -428,9 +460,9 @@ impl<K: Key, A: Record> StateOperator for Windows<K, A> {
                 part.swept = 0;
             }
             while count < rows && part.swept < part.keys.num_buckets() {
-                if let Some((key, runs)) = part.keys.get_bucket(part.swept) {
+                if let Some(Held { key, runs, .. }) = part.keys.get_bucket(part.swept) {
                     runs.iter().try_for_each(|run| self.append(&mut out, key, run))?;
-                    count += runs.iter().map(|run| run.panes.len()).sum::<usize>();
+                    count += panes_of(runs);
                 }
                 part.swept += 1;
             }
@@ -444,7 +476,7 @@ impl<K: Key, A: Record> StateOperator for Windows<K, A> {
     fn snapshot(&self) -> Result<Vec<RecordBatch>> {
         let mut out = Growing::<Row<K, A>>::new(&self.schema(), 1024);
         for part in &self.parts {
-            for (key, runs) in &part.lock().keys {
+            for Held { key, runs, .. } in &part.lock().keys {
                 runs.iter().try_for_each(|run| self.append(&mut out, key, run))?;
             }
         }

@@ -10,20 +10,18 @@ use crate::{
     sql::turns::Turns,
     state::{
         Swept,
-        disk_rows::{DiskRows, PAGE},
+        disk_rows::{DiskRows, PAGE, SeenRows},
     },
 };
 use arrow_array::{RecordBatch, UInt32Array};
 use datafusion::common::{Result as DfResult, internal_datafusion_err};
-use std::ops::Bound;
-use tidemill_store::OverflowView;
 
 /// A snapshot that is given in turn.
 pub(super) struct Aside {
     /// Of the groups that were in memory.
     pub(super) turns: Turns,
-    /// What was on disk, and the last key of it that was given.
-    disk: Option<(OverflowView, Option<Vec<u8>>)>,
+    /// What was on disk.
+    disk: Option<SeenRows>,
 }
 
 impl Held {
@@ -47,7 +45,7 @@ impl Held {
     /// About `limit` rows of the state as they were when this was called with `begin`.
     pub(in crate::sql) fn sweep(&mut self, limit: usize, begin: bool) -> DfResult<Swept> {
         if begin {
-            let disk = self.rest.disk.as_ref().map(|disk| (disk.view(), None));
+            let disk = self.rest.disk.as_ref().map(DiskRows::seen);
             self.aside = Some(Aside { turns: Turns::new(self.groups.len()), disk });
         }
         let Some(mut aside) = self.aside.take() else {
@@ -59,19 +57,16 @@ impl Held {
             rows.push(self.rows(&turn.next, &self.states.of(&turn.next)?)?);
         }
         while found < limit
-            && let (Some((view, after)), Some(disk)) = (&mut aside.disk, &self.rest.disk)
+            && let (Some(seen), Some(disk)) = (&mut aside.disk, &self.rest.disk)
         {
-            let (from, count) = (after.as_deref().map_or(Bound::Unbounded, Bound::Excluded), PAGE.min(limit - found));
-            let page = DiskRows::page_of(view, from, count).map_err(crate::plan::external)?;
+            let count = PAGE.min(limit - found);
+            let page = seen.next(count).map_err(crate::plan::external)?;
             found += page.len();
-            let last = page.last().map(|(key, _)| key.clone());
-            if last.is_some() {
+            if !page.is_empty() {
                 rows.push(self.stored_rows(disk, &page)?);
             }
             if page.len() < count {
                 aside.disk = None;
-            } else {
-                *after = last;
             }
         }
         let whole = aside.turns.are_over() && aside.disk.is_none();

@@ -19,7 +19,7 @@ use crate::{
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
 use datafusion::common::Result as DfResult;
-use std::{ops::Bound, sync::Arc};
+use std::sync::Arc;
 use tidemill_core::Result as CoreResult;
 use tidemill_store::OverflowPart;
 
@@ -64,15 +64,8 @@ impl Held {
             return Ok(());
         }
         let keys = disk.keys(&self.groups.of(&news)?, std::iter::repeat(HEAD)).map_err(external)?;
-        let mut wanted: Vec<(Vec<u8>, u32)> = keys.into_iter().zip(news).collect();
-        wanted.sort_unstable();
-        let (mut found, mut owners): (Vec<Stored>, Vec<u32>) = (Vec::new(), Vec::new());
-        for (key, group) in wanted {
-            if let Some(row) = disk.get(&key).map_err(external)? {
-                found.push((key, row));
-                owners.push(group);
-            }
-        }
+        let found = disk.found(keys).map_err(external)?;
+        let (found, owners): (Vec<Stored>, Vec<u32>) = found.into_iter().map(|(row, at)| (row, news[at])).unzip();
         if found.is_empty() {
             return Ok(());
         }
@@ -90,10 +83,7 @@ impl Held {
         place: impl FnOnce() -> CoreResult<OverflowPart>,
     ) -> DfResult<()> {
         let (Some(kinds), true) = (&self.rest.kinds, self.groups.len() > 0) else { return Ok(()) };
-        let disk = match self.rest.disk.take() {
-            Some(disk) => disk,
-            None => place().and_then(|part| DiskRows::new(part, kinds, self.keys)).map_err(external)?,
-        };
+        let disk = DiskRows::taken(&mut self.rest.disk, (kinds, self.keys), place).map_err(external)?;
         let each = (self.bytes() / self.groups.len()).max(1);
         let stay = usize::try_from(target / 2).unwrap_or(usize::MAX) / each;
         let (mut stay, go) = self.rest.touched.parted(stay);
@@ -139,14 +129,7 @@ impl Held {
     /// Hands out the rows on disk as the state has them.
     pub(super) fn each_at_rest(&self, each: &mut dyn FnMut(RecordBatch) -> DfResult<()>) -> DfResult<()> {
         let Some(disk) = self.rest.disk.as_ref().filter(|_| self.rest.alone > 0) else { return Ok(()) };
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-            let found = disk.page(from, &[], PAGE).map_err(external)?;
-            let Some((last, _)) = found.last() else { return Ok(()) };
-            after = Some(last.clone());
-            each(self.stored_rows(disk, &found)?)?;
-        }
+        disk.pages().try_for_each(|found| each(self.stored_rows(disk, &found.map_err(external)?)?))
     }
 
     /// Rows from disk as the state has them.

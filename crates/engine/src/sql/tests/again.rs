@@ -176,7 +176,7 @@ fn quiet(keys: i64, batches: i64) -> Vec<Vec<Vec<Row>>> {
 
 #[test]
 fn a_quiet_batch_among_many_keys_keeps_few_rows() {
-    let entries = quiet(6_000, 60);
+    let entries = quiet(12_000, 60);
     for (at, (name, _)) in VIEWS.iter().enumerate().filter(|(_, (name, _))| *name != "sessions of all rows") {
         // Wider in time, so that all keys stay.
         let view = view(at).replace("INTERVAL '5' SECOND", "INTERVAL '1' HOUR");

@@ -17,15 +17,15 @@ use crate::{
     sql::touched::Touched,
     state::{
         Swept,
-        disk_rows::{DiskRows, PAGE, Stored},
+        disk_rows::{DiskRows, PAGE, SeenRows, Stored},
     },
 };
 use arrow_array::{RecordBatch, UInt64Array};
 use arrow_schema::DataType;
 use datafusion::common::{Result as DfResult, internal_datafusion_err};
-use std::{ops::Bound, sync::Arc};
-use tidemill_core::Result as CoreResult;
-use tidemill_store::{OverflowPart, OverflowView};
+use std::sync::Arc;
+use tidemill_core::{Error, Result as CoreResult};
+use tidemill_store::OverflowPart;
 
 /// A key of no bytes would be none.
 const HEAD: [u8; 1] = [0];
@@ -45,9 +45,6 @@ pub(super) struct Rest {
     pub(super) touched: Touched,
 }
 
-/// The rows on disk when a snapshot began, and the last key that was given.
-pub(super) type Seen = (OverflowView, Option<Vec<u8>>);
-
 impl Rest {
     /// For keys and rows of these columns.
     pub(super) fn new(keys: Vec<DataType>, rows: impl Iterator<Item = DataType>) -> Self {
@@ -59,21 +56,41 @@ impl Rest {
     }
 
     /// The rows on disk as they are now.
-    pub(super) fn seen(&self) -> Option<Seen> {
-        self.disk.as_ref().map(|disk| (disk.view(), None))
+    pub(super) fn seen(&self) -> Option<SeenRows> {
+        self.disk.as_ref().map(DiskRows::seen)
     }
 }
 
 /// The rows under a key.
-fn parts(value: &[u8]) -> impl Iterator<Item = Stored> {
-    let mut left = value;
-    std::iter::from_fn(move || {
-        let (length, rest) = left.split_at_checked(LENGTH)?;
-        let length = u32::from_le_bytes(length.try_into().ok()?) as usize;
-        let (row, rest) = rest.split_at_checked(length)?;
+///
+/// # Errors
+/// When it is not all rows, each with its number.
+fn parts(value: &[u8]) -> DfResult<Vec<Stored>> {
+    let (mut rows, mut left) = (Vec::new(), value);
+    while !left.is_empty() {
+        let at = value.len() - left.len();
+        let strange = || {
+            let text = format!("the rows of a key on disk can't be read from byte {at} of {} on", value.len());
+            external(
+                Error::external(format!("{text}: start the program again, which makes what lies there anew")).fatal(),
+            )
+        };
+        let (length, rest) = left.split_first_chunk::<LENGTH>().ok_or_else(strange)?;
+        let length = u32::from_le_bytes(*length) as usize;
+        let (row, rest) = rest.split_at_checked(length).filter(|_| length >= NUMBER).ok_or_else(strange)?;
         left = rest;
-        Some((Vec::new(), row.to_vec()))
-    })
+        rows.push((Vec::new(), row.to_vec()));
+    }
+    Ok(rows)
+}
+
+/// The rows under all keys of a page.
+fn rows_under(page: &[Stored]) -> DfResult<Vec<Stored>> {
+    let mut rows = Vec::new();
+    for (_, value) in page {
+        rows.extend(parts(value)?);
+    }
+    Ok(rows)
 }
 
 impl Tops {
@@ -94,20 +111,17 @@ impl Tops {
         if news.is_empty() {
             return Ok(());
         }
-        let mut wanted = disk.keys(&self.keys.of(&news)?, std::iter::repeat(HEAD)).map_err(external)?;
-        wanted.sort_unstable();
-        let (mut rows, mut found) = (Vec::new(), Vec::new());
-        for key in wanted {
-            if let Some(value) = disk.get(&key).map_err(external)? {
-                rows.extend(parts(&value));
-                found.push(key);
-            }
-        }
+        let keys = disk.keys(&self.keys.of(&news)?, std::iter::repeat(HEAD)).map_err(external)?;
+        let found = disk.found(keys).map_err(external)?;
         if found.is_empty() {
             return Ok(());
         }
+        let mut rows = Vec::new();
+        for ((_, value), _) in &found {
+            rows.extend(parts(value)?);
+        }
         let (batch, _) = self.stored_rows(disk, &rows)?;
-        disk.remove(found.iter().map(|key| &key[..])).map_err(external)?;
+        disk.remove(found.iter().map(|((key, _), _)| &key[..])).map_err(external)?;
         self.rest.alone -= found.len();
         self.rest.rows -= rows.len();
         let keys = self.numbers(&batch)?;
@@ -128,10 +142,7 @@ impl Tops {
         place: impl FnOnce() -> CoreResult<OverflowPart>,
     ) -> DfResult<()> {
         let (Some((kinds, count)), false) = (&self.rest.kinds, self.first.is_empty()) else { return Ok(()) };
-        let disk = match self.rest.disk.take() {
-            Some(disk) => disk,
-            None => place().and_then(|part| DiskRows::new(part, kinds, *count)).map_err(external)?,
-        };
+        let disk = DiskRows::taken(&mut self.rest.disk, (kinds, *count), place).map_err(external)?;
         let each = (self.bytes() / self.first.len()).max(1);
         let stay = usize::try_from(target / 2).unwrap_or(usize::MAX) / each;
         let (mut stay, go) = self.rest.touched.parted(stay);
@@ -221,27 +232,21 @@ impl Tops {
     /// Hands out the rows on disk, with their numbers.
     pub(super) fn each_at_rest(&self, each: &mut dyn FnMut(RecordBatch, UInt64Array) -> DfResult<()>) -> DfResult<()> {
         let Some(disk) = self.rest.disk.as_ref().filter(|_| self.rest.alone > 0) else { return Ok(()) };
-        let mut after: Option<Vec<u8>> = None;
-        loop {
-            let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-            let found = disk.page(from, &[], PAGE).map_err(external)?;
-            let Some((last, _)) = found.last() else { return Ok(()) };
-            after = Some(last.clone());
-            let rows: Vec<Stored> = found.iter().flat_map(|(_, value)| parts(value)).collect();
-            let (rows, numbers) = self.stored_rows(disk, &rows)?;
+        for found in disk.pages() {
+            let (rows, numbers) = self.stored_rows(disk, &rows_under(&found.map_err(external)?)?)?;
             each(rows, numbers)?;
         }
+        Ok(())
     }
 
     /// Next rows of those that were on disk when a snapshot began; `None` at the end.
-    fn next_at_rest(&self, (view, after): &mut Seen, limit: usize) -> DfResult<Option<RecordBatch>> {
+    fn next_at_rest(&self, seen: &mut SeenRows, limit: usize) -> DfResult<Option<RecordBatch>> {
         let Some(disk) = &self.rest.disk else { return Ok(None) };
-        let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let found = DiskRows::page_of(view, from, limit.min(PAGE)).map_err(external)?;
-        let Some((last, _)) = found.last() else { return Ok(None) };
-        *after = Some(last.clone());
-        let rows: Vec<Stored> = found.iter().flat_map(|(_, value)| parts(value)).collect();
-        Ok(Some(self.stored_rows(disk, &rows)?.0))
+        let found = seen.next(limit).map_err(external)?;
+        if found.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(self.stored_rows(disk, &rows_under(&found)?)?.0))
     }
 
     /// About `limit` rows as they were when this was called with `begin`.
@@ -256,9 +261,9 @@ impl Tops {
         let (mut rows, mut found) = (turn.aside, turn.rows);
         rows.push(self.rows.of(&self.rows_of(&turn.next))?);
         while found < limit
-            && let Some(view) = &mut seen
+            && let Some(then) = &mut seen
         {
-            match self.next_at_rest(view, limit - found)? {
+            match self.next_at_rest(then, limit - found)? {
                 Some(page) => {
                     found += page.num_rows().max(1);
                     rows.push(page);
@@ -272,5 +277,25 @@ impl Tops {
             self.turns = Some((turns, seen));
         }
         Ok(Swept { rows, whole })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_a_key_that_can_t_be_read_are_an_error() {
+        let row = |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_le_bytes()[..], bytes].concat();
+        let whole = [row(b"number 1 and more"), row(b"number 2")].concat();
+        let rows: Vec<Vec<u8>> = parts(&whole).unwrap().into_iter().map(|(_, row)| row).collect();
+        assert_eq!(rows, [b"number 1 and more".to_vec(), b"number 2".to_vec()]);
+        assert!(parts(b"").unwrap().is_empty());
+        for cut in (1..whole.len()).filter(|cut| *cut != LENGTH + 17) {
+            let error = parts(&whole[..cut]).unwrap_err().to_string();
+            let at = if cut < LENGTH + 17 { 0 } else { LENGTH + 17 };
+            assert!(error.contains(&format!("can't be read from byte {at} of {cut} on")), "{error}");
+        }
+        assert!(parts(&row(b"short")).is_err(), "a row without its number");
     }
 }

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, io::IoSlice};
 use tidemill_core::{Batch, BatchId, Clock, Duration, OffsetRange, StagedPart};
 
 /// The version that this build writes.
-const NOW: &str = "v4";
+const NOW: &str = "v5";
 
 fn fixture(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
@@ -112,7 +112,7 @@ fn write() -> SimDisk {
     rolled.save_rolled(BatchId(3), &[rows(5, 1, 9), rows(2, 3, 9)], Some(BatchId(2))).unwrap();
     rolled.prune(BatchId(3)).unwrap();
     // And one whose rows add up.
-    let mut adding = StateFiles::open(shared, Path::new("/d/state/joined"), "joined", schema()).unwrap();
+    let mut adding = StateFiles::open(Arc::clone(&shared), Path::new("/d/state/joined"), "joined", schema()).unwrap();
     for (version, own, again, since) in [
         (1, rows(0, 3, 9), vec![], 1),
         (2, rows(3, 2, 9), vec![rows(0, 3, 9)], 2),
@@ -122,6 +122,9 @@ fn write() -> SimDisk {
         adding.save_again(BatchId(version), &[own], &again, Some(BatchId(since))).unwrap();
     }
     adding.prune(BatchId(3)).unwrap();
+    // And one of so many rows that their numbers are written in fewer bytes.
+    let mut many = StateFiles::open(shared, Path::new("/d/state/many"), "many", schema()).unwrap();
+    many.save_delta(BatchId(1), &[rows(0, 300, 1)]).unwrap();
     disk
 }
 
@@ -156,7 +159,7 @@ fn copied(version: &str) -> Arc<dyn Disk> {
 
 #[test]
 fn every_version_is_read_back() {
-    for version in ["v1", "v2", "v3", NOW] {
+    for version in ["v1", "v2", "v3", "v4", NOW] {
         let shared = copied(version);
         let log = Log::quiet(Arc::clone(&shared), Path::new("/d/log"), clock()).unwrap();
         let topic = log.topic("clicks").unwrap();
@@ -175,18 +178,30 @@ fn every_version_is_read_back() {
 
 #[test]
 fn a_state_whose_rows_were_kept_in_turn_is_read_back() {
-    let mut state = StateFiles::open(copied(NOW), Path::new("/d/state/sums"), "sums", schema()).unwrap();
-    assert_eq!((state.oldest().unwrap(), state.since(BatchId(3)).unwrap()), (BatchId(3), Some(BatchId(2))));
-    let versions = state.load(BatchId(3)).unwrap();
-    let found: Vec<_> = versions.iter().map(|(version, _, rows)| (version.0, rows.clone())).collect();
-    let want = [(2, vec![rows(3, 2, 9), rows(0, 2, 9)]), (3, vec![rows(5, 1, 9), rows(2, 3, 9)])];
-    assert_eq!(found, want);
-    assert!(state.load(BatchId(2)).unwrap_err().to_string().contains("builds on version 1"));
+    for version in ["v4", NOW] {
+        let mut state = StateFiles::open(copied(version), Path::new("/d/state/sums"), "sums", schema()).unwrap();
+        assert_eq!((state.oldest().unwrap(), state.since(BatchId(3)).unwrap()), (BatchId(3), Some(BatchId(2))));
+        let versions = state.load(BatchId(3)).unwrap();
+        let found: Vec<_> = versions.iter().map(|(version, _, rows)| (version.0, rows.clone())).collect();
+        let want = [(2, vec![rows(3, 2, 9), rows(0, 2, 9)]), (3, vec![rows(5, 1, 9), rows(2, 3, 9)])];
+        assert_eq!(found, want);
+        assert!(state.load(BatchId(2)).unwrap_err().to_string().contains("builds on version 1"));
 
-    let mut state = StateFiles::open(copied(NOW), Path::new("/d/state/joined"), "joined", schema()).unwrap();
-    let versions = state.load(BatchId(3)).unwrap();
-    let found: Vec<_> = versions.iter().map(|(version, _, rows)| (version.0, rows.clone())).collect();
-    assert_eq!(found, [(2, vec![rows(3, 2, 9), rows(0, 3, 9)]), (3, vec![rows(5, 1, 9)])]);
+        let mut state = StateFiles::open(copied(version), Path::new("/d/state/joined"), "joined", schema()).unwrap();
+        let versions = state.load(BatchId(3)).unwrap();
+        let found: Vec<_> = versions.iter().map(|(version, _, rows)| (version.0, rows.clone())).collect();
+        assert_eq!(found, [(2, vec![rows(3, 2, 9), rows(0, 3, 9)]), (3, vec![rows(5, 1, 9)])]);
+    }
+}
+
+#[test]
+fn numbers_that_were_written_in_fewer_bytes_come_back() {
+    let shared = copied(NOW);
+    let mut state = StateFiles::open(Arc::clone(&shared), Path::new("/d/state/many"), "many", schema()).unwrap();
+    assert_eq!(state.load(BatchId(1)).unwrap()[0].2, [rows(0, 300, 1)]);
+    let file = shared.open(&state.paths_upto(BatchId(1))[0], Mode::Read).unwrap();
+    let whole: usize = rows(0, 300, 1).columns().iter().map(|column| column.get_buffer_memory_size()).sum();
+    assert!(file.len().unwrap() < whole as u64, "{} of {whole} bytes", file.len().unwrap());
 }
 
 #[test]
@@ -216,13 +231,13 @@ fn a_ledger_of_version_1_is_read_and_gone_on_with() {
 
 #[test]
 fn a_ledger_of_version_2_or_later_knows_its_past() {
-    for version in ["v2", "v3", NOW] {
+    for version in ["v2", "v3", "v4", NOW] {
         let past = crate::Past::read(&*copied(version), Path::new("/d/ledger")).unwrap().unwrap();
         knows_its_past(&past);
         let gone: Vec<bool> = (1..=4).map(|batch| past.gone().has(BatchId(batch))).collect();
         assert_eq!(gone, [false, true, true, false]);
         let back = past.takes_back("upper");
-        if version == NOW {
+        if ["v4", NOW].contains(&version) {
             let kept = FilledPartition { begun: Offset(10), end: Offset(20), rows: 10, undone: 20 };
             assert_eq!(back, TakesBack::Cut(BTreeMap::from([(0.into(), kept)])));
             assert_eq!(past.takes_back("other"), TakesBack::Nothing);

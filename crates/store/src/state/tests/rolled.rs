@@ -115,6 +115,42 @@ fn versions_within_so_many_bytes_can_be_loaded_when_the_others_are_gone() {
     assert!(state.files().count() < 25, "{:?}", state.counts());
 }
 
+#[test]
+fn the_oldest_version_within_a_bound_is_that_which_the_newest_files_lead_to() {
+    let disk = SimDisk::new();
+    let mut state = open(&disk).unwrap();
+    let mut roller = Roller::default();
+    for v in 1..=40 {
+        roller.save(&mut state, v, &delta(v), &whole(v), 9).unwrap();
+        if v % 13 == 0 {
+            state.save_snapshot(BatchId(v), [rows(&whole(v))].into_iter()).unwrap();
+        }
+    }
+    let all: Vec<(BatchId, StateKind)> = state.files().collect();
+    let path = |(version, kind): &(BatchId, StateKind)| {
+        let extension = if *kind == StateKind::Delta { "delta" } else { "snap" };
+        Path::new(DIR).join(format!("{:020}.{extension}", version.0))
+    };
+    let sizes: Vec<u64> = all.iter().map(|file| disk.contents(&path(file)).unwrap().len() as u64).collect();
+    assert_eq!(state.bytes().unwrap(), sizes.iter().sum::<u64>());
+    for kept in 1..all.len() {
+        let bytes: u64 = sizes[all.len() - kept..].iter().sum();
+        // What can be loaded when only these files are there.
+        let left = disk.fork();
+        all[..all.len() - kept].iter().for_each(|file| left.remove(&path(file)).unwrap());
+        let mut only = open(&left).unwrap();
+        let loads = (1..=40).find(|v| only.load(BatchId(*v)).is_ok_and(|rows| !rows.is_empty()));
+        let want = loads.unwrap_or(40);
+        assert_eq!(state.oldest_within(bytes).unwrap(), BatchId(want), "the last {kept} files");
+        assert_eq!(state.oldest_within(bytes + 1).unwrap(), BatchId(want), "the last {kept} files and a little");
+        let mut pruned = open(&disk.fork()).unwrap();
+        pruned.prune(BatchId(want)).unwrap();
+        for v in want..=40 {
+            assert_eq!(fold(&pruned.load(BatchId(v)).unwrap()), whole(v), "version {v} of the last {kept} files");
+        }
+    }
+}
+
 /// Rows that add up: a version brings three of its own, and keeps some again that were there before its round.
 #[derive(Default)]
 struct Adder {
