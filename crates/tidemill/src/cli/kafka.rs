@@ -5,7 +5,8 @@
 //! `topic`, `produce` and `consume`.
 
 use clap::Args;
-use tidemill::{Error, Result};
+#[cfg(not(feature = "kafka"))]
+use tidemill::Error;
 
 /// Where the cluster is, and who asks.
 #[derive(Debug, Args)]
@@ -52,15 +53,18 @@ pub(crate) use with_kafka::*;
 
 #[cfg(feature = "kafka")]
 mod with_kafka {
-    use super::{Error, KafkaArg, Result};
+    use super::KafkaArg;
     use crate::cli::{
         out::{self, outln},
         print_columns,
     };
     use std::io::{self, BufRead, IsTerminal, Read};
-    use tidemill::connectors::{
-        kafka::{Servers, admin::Admin},
-        lines::MAX_LINE,
+    use tidemill::{
+        Error, Result,
+        connectors::{
+            kafka::{Servers, admin::Admin},
+            lines::MAX_LINE,
+        },
     };
 
     impl KafkaArg {
