@@ -7,6 +7,8 @@
 mod check;
 mod input;
 mod jobs;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod kills;
 mod loops;
 mod measure;
@@ -98,6 +100,10 @@ enum Job {
     Spill,
     /// Hopping windows of 60 s each second over a million keys, beside tumbling ones; items are records a second
     Windows,
+    /// Records of a kibibyte from Kafka, counted by key, and the counts to Kafka: needs `--features kafka` and a server
+    /// at TIDEMILL_KAFKA
+    #[cfg(feature = "kafka")]
+    Kafka,
     /// `kill -9` at random moments of a small W3 into the file sink: nothing lost, nothing twice
     Kills,
     /// Nexmark's queries as SQL over generated people, auctions and bids, checked against one query over all of them;
@@ -148,6 +154,11 @@ fn run(options: &Options) -> Result<()> {
         Job::Windows => {
             let rows = options.items.unwrap_or(250_000);
             serde_json::to_string(&jobs::windows(options.seed, rows, options.threads.get())?)?
+        }
+        #[cfg(feature = "kafka")]
+        Job::Kafka => {
+            let items = options.items.unwrap_or(1_000_000);
+            serde_json::to_string(&kafka::run(items, options.runs.get(), options.threads.get(), options.seed)?)?
         }
         Job::Batch => serde_json::to_string(&jobs::batch()?)?,
         Job::W4 => serde_json::to_string(&jobs::w4(options.items.unwrap_or(100_000), options.threads.get())?)?,

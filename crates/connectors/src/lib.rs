@@ -31,6 +31,8 @@ pub mod format;
 mod fuzz;
 pub mod generator;
 pub mod jetstream;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 pub mod lines;
 #[cfg(test)]
 #[path = "../../store/src/tests/mutations.rs"]
@@ -51,6 +53,10 @@ use tidemill_core::{Input, Registry};
 /// Which build has the connectors of databases.
 #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
 const WITH_DATABASES: &str = "the one with all connectors has it (cargo build --release --features full)";
+
+/// Which build has Kafka.
+#[cfg(not(feature = "kafka"))]
+const WITH_KAFKA: &str = "the one with Kafka has it (cargo build --release --features kafka)";
 
 /// A registry of everything here.
 pub fn registry() -> Registry {
@@ -73,6 +79,15 @@ pub fn register(registry: &mut Registry) {
     registry.add_input("tcp", tcp::TcpClient::input);
     registry.add_input("tcp-listen", tcp::TcpListen::input);
     social::register(registry);
+
+    #[cfg(not(feature = "kafka"))]
+    registry.note_input_elsewhere("kafka", WITH_KAFKA);
+    #[cfg(not(feature = "kafka"))]
+    registry.note_elsewhere("kafka", WITH_KAFKA);
+    #[cfg(feature = "kafka")]
+    registry.add_input("kafka", |o| Ok(Input::Source(Arc::new(kafka::KafkaSource::from_options(o)?))));
+    #[cfg(feature = "kafka")]
+    registry.add_sink("kafka", |o| Ok(Arc::new(kafka::KafkaSink::from_options(o)?)));
 
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
     registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));

@@ -36,6 +36,8 @@ pub struct Registry {
     lookups: BTreeMap<&'static str, LookupFactory>,
     /// Connectors that another build has, and which.
     elsewhere: BTreeMap<&'static str, &'static str>,
+    /// The same of inputs.
+    inputs_elsewhere: BTreeMap<&'static str, &'static str>,
 }
 
 impl fmt::Debug for Registry {
@@ -75,6 +77,11 @@ impl Registry {
         self.elsewhere.insert(name, build);
     }
 
+    /// Notes that another build has an input of this name, and which build; who asks for it is told.
+    pub fn note_input_elsewhere(&mut self, name: &'static str, build: &'static str) {
+        self.inputs_elsewhere.insert(name, build);
+    }
+
     /// Why this build has no connector of that name, where another has it.
     pub fn elsewhere(&self, name: &str) -> Option<String> {
         self.elsewhere.get(name).map(|build| format!("this build has no connector `{name}`: {build}"))
@@ -99,6 +106,10 @@ impl Registry {
     /// # Errors
     /// When there is none of that name, or its options are wrong.
     pub fn input(&self, options: &Options) -> Result<Input> {
+        if let Some((name, build)) = options.get("connector").and_then(|name| self.inputs_elsewhere.get_key_value(name))
+        {
+            return Err(Error::user(format!("{}: this build has no connector `{name}`: {build}", options.owner())));
+        }
         find(&self.inputs, options, "connector", None)?(options)
     }
 

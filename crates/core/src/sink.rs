@@ -15,7 +15,7 @@ use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, path::Path};
 
 /// What a sink promises when a batch runs twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,6 +53,12 @@ pub trait Sink: Send + Sync + fmt::Debug {
     fn takes(&self, schema: &SchemaRef) -> Result<()> {
         let _ = schema;
         Ok(())
+    }
+
+    /// Says, before `open`, who writes (`program/output`: stays the same over restarts) and which directory is the
+    /// sink's own for what it stages on this machine. Not called for a program without a data directory.
+    fn place(&self, owner: &str, aside: &Path) {
+        let _ = (owner, aside);
     }
 
     /// Called once before the first batch with the columns to come.

@@ -4,12 +4,12 @@
 //! order, or an error; never fewer. A source keeps no position of its own: the
 //! engine hands in where it stands, and the ledger remembers.
 
-use crate::{Batch, Block, Error, Offset, OffsetRange, PartitionId, Position, Result, Timestamp};
+use crate::{Batch, Block, Error, Format, Offset, OffsetRange, PartitionId, Position, Result, Timestamp};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 
 /// What a source hands out.
 #[derive(Debug, Clone)]
@@ -69,6 +69,19 @@ pub trait Source: Send + Sync + fmt::Debug {
 
     /// Raw records or columns.
     fn shape(&self) -> Shape;
+
+    /// The format of its raw records, with the declared columns, if any; `make` makes the one that the options name.
+    /// A source that has columns of its own beside a record's puts them in here.
+    ///
+    /// # Errors
+    /// When `make` fails, or the columns don't go together.
+    fn format(
+        &self,
+        columns: Option<SchemaRef>,
+        make: &dyn Fn(Option<SchemaRef>) -> Result<Arc<dyn Format>>,
+    ) -> Result<Arc<dyn Format>> {
+        make(columns)
+    }
 
     /// The ranges of the next batch: what has come since `position`, within
     /// `budget`. A partition that `position` does not name is read from where

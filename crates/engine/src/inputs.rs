@@ -118,11 +118,11 @@ impl StreamingContext {
             }
             _ => registry.input(options)?,
         };
-        let needs_format = match &input {
-            Input::Source(source) => matches!(source.shape(), tidemill_core::Shape::Raw),
-            Input::Receivers(_) => true,
+        let format = match &input {
+            Input::Source(source) if matches!(source.shape(), tidemill_core::Shape::Columns(_)) => None,
+            Input::Source(source) => Some(source.format(columns, &|columns| registry.format(options, columns))?),
+            Input::Receivers(_) => Some(registry.format(options, columns)?),
         };
-        let format = if needs_format { Some(registry.format(options, columns)?) } else { None };
         let retention = Retention::from_options(options)?;
         let dead_share = DeadShare::from_options(options)?;
         options.finish()?;

@@ -122,14 +122,13 @@ impl Keep {
             is_copy: past.is_forked(),
             upto: last.map(|last| (last.batch, last.time)).unwrap_or_default(),
         };
-        TopicPlace {
-            log: Arc::clone(&self.log),
-            disk: Arc::clone(&self.disk),
-            staged: self.root.join("staged").join(output),
-            owner: format!("{}/{output}", self.program),
-            sync,
-            past,
-        }
+        let (owner, staged) = self.aside(output);
+        TopicPlace { log: Arc::clone(&self.log), disk: Arc::clone(&self.disk), staged, owner, sync, past }
+    }
+
+    /// Who writes an output, and the directory of what it stages on this machine.
+    pub(crate) fn aside(&self, output: &str) -> (String, std::path::PathBuf) {
+        (format!("{}/{output}", self.program), self.root.join("staged").join(output))
     }
 
     /// Opens or creates a topic whose records batches will read as the stream

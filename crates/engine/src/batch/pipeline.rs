@@ -544,6 +544,10 @@ impl Pipeline {
         let undone = past.filter(|_| !is_copy).map(|past| past.undone().to_vec()).unwrap_or_default();
         for output in &self.outputs {
             if let OutputKind::Sink(sink) = &output.kind {
+                if let Some(keep) = &self.keep {
+                    let (owner, aside) = keep.aside(&output.name);
+                    sink.place(&owner, &aside);
+                }
                 self.persist(|| sink.open(output.plan.schema())).await?;
                 for undone in &undone {
                     self.persist(|| sink.undo(undone.to, undone.upto)).await?;

@@ -28,6 +28,7 @@ use std::{
     io::{self, IoSlice},
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 /// How to open a file.
@@ -87,6 +88,12 @@ pub trait Disk: Send + Sync + fmt::Debug {
 
     /// Bytes left on the disk; `None` where that isn't known.
     fn free_bytes(&self, path: &Path) -> Option<u64> {
+        let _ = path;
+        None
+    }
+
+    /// How long ago a file was changed; `None` where that isn't known.
+    fn age(&self, path: &Path) -> Option<Duration> {
         let _ = path;
         None
     }

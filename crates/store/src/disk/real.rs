@@ -10,6 +10,7 @@ use std::{
     os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::Path,
     sync::Arc,
+    time::Duration,
 };
 
 /// The operating system's file system.
@@ -29,6 +30,10 @@ impl RealDisk {
 }
 
 impl Disk for RealDisk {
+    fn age(&self, path: &Path) -> Option<Duration> {
+        fs::metadata(path).ok()?.modified().ok()?.elapsed().ok()
+    }
+
     fn open(&self, path: &Path, mode: Mode) -> io::Result<Arc<dyn DiskFile>> {
         let mut options = OpenOptions::new();
         options.read(true).mode(0o600);

@@ -6,6 +6,7 @@
 
 use super::{
     data::{DataArg, is_raw},
+    kafka::KafkaArg,
     out,
 };
 use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, cast::AsArray};
@@ -31,7 +32,8 @@ Examples:
   tidemill consume words                          the newest 10
   tidemill consume words --from-beginning         all
   tidemill consume words --from-beginning --max 5 the oldest 5
-  tidemill consume demo.dead --data tidemill-data/demo   refused records, as JSON")]
+  tidemill consume demo.dead --data tidemill-data/demo   refused records, as JSON
+  tidemill consume words --kafka localhost:9092   of an Apache Kafka: what is committed")]
 pub(crate) struct Consume {
     /// The topic.
     topic: String,
@@ -54,13 +56,40 @@ pub(crate) struct Consume {
 
     #[command(flatten)]
     data: DataArg,
+
+    #[command(flatten)]
+    kafka: KafkaArg,
 }
 
 impl Consume {
     pub(crate) fn run(self) -> Result<()> {
+        if self.kafka.is_given() {
+            return self.on_kafka();
+        }
         let open = self.data.look()?;
         let topic = open.topic(&self.topic)?;
         self.print(&topic)
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    fn on_kafka(self) -> Result<()> {
+        Err(self.kafka.missing())
+    }
+
+    #[cfg(feature = "kafka")]
+    fn on_kafka(self) -> Result<()> {
+        let wanted = super::kafka::Wanted {
+            partition: self.partition,
+            from_beginning: self.from_beginning,
+            max: self.most(),
+            offsets: self.offsets,
+        };
+        super::kafka::consume(&self.kafka.open()?, &self.topic, wanted)
+    }
+
+    /// Records that are printed at most.
+    fn most(&self) -> u64 {
+        self.max.unwrap_or(if self.from_beginning { u64::MAX } else { NEWEST })
     }
 
     fn print(&self, topic: &Topic) -> Result<()> {
@@ -75,7 +104,7 @@ impl Consume {
             }
             None => 0..topic.config().partitions,
         };
-        let mut left = self.max.unwrap_or(if self.from_beginning { u64::MAX } else { NEWEST });
+        let mut left = self.most();
         let safe = io::stdout().is_terminal();
         let total: u64 = partitions.clone().map(|p| topic.end(p).0 - topic.start(p).0).sum();
         // The newest of several partitions: what is too much is left out at the front.

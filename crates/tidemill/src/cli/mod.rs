@@ -10,6 +10,7 @@ mod consume;
 mod data;
 mod dead;
 mod demo;
+mod kafka;
 mod out;
 mod plan;
 mod produce;

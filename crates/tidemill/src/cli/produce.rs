@@ -6,6 +6,7 @@
 
 use super::{
     data::{DataArg, is_raw, raw_schema},
+    kafka::KafkaArg,
     out::outln,
 };
 use arrow_array::{RecordBatch, builder::BinaryBuilder};
@@ -26,21 +27,29 @@ const BYTES: usize = 1 << 20;
 #[command(after_help = "\
 Examples:
   tidemill topic create words
-  printf 'to be\\nor not to be\\n' | tidemill produce words")]
+  printf 'to be\\nor not to be\\n' | tidemill produce words
+  tidemill produce words --kafka localhost:9092 <words.txt      to an Apache Kafka")]
 pub(crate) struct Produce {
     /// The topic; it holds raw records.
     topic: String,
 
-    /// The partition to append to.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    partition: u32,
+    /// The partition to append to [default: 0; of a Kafka topic any].
+    #[arg(long, value_name = "N")]
+    partition: Option<u32>,
 
     #[command(flatten)]
     data: DataArg,
+
+    #[command(flatten)]
+    kafka: KafkaArg,
 }
 
 impl Produce {
     pub(crate) fn run(self) -> Result<()> {
+        if self.kafka.is_given() {
+            return self.on_kafka();
+        }
+        let partition = self.partition.unwrap_or(0);
         let open = self.data.open_existing()?;
         let topic = open.topic(&self.topic)?;
         if !is_raw(&topic) {
@@ -49,29 +58,34 @@ impl Produce {
                 self.topic, self.topic
             )));
         }
-        if self.partition >= topic.config().partitions {
+        if partition >= topic.config().partitions {
             return Err(Error::user(format!(
                 "topic `{}` has no partition {}: it has {} of them, counted from 0",
                 self.topic,
-                self.partition,
+                partition,
                 topic.config().partitions
             )));
         }
-        let first = topic.end(self.partition);
-        let read = append_all(&topic, self.partition, &mut io::stdin().lock());
+        let first = topic.end(partition);
+        let read = append_all(&topic, partition, &mut io::stdin().lock());
         // What was appended before a fault is kept.
-        topic.sync_to(self.partition, topic.end(self.partition))?;
+        topic.sync_to(partition, topic.end(partition))?;
         if let Err(error) = topic.apply_retention(SystemClock.now()) {
             tracing::warn!(topic = topic.name(), error = error.chain(), "old records could not be removed");
         }
-        let next = topic.end(self.partition);
-        outln!(
-            "kept {} lines in {} partition {}, offsets [{first}, {next})",
-            next.0 - first.0,
-            self.topic,
-            self.partition
-        );
+        let next = topic.end(partition);
+        outln!("kept {} lines in {} partition {}, offsets [{first}, {next})", next.0 - first.0, self.topic, partition);
         read
+    }
+
+    #[cfg(not(feature = "kafka"))]
+    fn on_kafka(self) -> Result<()> {
+        Err(self.kafka.missing())
+    }
+
+    #[cfg(feature = "kafka")]
+    fn on_kafka(self) -> Result<()> {
+        super::kafka::produce(&self.kafka.open()?, &self.topic, self.partition)
     }
 }
 

@@ -5,6 +5,7 @@
 
 use super::{
     data::{DataArg, raw_schema},
+    kafka::KafkaArg,
     out::outln,
     values,
 };
@@ -23,10 +24,14 @@ Examples:
   tidemill topic create events --partitions 4 --keep-bytes 10GiB
   tidemill topic list
   tidemill topic describe events
-  tidemill topic delete events")]
+  tidemill topic delete events
+  tidemill topic --kafka localhost:9092 list      those of an Apache Kafka")]
 pub(crate) struct TopicCommand {
     #[command(flatten)]
     data: DataArg,
+
+    #[command(flatten)]
+    kafka: KafkaArg,
 
     #[command(subcommand)]
     action: Action,
@@ -100,6 +105,9 @@ fn size(text: &str) -> Result<u64, String> {
 
 impl TopicCommand {
     pub(crate) fn run(self) -> Result<()> {
+        if self.kafka.is_given() {
+            return self.on_kafka();
+        }
         match self.action {
             Action::Create { name, partitions, sync, keep_for, keep_bytes } => {
                 let open = self.data.open()?;
@@ -139,6 +147,39 @@ impl TopicCommand {
             }
         }
         Ok(())
+    }
+}
+
+impl TopicCommand {
+    #[cfg(not(feature = "kafka"))]
+    fn on_kafka(self) -> Result<()> {
+        Err(self.kafka.missing())
+    }
+
+    #[cfg(feature = "kafka")]
+    fn on_kafka(self) -> Result<()> {
+        let admin = self.kafka.open()?;
+        match self.action {
+            Action::Create { name, partitions, sync: _, keep_for, keep_bytes } => {
+                let age = keep_for.map(|age| age.as_millis().to_string());
+                let bytes = keep_bytes.map(|bytes| bytes.to_string());
+                let settings = [("retention.ms", &age), ("retention.bytes", &bytes)];
+                let settings: Vec<(&str, &str)> =
+                    settings.iter().filter_map(|(key, value)| Some((*key, value.as_deref()?))).collect();
+                let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+                // As many replicas as the cluster's own setting says.
+                admin.create(&name, partitions, -1, &settings)?;
+                outln!("made topic {name}");
+                Ok(())
+            }
+            Action::List => super::kafka::list(&admin),
+            Action::Describe { name } => super::kafka::describe(&admin, &name),
+            Action::Delete { name, force: _ } => {
+                admin.delete(&name)?;
+                outln!("deleted topic {name}");
+                Ok(())
+            }
+        }
     }
 }
 

@@ -12,6 +12,8 @@ mod ends;
 mod examples;
 mod fences;
 mod golden;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod letters;
 mod limits;
 mod live;
