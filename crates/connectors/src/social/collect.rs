@@ -1,7 +1,7 @@
 //! What all collectors share: connect, read, hand on, wait, connect again.
 //!
 //! A [`Collector`] knows one protocol and does one [`Collector::session`] at a
-//! time: a connection to its end, or a round of asking. [`run`] repeats it until
+//! time: a connection to its end, or a round of asking. `run` repeats it until
 //! the program stops, with the documented waits between failures.
 //!
 //! Invariant: records go to the log in order, each block with the token that a

@@ -4,7 +4,7 @@
 //! come nearly in order, not quite. Those of that overlap are told apart by
 //! marks of 48 bits of their ids.
 //!
-//! Invariant: at most [`Seen::most`] marks are kept, the newest ones; the token
+//! Invariant: at most `Seen::most` marks are kept, the newest ones; the token
 //! holds them all, so a restart tells the same posts apart.
 
 use crate::backoff::splitmix64;
