@@ -148,7 +148,7 @@ impl Admin {
     ) -> Result<()> {
         let what = format!("{what} topic `{topic}`");
         let done = done.map_err(|e| self.servers.failed(&what, e, heard))?;
-        for (_, code) in done.into_iter().filter_map(Result::err) {
+        if let Some((_, code)) = done.into_iter().find_map(Result::err) {
             return Err(match code {
                 Code::TopicAlreadyExists => Error::user(format!("kafka: there is a topic `{topic}` already")),
                 Code::UnknownTopicOrPartition | Code::UnknownTopic => {

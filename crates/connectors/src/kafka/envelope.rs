@@ -155,9 +155,8 @@ impl Format for Envelope {
     fn decoder(&self, projection: &[usize]) -> Box<dyn Decoder> {
         let own = self.schema.fields().len() - self.columns.len();
         let wanted: Vec<usize> = projection.iter().copied().filter(|column| *column < own).collect();
-        let places = projection.iter().map(|column| match column.checked_sub(own) {
-            None => None,
-            Some(at) => Some((self.columns[at].0.data_type().clone(), self.columns[at].1)),
+        let places = projection.iter().map(|column| {
+            column.checked_sub(own).map(|at| (self.columns[at].0.data_type().clone(), self.columns[at].1))
         });
         let fields: Vec<Arc<Field>> = projection.iter().map(|c| Arc::clone(&self.schema.fields()[*c])).collect();
         Box::new(EnvelopeDecoder {
