@@ -152,7 +152,13 @@ pub fn create_dir(disk: &dyn Disk, path: &Path) -> io::Result<()> {
     }
     disk.create_dir_all(path)?;
     for dir in missing.iter().rev() {
-        disk.sync_dir(parent(dir))?;
+        if let Err(error) = disk.sync_dir(parent(dir)) {
+            // Whoever tries again must not find it there and take its name for durable. One that is in use by now stays.
+            for made in &missing {
+                let _stays = disk.remove_dir(made);
+            }
+            return Err(error);
+        }
     }
     Ok(())
 }
