@@ -18,7 +18,12 @@ use clap::{Parser, ValueEnum};
 use input::{files::Files, serve, tweets::Tweets, words::Words};
 use loops::{w1, w1_tcp, w2, w3};
 use measure::{Outcome, interleave, timed};
-use std::{error::Error, num::NonZeroUsize, path::PathBuf, process::ExitCode};
+use std::{
+    error::Error,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// That of the product, for both sides. Tests measure memory while others run beside them: the system's gives it back at once.
 #[cfg(not(test))]
@@ -57,7 +62,7 @@ struct Options {
     #[arg(long, default_value_os_t = std::env::temp_dir().join("tidemill-bench"))]
     dir: PathBuf,
     /// `spill`: MiB of memory that states may take
-    #[arg(long, default_value = "1024")]
+    #[arg(long, default_value = "640")]
     state_mb: u64,
     /// How often `kills` kills
     #[arg(long, default_value = "50")]
@@ -65,6 +70,12 @@ struct Options {
     /// A query of `nexmark`, as q4; all when left out
     #[arg(long)]
     query: Option<String>,
+    /// `agent`, `replay`: the program [default: `tidemill` beside this one]
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// `agent`: a folder with the jars of Apache Flume, such as `ci/tools flume-lib` names
+    #[arg(long)]
+    flume: Option<PathBuf>,
     /// Another seed makes other input
     #[arg(long, default_value = "42")]
     seed: u64,
@@ -93,6 +104,13 @@ enum Job {
     W3,
     /// Latency at ten thousand events a second over TCP, from send to visible
     W4,
+    /// Records of a hundred bytes posted over HTTP, a thousand a request, from four connections: from the first request
+    /// to the last answer, which is when all are durable, and counted
+    Push,
+    /// Lines over TCP through an agent's durable channel into files, beside an Apache Flume of the same shape (--flume)
+    Agent,
+    /// A million stored posts played as a live stream, from a topic and from Parquet: unpaced, and by their own times
+    Replay,
     /// What an empty batch costs, and one of a thousand rows, on kept SQL plans
     Batch,
     /// A thousand changes a batch among ten million keys: what a checkpoint and a restart cost
@@ -161,11 +179,37 @@ fn run(options: &Options) -> Result<()> {
             let items = options.items.unwrap_or(1_000_000);
             serde_json::to_string(&kafka::run(items, options.runs.get(), options.threads.get(), options.seed)?)?
         }
+        Job::Push => {
+            let items = options.items.unwrap_or(4_000_000);
+            serde_json::to_string(&jobs::push(items, options.runs.get(), options.threads.get())?)?
+        }
+        Job::Agent => {
+            let items = options.items.unwrap_or(2_000_000);
+            let flume = options.flume.as_deref().map(found).transpose()?;
+            serde_json::to_string(&jobs::agent(items, options.runs.get(), &program(options)?, flume.as_deref())?)?
+        }
+        Job::Replay => {
+            let items = options.items.unwrap_or(1_000_000);
+            serde_json::to_string(&jobs::replay(items, options.seed, &program(options)?)?)?
+        }
         Job::Batch => serde_json::to_string(&jobs::batch()?)?,
         Job::W4 => serde_json::to_string(&jobs::w4(options.items.unwrap_or(100_000), options.threads.get())?)?,
     };
     println!("{outcome}");
     Ok(())
+}
+
+/// The program that jobs run.
+fn program(options: &Options) -> Result<PathBuf> {
+    match &options.program {
+        Some(program) => found(program),
+        None => Ok(std::env::current_exe()?.with_file_name("tidemill")),
+    }
+}
+
+/// A path as it is from everywhere: jobs run programs in folders of their own.
+fn found(path: &Path) -> Result<PathBuf> {
+    Ok(path.canonicalize().map_err(|error| format!("{}: {error}", path.display()))?)
 }
 
 fn lines(options: &Options) -> Result<Files> {

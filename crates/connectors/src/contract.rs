@@ -221,6 +221,50 @@ pub async fn check_sink<S: PartialEq + Debug>(open: impl Fn() -> Arc<dyn Sink>, 
     assert_eq!(seen(), second, "a quiet batch changes nothing");
 }
 
+/// Checks that a commit may end anywhere: each of `rounds` batches is committed by lives that end after one step,
+/// then after two, and so on, until one comes to its end; `seen` gives the numbers
+/// that readers see.
+///
+/// # Panics
+/// When a row is lost or seen twice.
+pub async fn check_cut_off(open: impl Fn() -> Arc<dyn Sink>, seen: impl Fn() -> Vec<i64>, rounds: u64) {
+    let (schema, mut written) = (rows([]).schema(), Vec::new());
+    for batch in 1..=rounds {
+        let sink = open();
+        sink.open(Arc::clone(&schema)).await.expect("opened");
+        sink.recover((batch > 1).then(|| BatchId(batch - 1))).await.expect("recovered");
+        let base = i64::try_from(batch).expect("few rounds") * 100;
+        let mut parts = vec![stage(&*sink, batch, 0, vec![rows(base..base + 40)]).await.expect("a part")];
+        parts.extend(stage(&*sink, batch, 1, vec![rows(base + 40..base + 60)]).await);
+        drop(sink);
+        for steps in 1.. {
+            let sink = open();
+            sink.open(Arc::clone(&schema)).await.expect("opened");
+            let ended = {
+                let mut commit = sink.commit(BatchId(batch), &parts);
+                let mut left = steps;
+                std::future::poll_fn(move |context| match commit.as_mut().poll(context) {
+                    std::task::Poll::Ready(done) => std::task::Poll::Ready(Some(done)),
+                    std::task::Poll::Pending if left == 1 => std::task::Poll::Ready(None),
+                    std::task::Poll::Pending => {
+                        left -= 1;
+                        std::task::Poll::Pending
+                    }
+                })
+                .await
+            };
+            if let Some(done) = ended {
+                done.expect("committed");
+                break;
+            }
+        }
+        written.extend(base..base + 60);
+        let mut seen = seen();
+        seen.sort_unstable();
+        assert_eq!(seen, written, "each row once");
+    }
+}
+
 /// What a [`Recorder`] has heard.
 #[derive(Debug, Clone, Default)]
 pub struct Heard {
@@ -285,6 +329,56 @@ impl Recorder {
     fn change(&self, change: impl FnOnce(&mut Heard)) {
         change(&mut self.heard.lock().unwrap_or_else(PoisonError::into_inner));
         self.changed.send_replace(());
+    }
+}
+
+/// A log that is behind: appends wait until they are let through. All else goes to a [`Recorder`].
+#[derive(Debug)]
+pub struct Behind {
+    /// What was let through.
+    pub heard: Arc<Recorder>,
+    room: tokio::sync::Semaphore,
+    waiting: watch::Sender<usize>,
+}
+
+impl Behind {
+    /// One that lets nothing through yet.
+    pub fn new() -> Arc<Self> {
+        let (heard, room) = (Recorder::resuming(None), tokio::sync::Semaphore::new(0));
+        Arc::new(Self { heard, room, waiting: watch::channel(0).0 })
+    }
+
+    /// Waits until so many appends have begun.
+    pub async fn entered(&self, count: usize) {
+        let mut waiting = self.waiting.subscribe();
+        // The sender is our own.
+        let _alive = waiting.wait_for(|waiting| *waiting >= count).await;
+    }
+
+    /// Lets so many appends through.
+    pub fn let_through(&self, count: usize) {
+        self.room.add_permits(count);
+    }
+}
+
+#[async_trait]
+impl Intake for Behind {
+    async fn append(&self, block: Block, resume: Option<String>) -> Result<Ack> {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        // It is never closed.
+        if let Ok(room) = self.room.acquire().await {
+            room.forget();
+        }
+        self.heard.append(block, resume).await
+    }
+    async fn refuse(&self, letter: DeadLetter) -> Result<()> {
+        self.heard.refuse(letter).await
+    }
+    fn resume(&self) -> Option<String> {
+        self.heard.resume()
+    }
+    fn report(&self, state: &str) {
+        self.heard.report(state);
     }
 }
 

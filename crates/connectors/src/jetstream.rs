@@ -10,6 +10,7 @@
 //! | `operations` | `create` (default), with commas also `update`, `delete`; `all` takes account and identity events too |
 //! | `max_line` | bytes of a frame at most (1 MiB); a longer one is refused |
 //! | `idle_timeout` | reconnect when nothing came for this long (45s) |
+//! | `proxy` | as all collectors have it |
 //!
 //! **Nothing lost, nothing twice.** Events carry a time, `time_us`, that a
 //! connection can begin from; it is nearly ordered, not quite. So a reconnect
@@ -25,11 +26,13 @@
 
 use crate::{
     backoff::{Backoff, splitmix64},
-    format::json::{Paths, Raw, scan},
+    format::json::{Paths, Raw, scan, utf8},
     lines::{self, HEAD, letter},
+    social::{failure::Failure, http::Link, proxy::Proxy},
+    websocket::link::{self, End, Pace, Reader},
 };
 use async_trait::async_trait;
-use futures::StreamExt;
+use hyper::HeaderMap;
 use rustls::{ClientConfig, RootCertStore, crypto::ring};
 use std::{
     collections::{HashSet, VecDeque},
@@ -38,25 +41,18 @@ use std::{
     time::Duration,
 };
 use tidemill_core::{Block, Error, Input, Intake, Options, Receiver, Result, Stop};
-use tokio::{net::TcpStream, time::Instant};
-use tokio_tungstenite::{
-    Connector, MaybeTlsStream, WebSocketStream, connect_async_tls_with_config,
-    tungstenite::{Message, protocol::WebSocketConfig},
-};
 
 const PUBLIC: &str = "wss://jetstream2.us-east.bsky.network/subscribe,wss://jetstream1.us-west.bsky.network/subscribe";
 /// A reconnect begins this much before the newest event.
 const OVERLAP_US: i64 = 5_000_000;
+/// A frame that is dated further ahead is refused.
+const AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// Events told apart at most.
 const MARKS: usize = 1 << 16;
 /// Frames are gathered this long.
 const GATHER: Duration = Duration::from_millis(100);
 /// Bytes of a block, after which no more frames are gathered.
 const BLOCK: usize = 256 << 10;
-/// A connection attempt is given up after this long.
-const CONNECT: Duration = Duration::from_secs(15);
-
-type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
 /// A client of the Jetstream protocol.
 #[derive(Debug, Clone)]
@@ -68,6 +64,7 @@ pub struct Jetstream {
     max_line: usize,
     idle: Duration,
     backoff: Backoff,
+    link: Link,
 }
 
 impl Jetstream {
@@ -80,6 +77,7 @@ impl Jetstream {
             max_line: lines::MAX_LINE,
             idle: Duration::from_secs(45),
             backoff: Backoff::new(seed),
+            link: Link::default(),
         }
     }
 
@@ -116,6 +114,7 @@ impl Jetstream {
             Some(operations) => Some(list(operations)),
         };
         client.max_line = lines::max_line(options)?;
+        client.link.proxy = Proxy::from_options(options)?;
         client.idle = options.duration("idle_timeout", client.idle)?.max(Duration::from_secs(1));
         Ok(Input::Receivers(vec![Arc::new(client)]))
     }
@@ -136,76 +135,38 @@ impl Jetstream {
         request
     }
 
-    async fn connect(&self, url: &str, cursor: Option<i64>) -> Result<Socket, String> {
-        let config = WebSocketConfig::default()
-            .max_message_size(Some(self.max_line.max(16 << 20)))
-            .max_frame_size(Some(self.max_line.max(16 << 20)));
-        let connector = if url.starts_with("wss://") { Connector::Rustls(tls()?) } else { Connector::Plain };
-        let connecting = connect_async_tls_with_config(self.request(url, cursor), Some(config), true, Some(connector));
-        match tokio::time::timeout(CONNECT, connecting).await {
-            Ok(Ok((socket, _))) => Ok(socket),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => Err(format!("no answer within {} s", CONNECT.as_secs())),
-        }
+    async fn connect(&self, url: &str, cursor: Option<i64>) -> Result<Reader<'_>, Failure> {
+        let (socket, _date) =
+            link::open(&self.link, &self.request(url, cursor), &HeaderMap::new(), self.max_line).await?;
+        let pace = Pace { quiet: self.idle, pings_count: false, ping: None, gather: GATHER, block: BLOCK };
+        Ok(Reader::new(socket, pace, &*self.link.clock))
     }
 
     /// Takes frames until the connection ends; why it did, or `None` when told to stop.
     async fn receive(
         &self,
-        socket: &mut Socket,
+        reader: &mut Reader<'_>,
         seen: &mut Seen,
         intake: &Arc<dyn Intake>,
         stop: &Stop,
     ) -> Result<Option<String>> {
         loop {
-            let (mut frames, mut bytes) = (Vec::new(), 0);
-            let mut deadline = Instant::now() + self.idle;
-            let ended = loop {
-                let next = tokio::select! {
-                    biased;
-                    () = stop.stopped() => break Some(None),
-                    next = tokio::time::timeout_at(deadline, socket.next()) => next,
-                };
-                match next {
-                    Err(_) if frames.is_empty() => {
-                        break Some(Some(format!("nothing came for {} s", self.idle.as_secs())));
-                    }
-                    Err(_) => break None,
-                    Ok(None | Some(Ok(Message::Close(_)))) => {
-                        break Some(Some("the server closed the connection".to_string()));
-                    }
-                    Ok(Some(Err(error))) => break Some(Some(error.to_string())),
-                    Ok(Some(Ok(Message::Text(text)))) => {
-                        if frames.is_empty() {
-                            deadline = Instant::now() + GATHER;
-                        }
-                        bytes += text.len();
-                        frames.push(text);
-                        if bytes >= BLOCK {
-                            break None;
-                        }
-                    }
-                    // Pings are answered by the socket; other kinds of frames are not of this protocol.
-                    Ok(Some(Ok(_))) => {}
-                }
-            };
+            let (frames, ended) = reader.run(stop).await;
             let mut taken = Vec::with_capacity(frames.len());
             for frame in &frames {
-                let text = frame.as_str();
-                match self.take(text, seen) {
-                    Ok(true) => taken.push(text),
+                match utf8(frame).map_err(|fault| fault.to_string()).and_then(|text| self.take(text, seen)) {
+                    Ok(true) => taken.push(frame),
                     Ok(false) => {}
-                    Err(reason) => {
-                        let head = text.as_bytes()[..text.len().min(HEAD)].to_vec();
-                        intake.refuse(letter(reason, head)).await?;
-                    }
+                    Err(reason) => intake.refuse(letter(reason, frame[..frame.len().min(HEAD)].to_vec())).await?,
                 }
             }
             if !taken.is_empty() {
                 drop(intake.append(Block::from_records(taken), Some(seen.token())).await?);
             }
-            if let Some(ended) = ended {
-                return Ok(ended);
+            match ended {
+                None => {}
+                Some(End::Stopped) => return Ok(None),
+                Some(End::Lost(why)) => return Ok(Some(why)),
             }
         }
     }
@@ -229,6 +190,10 @@ impl Jetstream {
         };
         let Raw::Number(time) = found[0] else { return Err("field \"time_us\": missing".to_string()) };
         let time: i64 = time.parse().map_err(|_| format!("field \"time_us\": expected an integer, found {time}"))?;
+        // The place that a reconnect begins from must not be ahead of all that is to come.
+        if time > self.link.clock.now().plus(AHEAD).0 {
+            return Err(format!("field \"time_us\": {time} is more than a day ahead"));
+        }
         let (did, kind, operation, collection) = (text(1), text(2), text(3), text(4));
         let wanted = self.operations.as_ref().is_none_or(|operations| {
             kind == "commit"
@@ -358,17 +323,16 @@ impl Receiver for Jetstream {
                 connected = self.connect(url, seen.cursor()) => connected,
             };
             let why = match connected {
-                Err(why) => why,
-                Ok(mut socket) => {
+                Err(failure) => failure.to_string(),
+                Ok(mut reader) => {
                     intake.report(&format!("connected to {url}"));
                     let before = seen.newest;
-                    let why = self.receive(&mut socket, &mut seen, &intake, &stop).await?;
+                    let why = self.receive(&mut reader, &mut seen, &intake, &stop).await?;
                     if seen.newest > before {
                         backoff.reset();
                     }
                     let Some(why) = why else {
-                        // A goodbye that doesn't arrive is no harm.
-                        let _gone = tokio::time::timeout(Duration::from_millis(200), socket.close(None)).await;
+                        reader.close().await;
                         return Ok(());
                     };
                     why

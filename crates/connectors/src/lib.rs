@@ -19,6 +19,7 @@
 //! # Ok::<(), tidemill_core::Error>(())
 //! ```
 
+mod aside;
 pub mod backoff;
 pub mod console;
 #[doc(hidden)]
@@ -30,22 +31,34 @@ pub mod format;
 #[cfg(test)]
 mod fuzz;
 pub mod generator;
+pub mod http;
 pub mod jetstream;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod lines;
+#[cfg(feature = "mongodb")]
+pub mod mongo;
+#[cfg(feature = "mqtt")]
+pub mod mqtt;
 #[cfg(test)]
 #[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
 mod place;
+pub mod push;
 pub mod replay;
+#[cfg(feature = "s3")]
+pub mod s3;
 pub mod social;
+pub mod sse;
 pub mod stdin;
+pub mod syslog;
 pub mod tail;
 pub mod tcp;
 #[cfg(test)]
 #[path = "../../store/src/tests/tries.rs"]
 mod tries;
+pub mod webhook;
+pub mod websocket;
 
 use std::sync::Arc;
 use tidemill_core::{Input, Registry};
@@ -54,9 +67,21 @@ use tidemill_core::{Input, Registry};
 #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
 const WITH_DATABASES: &str = "the one with all connectors has it (cargo build --release --features full)";
 
+/// Which build has MongoDB.
+#[cfg(not(feature = "mongodb"))]
+const WITH_MONGODB: &str = "the one with MongoDB has it (cargo build --release --features mongodb)";
+
+/// Which build has S3.
+#[cfg(not(feature = "s3"))]
+const WITH_S3: &str = "the one with S3 has it (cargo build --release --features s3)";
+
 /// Which build has Kafka.
 #[cfg(not(feature = "kafka"))]
 const WITH_KAFKA: &str = "the one with Kafka has it (cargo build --release --features kafka)";
+
+/// Which build has MQTT.
+#[cfg(not(feature = "mqtt"))]
+const WITH_MQTT: &str = "the one with MQTT has it (cargo build --release --features mqtt)";
 
 /// A registry of everything here.
 pub fn registry() -> Registry {
@@ -74,10 +99,15 @@ pub fn register(registry: &mut Registry) {
     registry.add_input("files", |o| Ok(Input::Source(Arc::new(files::FilesSource::from_options(o)?))));
     registry.add_input("generator", |o| Ok(Input::Source(Arc::new(generator::Generator::from_options(o)?))));
     registry.add_input("bluesky", jetstream::Jetstream::input);
+    registry.add_input("http", push::HttpListen::input);
+    registry.add_input("sse", sse::Sse::input);
     registry.add_input("stdin", stdin::Stdin::input);
+    registry.add_format("syslog", |o, columns| Ok(Arc::new(syslog::SyslogFormat::from_options(o, columns)?)));
+    registry.add_input("syslog", syslog::input);
     registry.add_input("tail", tail::Tail::input);
     registry.add_input("tcp", tcp::TcpClient::input);
     registry.add_input("tcp-listen", tcp::TcpListen::input);
+    registry.add_input("websocket", websocket::WebSocket::input);
     social::register(registry);
 
     #[cfg(not(feature = "kafka"))]
@@ -89,8 +119,22 @@ pub fn register(registry: &mut Registry) {
     #[cfg(feature = "kafka")]
     registry.add_sink("kafka", |o| Ok(Arc::new(kafka::KafkaSink::from_options(o)?)));
 
+    #[cfg(not(feature = "mqtt"))]
+    registry.note_input_elsewhere("mqtt", WITH_MQTT);
+    #[cfg(feature = "mqtt")]
+    registry.add_input("mqtt", mqtt::Mqtt::input);
+
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
+    registry.add_sink("webhook", |o| Ok(Arc::new(webhook::Webhook::from_options(o)?)));
     registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));
+    #[cfg(not(feature = "mongodb"))]
+    registry.note_elsewhere("mongodb", WITH_MONGODB);
+    #[cfg(feature = "mongodb")]
+    registry.add_sink("mongodb", |o| Ok(Arc::new(mongo::MongoSink::from_options(o)?)));
+    #[cfg(not(feature = "s3"))]
+    registry.note_elsewhere("s3", WITH_S3);
+    #[cfg(feature = "s3")]
+    registry.add_sink("s3", |o| Ok(Arc::new(s3::S3Sink::from_options(o)?)));
     #[cfg(not(feature = "sqlite"))]
     registry.note_elsewhere("sqlite", WITH_DATABASES);
     #[cfg(not(feature = "postgres"))]

@@ -64,6 +64,30 @@ pub struct Cut {
     pub refused: Vec<LongLine>,
 }
 
+/// Cuts a stream of bytes into records, as [`LineCutter`] into lines.
+pub(crate) trait Cutter: Send {
+    /// Takes the next piece.
+    fn push(&mut self, piece: &[u8]) -> Cut;
+    /// The end of the input: what has begun is a record, if it can be one.
+    fn finish(&mut self) -> Cut;
+    /// Forgets what has begun and gives what is kept of it.
+    fn abandon(&mut self) -> Option<Vec<u8>>;
+}
+
+impl Cutter for LineCutter {
+    fn push(&mut self, piece: &[u8]) -> Cut {
+        LineCutter::push(self, piece)
+    }
+
+    fn finish(&mut self) -> Cut {
+        LineCutter::finish(self)
+    }
+
+    fn abandon(&mut self) -> Option<Vec<u8>> {
+        LineCutter::abandon(self)
+    }
+}
+
 /// Cuts a stream of bytes into lines.
 ///
 /// ```

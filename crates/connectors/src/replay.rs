@@ -11,12 +11,16 @@
 //! is lost with it, as on any live stream).
 
 use bytes::Bytes;
+use futures::{
+    FutureExt, StreamExt,
+    stream::{self, BoxStream},
+};
 use std::{
     fmt, io,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -32,14 +36,30 @@ use tokio::{
 /// Bytes sent together at most.
 const BUFFER: usize = 64 << 10;
 
-/// Makes the recorded lines, without their ends, from the first one on.
-pub type Recording = Arc<dyn Fn() -> Box<dyn Iterator<Item = Bytes> + Send> + Send + Sync>;
+/// A recorded line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Line {
+    /// Its bytes, without its end.
+    pub bytes: Bytes,
+    /// When it was recorded, where that is known beside the line.
+    pub at: Option<Timestamp>,
+}
+
+impl From<Bytes> for Line {
+    fn from(bytes: Bytes) -> Self {
+        Self { bytes, at: None }
+    }
+}
+
+/// Makes the recorded lines from the first one on. An error ends the replay: what
+/// comes after a line that can't be read is not what was recorded.
+pub type Recording = Arc<dyn Fn() -> BoxStream<'static, Result<Line>> + Send + Sync>;
 
 /// A recording of lines in memory.
 pub fn recording(lines: Arc<[Bytes]>) -> Recording {
     Arc::new(move || {
         let lines = Arc::clone(&lines);
-        Box::new((0..lines.len()).map(move |i| lines[i].clone()))
+        stream::iter((0..lines.len()).map(move |i| Ok(lines[i].clone().into()))).boxed()
     })
 }
 
@@ -54,8 +74,9 @@ pub enum Pace {
     Unbounded,
     /// So many lines a second.
     Rate(f64),
-    /// By the times in the lines, so many times faster. A line without a time,
-    /// or with one before the line before, is sent with the line before.
+    /// By the times of the lines, or else those in them, so many times faster. A
+    /// line without a time, or with one before the line before, is sent with the
+    /// line before.
     Speed(f64, TimeOf),
 }
 
@@ -100,6 +121,8 @@ pub struct Sent {
     pub lines: AtomicU64,
     /// Clients connected now.
     pub clients: AtomicUsize,
+    /// The time of a line that was sent last, where it is known; microseconds since 1970.
+    pub at: AtomicI64,
 }
 
 /// Serves a recording.
@@ -152,19 +175,22 @@ impl ReplayServer {
     /// Serves until `stop`.
     ///
     /// # Errors
-    /// When no connection can be accepted any more.
+    /// When the recording can't be read on: the clients have what was read, and are hung up on.
     pub async fn run(self, stop: Stop) -> Result<()> {
         let shared = Arc::new(Mutex::new(Cursor::new(&self.recording, &self.replay)));
         let wait_for = if let Share::Split { wait_for } = self.replay.share { wait_for } else { 0 };
         let all_here = Arc::new(Barrier::new(wait_for));
-        let mut clients: JoinSet<()> = JoinSet::new();
+        let mut clients: JoinSet<Result<()>> = JoinSet::new();
         let mut joined = 0;
         loop {
             let accepted = tokio::select! {
                 biased;
                 () = stop.stopped() => break,
                 // Reaped here so that the set doesn't grow with every client that ever was.
-                Some(_) = clients.join_next() => continue,
+                Some(ended) = clients.join_next() => {
+                    ended.map_err(|e| Error::internal("replay: a client's task panicked").because(e))??;
+                    continue;
+                }
                 accepted = self.listener.accept() => accepted,
             };
             let stream = match accepted {
@@ -187,11 +213,16 @@ impl ReplayServer {
                 if let Some(all_here) = awaited {
                     all_here.wait().await;
                 }
-                // An error says that the client has hung up, which is its right.
-                if let Err(error) = serve(stream, &cursor, &sent).await {
-                    tracing::debug!(%error, "replay: a client has left");
-                }
+                let ended = serve(stream, &cursor, &sent).await;
                 sent.clients.fetch_sub(1, Ordering::Relaxed);
+                match ended {
+                    Err(Ended::Recording(error)) => Err(error),
+                    Err(Ended::Client(error)) => {
+                        tracing::debug!(%error, "replay: a client has left");
+                        Ok(())
+                    }
+                    Ok(()) => Ok(()),
+                }
             });
         }
         clients.shutdown().await;
@@ -202,7 +233,7 @@ impl ReplayServer {
 /// A place in the recording, and the time that belongs to it.
 struct Cursor {
     recording: Recording,
-    lines: Box<dyn Iterator<Item = Bytes> + Send>,
+    lines: stream::Fuse<BoxStream<'static, Result<Line>>>,
     next: Option<(Bytes, Duration)>,
     pace: Pace,
     repeat: bool,
@@ -212,12 +243,16 @@ struct Cursor {
     round: Option<(Timestamp, Duration)>,
     /// When the last line was due, from the start.
     due: Duration,
+    /// The time of the last line that has one.
+    at: Option<Timestamp>,
+    /// Why the recording can't be read on, until the lines before are sent.
+    failed: Option<Error>,
 }
 
 impl Cursor {
     fn new(recording: &Recording, replay: &Replay) -> Self {
         Self {
-            lines: recording(),
+            lines: recording().fuse(),
             recording: Arc::clone(recording),
             next: None,
             pace: replay.pace.clone(),
@@ -226,28 +261,33 @@ impl Cursor {
             taken: 0,
             round: None,
             due: Duration::ZERO,
+            at: None,
+            failed: None,
         }
     }
 
-    /// The next line and when it is due, from the start.
-    fn take(&mut self) -> Option<(Bytes, Duration)> {
+    /// The next line and when it is due, from the start. Who gives up waiting for it loses none.
+    async fn take(&mut self) -> Result<Option<(Bytes, Duration)>> {
         if let Some(next) = self.next.take() {
-            return Some(next);
+            return Ok(Some(next));
         }
-        let line = match self.lines.next() {
-            Some(line) => line,
-            None if self.repeat => {
-                self.lines = (self.recording)();
-                self.round = None;
-                self.lines.next()?
-            }
-            None => return None,
+        let mut line = self.lines.next().await;
+        if line.is_none() && self.repeat {
+            self.lines = (self.recording)().fuse();
+            self.round = None;
+            line = self.lines.next().await;
+        }
+        let Some(line) = line.transpose()? else { return Ok(None) };
+        let at = match &self.pace {
+            Pace::Speed(_, time_of) => line.at.or_else(|| time_of(&line.bytes)),
+            _ => line.at,
         };
+        self.at = at.or(self.at);
         #[expect(clippy::cast_precision_loss, reason = "a pace is no more exact than that")]
         let due = match &self.pace {
             Pace::Unbounded => Duration::ZERO,
             Pace::Rate(rate) => Duration::try_from_secs_f64(self.taken as f64 / rate).unwrap_or(Duration::MAX),
-            Pace::Speed(speed, time_of) => match (time_of(&line), self.round) {
+            Pace::Speed(speed, _) => match (at, self.round) {
                 (None, _) => self.due,
                 (Some(at), None) => {
                     self.round = Some((at, self.due));
@@ -261,15 +301,31 @@ impl Cursor {
         };
         self.taken += 1;
         self.due = self.due.max(due);
-        Some((line, self.due))
+        Ok(Some((line.bytes, self.due)))
     }
 
     /// Fills `buffer` with what is due, waiting for the first line; how many lines.
-    async fn fill(&mut self, buffer: &mut Vec<u8>) -> u64 {
+    ///
+    /// # Errors
+    /// When the recording can't be read on, once all before it was given.
+    async fn fill(&mut self, buffer: &mut Vec<u8>) -> Result<u64> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
         let started = *self.started.get_or_insert_with(Instant::now);
         let mut lines = 0;
         while buffer.len() < BUFFER {
-            let Some((line, due)) = self.take() else { break };
+            let next = if lines == 0 {
+                self.take().await?
+            } else {
+                let next = self.take().now_or_never().unwrap_or(Ok(None));
+                next.unwrap_or_else(|error| {
+                    self.failed = Some(error);
+                    None
+                })
+            };
+            // At the end; or the next line is still to come, and these do not wait for it.
+            let Some((line, due)) = next else { break };
             if lines > 0 && due > started.elapsed() {
                 self.next = Some((line, due));
                 break;
@@ -284,35 +340,56 @@ impl Cursor {
             buffer.push(b'\n');
             lines += 1;
         }
-        lines
+        Ok(lines)
     }
 }
 
-async fn serve(stream: TcpStream, cursor: &Mutex<Cursor>, sent: &Sent) -> io::Result<()> {
+/// Why a client is served no more.
+enum Ended {
+    /// The recording can't be read on.
+    Recording(Error),
+    /// The client has hung up, which is its right.
+    Client(io::Error),
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Client(error)
+    }
+}
+
+async fn serve(stream: TcpStream, cursor: &Mutex<Cursor>, sent: &Sent) -> Result<(), Ended> {
     stream.set_nodelay(true)?;
     let (mut from, mut to) = stream.into_split();
     let mut buffer = Vec::with_capacity(BUFFER + 4096);
     let mut ignored = [0; 256];
     loop {
         buffer.clear();
-        let lines = {
+        let (filled, at) = {
             // Whoever waits longest for the cursor gets it next, so clients take turns.
-            let fill = async { cursor.lock().await.fill(&mut buffer).await };
+            let fill = async {
+                let mut cursor = cursor.lock().await;
+                (cursor.fill(&mut buffer).await.map_err(Ended::Recording), cursor.at)
+            };
             tokio::pin!(fill);
             loop {
                 tokio::select! {
                     biased;
-                    lines = &mut fill => break lines,
+                    filled = &mut fill => break filled,
                     // A client that hangs up while nothing is due is noticed here, and takes no line with it.
                     read = from.read(&mut ignored) => if read? == 0 { return Ok(()) },
                 }
             }
         };
+        let lines = filled?;
         if lines == 0 {
-            return to.shutdown().await;
+            return Ok(to.shutdown().await?);
         }
         to.write_all(&buffer).await?;
         sent.lines.fetch_add(lines, Ordering::Relaxed);
+        if let Some(at) = at {
+            sent.at.store(at.0, Ordering::Relaxed);
+        }
         // Else a client whose writes never wait would take everything before the others get their turn.
         tokio::task::yield_now().await;
     }

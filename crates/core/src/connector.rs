@@ -87,6 +87,11 @@ impl Registry {
         self.elsewhere.get(name).map(|build| format!("this build has no connector `{name}`: {build}"))
     }
 
+    /// Names of the inputs.
+    pub fn inputs(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.inputs.keys().copied()
+    }
+
     /// Names of the tables that are asked by key.
     pub fn lookups(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.lookups.keys().copied()

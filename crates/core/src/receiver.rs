@@ -45,7 +45,8 @@ pub trait Intake: Send + Sync {
     /// When the log is closed or broken: the receiver must stop.
     async fn append(&self, block: Block, resume: Option<String>) -> Result<Ack>;
 
-    /// Keeps a record that can't be appended at all (a line over the bound) as a dead letter.
+    /// Keeps a record that can't be appended at all (a line over the bound) as a dead letter. It is durable when
+    /// this returns, so that its peer may be told that it is needed no more.
     async fn refuse(&self, letter: DeadLetter) -> Result<()>;
 
     /// The `resume` of the last block that is durable, from any earlier life.

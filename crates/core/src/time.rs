@@ -6,7 +6,10 @@
 
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use std::fmt;
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+};
 use tokio::sync::Notify;
 
 /// A span of time in microseconds.
@@ -103,12 +106,20 @@ pub trait Clock: Send + Sync + fmt::Debug {
 pub struct ManualClock {
     now: Mutex<Timestamp>,
     moved: Notify,
+    /// Those who wait, by the time that they wait for.
+    waiting: Mutex<BTreeMap<Timestamp, usize>>,
 }
 
 impl ManualClock {
     /// A clock that shows `now`.
     pub fn at(now: Timestamp) -> Self {
-        Self { now: Mutex::new(now), moved: Notify::new() }
+        Self { now: Mutex::new(now), ..Self::default() }
+    }
+
+    /// The earliest time that somebody waits for now. Whoever moves the clock there, and not on while
+    /// nobody waits, has a program whose work takes no time but what it says itself.
+    pub fn waited_for(&self) -> Option<Timestamp> {
+        self.waiting.lock().keys().next().copied()
     }
 
     /// Moves the clock to `now`, which may be back.
@@ -131,6 +142,7 @@ impl Clock for ManualClock {
 
     fn sleep_until(&self, deadline: Timestamp) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            let _waits = Waits::of(self, deadline);
             loop {
                 let moved = self.moved.notified();
                 tokio::pin!(moved);
@@ -145,9 +157,51 @@ impl Clock for ManualClock {
     }
 }
 
+/// Somebody who waits for a clock, until this is dropped.
+struct Waits<'a> {
+    clock: &'a ManualClock,
+    deadline: Timestamp,
+}
+
+impl<'a> Waits<'a> {
+    fn of(clock: &'a ManualClock, deadline: Timestamp) -> Self {
+        *clock.waiting.lock().entry(deadline).or_default() += 1;
+        Self { clock, deadline }
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut here) = self.clock.waiting.lock().entry(self.deadline) {
+            *here.get_mut() -= 1;
+            if *here.get() == 0 {
+                here.remove();
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn a_clock_tells_what_is_waited_for_until_it_is_reached_or_given_up() {
+        let clock = ManualClock::at(Timestamp(10));
+        assert_eq!(clock.waited_for(), None);
+        let (mut soon, mut later) = (clock.sleep_until(Timestamp(20)), clock.sleep_until(Timestamp(30)));
+        let mut again = clock.sleep_until(Timestamp(20));
+        assert!([&mut soon, &mut later, &mut again].into_iter().all(|wait| wait.now_or_never().is_none()));
+        assert_eq!(clock.waited_for(), Some(Timestamp(20)));
+        drop(again);
+        assert_eq!(clock.waited_for(), Some(Timestamp(20)), "another one waits for it still");
+        clock.set(Timestamp(20));
+        assert!((&mut soon).now_or_never().is_some());
+        assert_eq!(clock.waited_for(), Some(Timestamp(30)));
+        drop(later);
+        assert_eq!(clock.waited_for(), None);
+    }
 
     #[test]
     fn instants_print_as_iso_8601() {

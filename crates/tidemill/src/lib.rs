@@ -38,13 +38,14 @@
 //!
 //! The rooms behind this face are [`core`] (what all agree on),
 //! [`store`] (the log and all durable files), [`engine`] (streams and
-//! batches), [`connectors`] and [`web`] (the page). Arrows between them go
+//! batches), [`agent`] (agents without code), [`connectors`] and [`web`] (the page). Arrows between them go
 //! down only; this crate alone knows them all.
 
 pub mod assemble;
 pub mod logging;
 mod terminal;
 
+pub use tidemill_agent as agent;
 pub use tidemill_connectors as connectors;
 pub use tidemill_core as core;
 pub use tidemill_engine as engine;

@@ -31,9 +31,11 @@ struct Held {
 pub fn init(verbosity: u8) {
     let default = match verbosity {
         0 => "warn",
-        1 => "warn,tidemill=info,tidemill_engine=info,tidemill_store=info,tidemill_connectors=info,tidemill_web=info",
+        1 => {
+            "warn,tidemill=info,tidemill_engine=info,tidemill_store=info,tidemill_agent=info,tidemill_connectors=info,tidemill_web=info"
+        }
         2 => {
-            "info,tidemill=debug,tidemill_engine=debug,tidemill_store=debug,tidemill_connectors=debug,tidemill_web=debug"
+            "info,tidemill=debug,tidemill_engine=debug,tidemill_store=debug,tidemill_agent=debug,tidemill_connectors=debug,tidemill_web=debug"
         }
         _ => "trace",
     };

@@ -20,6 +20,8 @@ use std::io::Write;
 pub(crate) const PER_SECOND: u64 = 2_000;
 /// A tweet's time is behind that of its place by less than this.
 pub(crate) const JITTER_MS: u64 = 500;
+/// Ids begin here; that of each tweet is less than 4,096 beyond 4,096 times its place.
+pub(crate) const ID: u64 = 1_900_000_000_000_000_000;
 /// Event time of the first tweet, milliseconds since 1970: 2026-01-01T00:00:00Z.
 pub(crate) const START_MS: u64 = 1_767_225_600_000;
 /// A tweet with this in its text is kept whatever its language.
@@ -226,7 +228,7 @@ impl Tweets {
     fn object(&self, index: u64, random: &mut Random, language: &Language, text: &Text, into: &mut Vec<u8>) {
         // Some clients write every letter beyond ASCII as an escape.
         let ascii = random.chance(20);
-        let id = 1_900_000_000_000_000_000 + index * 4_096 + random.next() % 4_096;
+        let id = ID + index * 4_096 + random.next() % 4_096;
         let at = START_MS + index * 1_000 / PER_SECOND + random.next() % JITTER_MS;
         let user = 1_000_000 + random.below(50_000_000);
         let name = self.words.word(60 + random.below(20_000));

@@ -4,6 +4,9 @@
 //! as visible when the view of its batch is on the board, which is after the
 //! batch's commit: log, ledger and their syncs lie in between. Records keep
 //! their order on the one connection, so the n-th record read is the n-th sent.
+//!
+//! A bare thread sleeps to the same ticks meanwhile. Where it, too, is woken late,
+//! the machine has run nobody: on a virtual one its host, on a busy one others.
 
 use crate::{Result, measure::median};
 use serde::Serialize;
@@ -13,7 +16,7 @@ use std::{
     net::{Ipv4Addr, TcpListener},
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     thread,
     time::{Duration, Instant},
@@ -41,6 +44,8 @@ pub(crate) struct Latency {
     every_10ms_p99_ms: f64,
     /// Batches of those that began more than an interval late.
     every_10ms_late: usize,
+    /// Ticks of those to which a bare thread was woken as late.
+    bare_10ms_late: usize,
     /// Median processing time of a 10 ms batch, milliseconds.
     every_10ms_processing_ms: f64,
     exact: bool,
@@ -49,6 +54,7 @@ pub(crate) struct Latency {
 struct Measured {
     latencies: Vec<Duration>,
     late: usize,
+    bare_late: usize,
     processing: Vec<f64>,
     exact: bool,
 }
@@ -64,6 +70,7 @@ pub(crate) fn w4(items: u64, threads: usize) -> Result<Latency> {
         every_10ms_p50_ms: quantile(&mut every.latencies, 0.5),
         every_10ms_p99_ms: quantile(&mut every.latencies, 0.99),
         every_10ms_late: every.late,
+        bare_10ms_late: every.bare_late,
         every_10ms_processing_ms: median(&every.processing).unwrap_or(0.0),
         exact: asap.exact && every.exact,
     })
@@ -109,7 +116,10 @@ fn measure(items: u64, threads: usize, trigger: Trigger) -> Result<Measured> {
         }
         Ok(())
     });
-    let mut measured = Measured { latencies: Vec::new(), late: 0, processing: Vec::new(), exact: true };
+    let done = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&done);
+    let bare = thread::spawn(move || late_ticks(&ended));
+    let mut measured = Measured { latencies: Vec::new(), late: 0, bare_late: 0, processing: Vec::new(), exact: true };
     let mut counts: BTreeMap<Str, i64> = BTreeMap::new();
     let mut seen = 0_usize;
     while seen < sent.len() {
@@ -132,11 +142,25 @@ fn measure(items: u64, threads: usize, trigger: Trigger) -> Result<Measured> {
             Event::Phase(_) | Event::Idle => {}
         }
     }
+    done.store(true, Relaxed);
+    measured.bare_late = bare.join().map_err(|_| "the bare thread panicked")?;
     sender.join().map_err(|_| "the sender panicked")??;
     context.stop(true)?;
     measured.latencies.drain(..WARM.min(measured.latencies.len() / 2));
     measured.exact = counts == expected(items);
     Ok(measured)
+}
+
+/// Ticks to which this thread is woken more than an interval late, until `done`.
+fn late_ticks(done: &AtomicBool) -> usize {
+    let mut due = Instant::now();
+    let mut late = 0;
+    while !done.load(Relaxed) {
+        due += INTERVAL;
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        late += usize::from(due.elapsed() > INTERVAL);
+    }
+    late
 }
 
 fn expected(items: u64) -> BTreeMap<Str, i64> {

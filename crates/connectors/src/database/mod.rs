@@ -13,8 +13,8 @@
 //! With option `key` a row replaces the row of the same key (upsert); of several
 //! in a batch the last counts. Without, rows are added. Should the table be ahead
 //! of the program, because the program's data were restored from a backup or
-//! begun anew, then upserts are applied again, and a table that is only added to
-//! refuses to go on.
+//! begun anew, then its mark is set back and upserts are applied again, and a table
+//! that is only added to refuses to go on.
 //!
 //! Invariant: a table has one program, and one output of it.
 
@@ -26,6 +26,11 @@ mod lookup_tests;
 mod postgres;
 #[cfg(feature = "postgres")]
 mod postgres_lookup;
+#[cfg(feature = "postgres")]
+mod postgres_server;
+#[cfg(test)]
+#[cfg(feature = "postgres")]
+mod postgres_tests;
 #[doc(hidden)]
 pub mod probe;
 #[cfg(feature = "sqlite")]

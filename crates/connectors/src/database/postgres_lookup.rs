@@ -3,13 +3,15 @@
 //! The options are `url` and `password_env`, as the sink `postgres` has them, and
 //! those of [`super::lookup`]. One statement asks for all keys, as arrays of text
 //! that the server casts to the types of its columns, so that their index serves.
-//! A question without an answer for half a minute is given up and asked again.
+//! A question without an answer for half a minute is given up and asked again. A key
+//! with U+0000 is not asked for: no text of PostgreSQL holds it, so it has no rows.
 //!
 //! Invariant: a connection that broke is made anew by the next question.
 
 use super::{
     lookup::Asked,
-    postgres::{Server, converted, of},
+    postgres::converted,
+    postgres_server::{Server, of, settled},
     table::{Kind, quoted},
 };
 use arrow_array::{
@@ -71,7 +73,19 @@ impl PostgresLookup {
 
     async fn ask(&self, client: &Client, keys: &[ArrayRef]) -> Result<Vec<Row>, tokio_postgres::Error> {
         let statement = self.statement.get_or_try_init(|| self.statement(client)).await?;
-        let keys: Vec<Vec<Option<&str>>> = keys.iter().map(|key| key.as_string::<i32>().iter().collect()).collect();
+        let mut is_asked = vec![true; keys.first().map_or(0, |key| key.len())];
+        for key in keys {
+            for (is_asked, text) in is_asked.iter_mut().zip(key.as_string::<i32>()) {
+                *is_asked &= !text.is_some_and(|text| text.contains('\0'));
+            }
+        }
+        let keys: Vec<Vec<Option<&str>>> = keys
+            .iter()
+            .map(|key| {
+                let texts = key.as_string::<i32>().iter().zip(&is_asked);
+                texts.filter_map(|(text, is_asked)| is_asked.then_some(text)).collect()
+            })
+            .collect();
         let keys: Vec<&(dyn ToSql + Sync)> = keys.iter().map(|key| key as _).collect();
         client.query(statement.as_str(), &keys).await
     }
@@ -120,15 +134,10 @@ impl Lookup for PostgresLookup {
         let keys = keys.collect::<Result<Vec<ArrayRef>>>()?;
         let table = &self.asked.table;
         let mut held = self.server.client(table).await?;
-        let answer = tokio::time::timeout(ANSWER, self.ask(of(&mut held)?, &keys)).await;
-        let Ok(answer) = answer else {
-            // What is still under way must not answer the next question.
-            *held = None;
-            let place = &self.server.place;
-            return Err(Error::external(format!("postgres: table `{table}` at {place} did not answer for {ANSWER:?}")));
-        };
+        let answer = self.server.within(("ask", table), ANSWER, self.ask(of(&mut held)?, &keys)).await;
+        let answer = answer.and_then(|answer| answer.map_err(|e| self.server.failed("ask", table, e)));
+        let rows = settled(&mut held, answer)?;
         drop(held);
-        let rows = answer.map_err(|e| self.server.failed("ask", table, e))?;
         let columns = self.asked.columns.iter().enumerate().map(|(at, (_, kind))| {
             let column = column(&rows, at, *kind).map_err(|e| self.server.failed("read", table, e))?;
             let days = DataType::Int32;

@@ -14,7 +14,7 @@
 
 use super::{
     BATCHES,
-    table::{Kind, Mark, Opened, Step, Table, Token, gone, is_ahead, signed, step},
+    table::{ANY, Kind, Mark, Opened, Step, Table, Token, gone, set_back, signed, step},
 };
 use crate::place::real_path;
 use arrow_array::{
@@ -220,12 +220,7 @@ fn stage(
     let mut insert = transaction.prepare(&insert)?;
     let mut number = 0_i64;
     for rows in rows {
-        let columns: Vec<ArrayRef> = opened
-            .columns
-            .iter()
-            .zip(rows.columns())
-            .map(|(column, values)| converted(values, column.kind))
-            .collect::<Result<_>>()?;
+        let columns = opened.converted(rows, converted)?;
         for row in 0..rows.num_rows() {
             let place = [batch, part, number].map(|n| Bound(ValueRef::Integer(n)));
             let values = columns.iter().map(|column| Bound(value(column, row)));
@@ -265,8 +260,9 @@ fn commit(connection: &mut Connection, opened: &Opened, batch: BatchId, tokens: 
 fn recover(connection: &mut Connection, opened: &Opened, last: Option<BatchId>) -> Result<(), Failed> {
     let table = &opened.table;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if is_ahead(table, mark(&transaction, table)?, last)? {
-        transaction.execute(&format!("DELETE FROM {BATCHES} WHERE sink = ?1"), [&table.name])?;
+    if let Some(last) = set_back(table, mark(&transaction, table)?, last)? {
+        let back = format!("UPDATE {BATCHES} SET batch = ?2, time = ?3 WHERE sink = ?1");
+        transaction.execute(&back, params![table.name, last, ANY])?;
     }
     // The last commit was repeated, so all that is left belongs to no commit.
     transaction.execute(&format!("DELETE FROM {}", table.staged()), [])?;

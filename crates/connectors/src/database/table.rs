@@ -4,6 +4,7 @@
 //! over beside it. Called by the sinks of this folder.
 
 use super::BATCHES;
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Schema, TimeUnit};
 use tidemill_core::{BatchId, Error, Options, Result, StagedPart, Timestamp};
 
@@ -148,6 +149,15 @@ impl Table {
 }
 
 impl Opened {
+    /// The columns of rows as the database takes them, each by `convert`.
+    pub(super) fn converted(
+        &self,
+        rows: &RecordBatch,
+        convert: impl Fn(&ArrayRef, Kind) -> Result<ArrayRef>,
+    ) -> Result<Vec<ArrayRef>> {
+        self.columns.iter().zip(rows.columns()).map(|(column, values)| convert(values, column.kind)).collect()
+    }
+
     fn names(&self) -> String {
         self.columns.iter().map(|column| quoted(&column.name)).collect::<Vec<_>>().join(", ")
     }
@@ -245,12 +255,16 @@ impl Token {
     }
 }
 
-/// The last batch in a table.
+/// The last batch in a table. Batch 0 is none: there is only the row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mark {
     pub(super) batch: i64,
+    /// The batch's time, or [`ANY`].
     pub(super) time: i64,
 }
+
+/// The time of a mark that was set back: what it says is in the table, whatever its time was.
+pub(super) const ANY: i64 = i64::MIN;
 
 /// What a commit has to do.
 #[derive(Debug, PartialEq, Eq)]
@@ -264,22 +278,23 @@ pub(super) enum Step {
 
 /// Compares a batch with what the table has.
 pub(super) fn step(mark: Option<Mark>, batch: i64, time: Timestamp) -> Step {
-    match mark {
-        Some(mark) if (mark.batch, mark.time) == (batch, time.0) => Step::Done,
+    match mark.filter(|mark| mark.batch > 0) {
+        Some(mark) if mark.batch == batch && (mark.time == time.0 || mark.time == ANY) => Step::Done,
         Some(mark) if mark.batch > batch => Step::Ahead,
         _ => Step::Apply,
     }
 }
 
-/// Whether the mark must go, when a program starts after `last`.
+/// The batch that the mark must be set back to, at any time, when a program starts after `last`. The mark must not
+/// just go: the next start repeats the last commit, whose rows are not staged any more.
 ///
 /// # Errors
 /// When the table is ahead of the program and can't be written again.
-pub(super) fn is_ahead(table: &Table, mark: Option<Mark>, last: Option<BatchId>) -> Result<bool> {
-    let Some(mark) = mark else { return Ok(false) };
+pub(super) fn set_back(table: &Table, mark: Option<Mark>, last: Option<BatchId>) -> Result<Option<i64>> {
+    let Some(mark) = mark else { return Ok(None) };
     let last_batch = last.map_or(Ok(0), |last| signed(last.0))?;
     if mark.batch <= last_batch {
-        return Ok(false);
+        return Ok(None);
     }
     let stands = match last {
         Some(last) => format!("the program is at batch {last}: were its data restored from a backup?"),
@@ -287,7 +302,7 @@ pub(super) fn is_ahead(table: &Table, mark: Option<Mark>, last: Option<BatchId>)
     };
     if table.key.is_empty() {
         return Err(Error::user(format!(
-            "table `{0}` has rows up to batch {1}, and {stands} Its rows would be added a second time. Empty the table, or keep it, and say so with: DELETE FROM {BATCHES} WHERE sink = '{0}'",
+            "table `{0}` has rows up to batch {1}, and {stands} Its rows would be added a second time. Remove what those batches added, or keep it, and say so with: UPDATE {BATCHES} SET batch = {last_batch}, time = {ANY} WHERE sink = '{0}'",
             table.name, mark.batch
         )));
     }
@@ -296,7 +311,7 @@ pub(super) fn is_ahead(table: &Table, mark: Option<Mark>, last: Option<BatchId>)
         batch = mark.batch,
         "the table is ahead: {stands} Rows are written again by their key"
     );
-    Ok(true)
+    Ok(Some(last_batch))
 }
 
 /// The error of a commit whose rows are gone.

@@ -1,7 +1,7 @@
 //! Rows as the bytes of a file: text, JSON, CSV, Parquet.
 //!
 //! Invariant: what `finish` has given, after all that was taken before, is one
-//! whole file; without rows it is nothing at all. Called by [`super::FilesSink`].
+//! whole file; without rows it is nothing at all. Called by [`super::FilesSink`] and the sink `s3`.
 
 use arrow_array::{RecordBatch, cast::AsArray};
 use arrow_json::writer::{LineDelimited, WriterBuilder};
@@ -27,10 +27,15 @@ pub enum FileFormat {
 
 impl FileFormat {
     /// All of them.
-    pub(super) const ALL: [Self; 4] = [Self::Text, Self::Json, Self::Csv, Self::Parquet];
+    pub(crate) const ALL: [Self; 4] = [Self::Text, Self::Json, Self::Csv, Self::Parquet];
+
+    /// The one that is written so in `format = '…'`.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|format| format.name() == name)
+    }
 
     /// As written in `format = '…'`.
-    pub(super) fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Text => "text",
             Self::Json => "json",
@@ -40,13 +45,13 @@ impl FileFormat {
     }
 
     /// The end of a file's name.
-    pub(super) fn extension(self) -> &'static str {
+    pub(crate) fn extension(self) -> &'static str {
         if self == Self::Text { "txt" } else { self.name() }
     }
 }
 
 /// Encodes the rows of one file.
-pub(super) struct Encoder {
+pub(crate) struct Encoder {
     format: FileFormat,
     bytes: Vec<u8>,
     header: bool,
@@ -54,12 +59,12 @@ pub(super) struct Encoder {
 }
 
 impl Encoder {
-    pub(super) fn new(format: FileFormat) -> Self {
+    pub(crate) fn new(format: FileFormat) -> Self {
         Self { format, bytes: Vec::new(), header: true, parquet: None }
     }
 
     /// Adds rows.
-    pub(super) fn encode(&mut self, rows: &RecordBatch) -> Result<()> {
+    pub(crate) fn encode(&mut self, rows: &RecordBatch) -> Result<()> {
         let broken = |e| Error::user("files: these columns can't be written").because(e);
         match self.format {
             FileFormat::Json => {
@@ -102,12 +107,12 @@ impl Encoder {
     }
 
     /// Bytes that wait to be taken.
-    pub(super) fn bytes(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn bytes(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
     /// Ends the file: its last bytes wait.
-    pub(super) fn finish(&mut self) -> Result<()> {
+    pub(crate) fn finish(&mut self) -> Result<()> {
         if let Some(writer) = self.parquet.take() {
             self.bytes.append(&mut writer.into_inner().map_err(unwritable)?);
         }

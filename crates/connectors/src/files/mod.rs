@@ -7,15 +7,25 @@ mod encode;
 mod listing;
 mod partition;
 mod reader;
+mod recording;
 mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
 mod undo;
 
+#[cfg(feature = "s3")]
+pub(crate) use encode::Encoder;
 pub use encode::FileFormat;
+#[cfg(feature = "s3")]
+pub(crate) use partition::PartitionBy;
+pub use recording::{is_parquet, parquet_recording};
 pub use sink::FilesSink;
+#[cfg(feature = "s3")]
+pub(crate) use sink::takes;
 pub use source::{Complete, FilesSource};
+#[cfg(feature = "s3")]
+pub(crate) use undo::batch_of;
 
 use std::{fs::File, io::Read};
 use tidemill_core::{Error, Options, Result};

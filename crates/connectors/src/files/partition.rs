@@ -8,7 +8,7 @@
 //! hexadecimal digits, and nothing at all is `__HIVE_DEFAULT_PARTITION__`.
 //!
 //! Invariant: a row is in exactly one directory, and a directory lies below the
-//! sink's. Called by [`super::FilesSink`].
+//! sink's. Called by [`super::FilesSink`] and the sink `s3`.
 
 use arrow_array::{Array, RecordBatch, UInt32Array, cast::AsArray};
 use arrow_schema::{DataType, Schema};
@@ -17,22 +17,22 @@ use std::collections::BTreeMap;
 use tidemill_core::{Error, Result, nearest};
 
 /// The directory of rows without a value.
-const NOTHING: &str = "__HIVE_DEFAULT_PARTITION__";
+pub(super) const NOTHING: &str = "__HIVE_DEFAULT_PARTITION__";
 
 /// Columns by which rows are dealt out.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PartitionBy(Vec<String>);
+pub(crate) struct PartitionBy(Vec<String>);
 
 impl PartitionBy {
     /// From `day,lang`; `None` when it names nothing.
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let names: Vec<String> =
             text.split(',').map(|name| name.trim().to_string()).filter(|n| !n.is_empty()).collect();
         (!names.is_empty()).then_some(Self(names))
     }
 
     /// Whether rows of these columns can be dealt out.
-    pub(super) fn check(&self, schema: &Schema) -> Result<()> {
+    pub(crate) fn check(&self, schema: &Schema) -> Result<()> {
         for (place, name) in self.0.iter().enumerate() {
             let Ok(field) = schema.field_with_name(name) else {
                 let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
@@ -40,31 +40,31 @@ impl PartitionBy {
                     || format!("there are {}", names.join(", ")),
                     |near| format!("did you mean `{near}`?"),
                 );
-                return Err(Error::user(format!("files: option `partition_by`: there is no column `{name}`; {hint}")));
+                return Err(Error::user(format!("option `partition_by`: there is no column `{name}`; {hint}")));
             };
             if self.0[..place].contains(name) {
-                return Err(Error::user(format!("files: option `partition_by` names `{name}` twice")));
+                return Err(Error::user(format!("option `partition_by` names `{name}` twice")));
             }
             if field.data_type().is_nested() || !arrow_cast::can_cast_types(field.data_type(), &DataType::Utf8) {
                 return Err(Error::user(format!(
-                    "files: option `partition_by`: column `{name}` is {}, which names no directory: take text, numbers or times",
+                    "option `partition_by`: column `{name}` is {}, which names no directory: take text, numbers or times",
                     field.data_type()
                 )));
             }
         }
         if schema.fields().len() == self.0.len() {
-            return Err(Error::user("files: option `partition_by` takes all columns, and nothing is left to write"));
+            return Err(Error::user("option `partition_by` takes all columns, and nothing is left to write"));
         }
         Ok(())
     }
 
     /// The columns that are left for the files.
-    pub(super) fn rest(&self, schema: &Schema) -> Vec<usize> {
+    pub(crate) fn rest(&self, schema: &Schema) -> Vec<usize> {
         (0..schema.fields().len()).filter(|column| !self.0.contains(schema.field(*column).name())).collect()
     }
 
     /// The rows of each directory, in their order, without the columns that name it.
-    pub(super) fn split(&self, rows: &RecordBatch) -> Result<BTreeMap<String, RecordBatch>> {
+    pub(crate) fn split(&self, rows: &RecordBatch) -> Result<BTreeMap<String, RecordBatch>> {
         let broken = |e| Error::internal("files: rows can't be dealt out").because(e);
         let mut texts = Vec::with_capacity(self.0.len());
         for name in &self.0 {

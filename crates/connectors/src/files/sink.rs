@@ -88,7 +88,7 @@ impl FilesSink {
     /// When one is missing or wrong.
     pub fn from_options(options: &Options) -> Result<Self> {
         let name = options.get("format").unwrap_or("text");
-        let Some(format) = FileFormat::ALL.into_iter().find(|format| format.name() == name) else {
+        let Some(format) = FileFormat::named(name) else {
             return Err(Error::user(format!(
                 "{}: option `format` must be `text`, `json`, `csv` or `parquet`, not `{name}`",
                 options.owner()
@@ -156,6 +156,27 @@ fn parse(line: &str) -> Option<(&str, &str)> {
     (fine && (dir.is_empty() || partition::is_dir(dir))).then_some((name, dir))
 }
 
+/// Whether rows of these columns can be written so.
+///
+/// # Errors
+/// With the column, and what to change.
+pub(crate) fn takes(format: FileFormat, by: Option<&PartitionBy>, schema: &SchemaRef) -> Result<()> {
+    let mut written = Schema::clone(schema);
+    if let Some(by) = by {
+        by.check(schema)?;
+        written = schema.project(&by.rest(schema)).map_err(|e| Error::internal("files: columns").because(e))?;
+    }
+    let is_text = |ty: &DataType| matches!(ty, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    if format == FileFormat::Text && !matches!(written.fields().as_ref(), [field] if is_text(field.data_type())) {
+        let columns: Vec<String> = written.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
+        return Err(Error::user(format!(
+            "files: format `text` takes one column of TEXT, not ({}); choose `json`, `csv` or `parquet`",
+            columns.join(", ")
+        )));
+    }
+    Ok(())
+}
+
 /// Runs something that waits for the disk where nothing else waits for it.
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(|e| Error::internal("files: writing panicked").because(e))
@@ -178,23 +199,7 @@ impl Sink for FilesSink {
     }
 
     fn takes(&self, schema: &SchemaRef) -> Result<()> {
-        let mut written = Schema::clone(schema);
-        if let Some(by) = &self.by {
-            by.check(schema)?;
-            written = schema.project(&by.rest(schema)).map_err(|e| Error::internal("files: columns").because(e))?;
-        }
-        let is_text = |ty: &DataType| matches!(ty, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-        if self.format == FileFormat::Text
-            && !matches!(written.fields().as_ref(), [field] if is_text(field.data_type()))
-        {
-            let columns: Vec<String> =
-                written.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
-            return Err(Error::user(format!(
-                "files: format `text` takes one column of TEXT, not ({}); choose `json`, `csv` or `parquet`",
-                columns.join(", ")
-            )));
-        }
-        Ok(())
+        takes(self.format, self.by.as_ref(), schema)
     }
 
     async fn open(&self, schema: SchemaRef) -> Result<()> {

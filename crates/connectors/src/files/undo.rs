@@ -16,8 +16,8 @@ use tidemill_store::disk::{self, Disk};
 /// The directory of what was undone, within the sink's own.
 pub(super) const ASIDE: &str = ".undone";
 
-/// The batch that a file in a sink's directory belongs to.
-fn batch_of(name: &str) -> Option<BatchId> {
+/// The batch that a file of a sink belongs to, by its name.
+pub(crate) fn batch_of(name: &str) -> Option<BatchId> {
     let digits = name.strip_prefix("batch-")?.split_once('-')?.0;
     digits.parse().ok().map(BatchId)
 }

@@ -2,13 +2,16 @@
 
 use super::*;
 use crate::contract::Recorder;
-use futures::SinkExt;
+use futures::{SinkExt, StreamExt};
 use std::net::SocketAddr;
 use tidemill_core::StopHandle;
 use tokio::{net::TcpListener, sync::mpsc, task::JoinHandle};
 use tokio_tungstenite::{
     accept_hdr_async,
-    tungstenite::handshake::server::{ErrorResponse, Request, Response},
+    tungstenite::{
+        Message,
+        handshake::server::{ErrorResponse, Request, Response},
+    },
 };
 
 /// A post by writer `n`, at `time_us`.
@@ -198,4 +201,14 @@ fn options_are_checked() {
 #[test]
 fn a_secure_client_can_be_made() {
     assert!(!tls().unwrap().crypto_provider().cipher_suites.is_empty());
+}
+
+#[test]
+fn a_frame_dated_far_ahead_does_not_move_the_place_to_go_on_from() {
+    let client = Jetstream::new(["ws://x"], 1);
+    let mut seen = Seen::from_token(None);
+    assert!(client.take(&post(1, 1_000), &mut seen).unwrap());
+    let refused = client.take(&post(2, i64::MAX), &mut seen).unwrap_err();
+    assert!(refused.contains("more than a day ahead"), "{refused}");
+    assert_eq!(seen.cursor(), Some(1_000 - OVERLAP_US));
 }

@@ -7,7 +7,7 @@
 //! | `sasl` | the mechanism: `PLAIN` (default); `SCRAM-SHA-256` and `SCRAM-SHA-512` need a build with TLS |
 //! | `tls` | `true`: encrypted; needs a build with TLS (feature `kafka-tls`) |
 //! | `ca` | a file with the certificates to trust, instead of the system's |
-//! | `properties` | more of librdkafka's own settings: `client.rack=a, socket.timeout.ms=5000` |
+//! | `properties` | more of librdkafka's own settings: `fetch.min.bytes=5, socket.timeout.ms=5000` |
 //!
 //! Invariant: no password stands in a program, a log or an error. An error that passes by itself is external and
 //! tried again; one that a human has to mend (credentials, permissions, a topic that is not there) is the user's.
@@ -30,10 +30,12 @@ use tidemill_core::{Error, Options, Result};
 pub(super) const CALL: Duration = Duration::from_secs(10);
 
 /// Settings that are ours: another value would break what the ledger relies on.
-const OURS: [&str; 13] = [
+const OURS: [&str; 14] = [
     "acks",
     "auto.offset.reset",
     "bootstrap.servers",
+    // An end that a follower tells is no end of the partition.
+    "client.rack",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.idempotence",
@@ -138,7 +140,7 @@ impl Servers {
         for pair in options.get("properties").unwrap_or_default().split(',').filter(|pair| !pair.trim().is_empty()) {
             let Some((key, value)) = pair.split_once('=').map(|(key, value)| (key.trim(), value.trim())) else {
                 return Err(Error::user(format!(
-                    "{owner}: option `properties` must be like client.rack=a, socket.timeout.ms=5000, not `{pair}`"
+                    "{owner}: option `properties` must be like fetch.min.bytes=5, socket.timeout.ms=5000, not `{pair}`"
                 )));
             };
             if OURS.contains(&key) {

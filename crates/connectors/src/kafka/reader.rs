@@ -93,7 +93,8 @@ impl RangeReader {
 
     fn fill(&mut self, cursor: &mut Cursor) -> Result<()> {
         let mut piece = Piece::default();
-        let (mut heard, mut ended) = (Instant::now(), false);
+        // Whether the leader said, before the cursor was set, that it has the whole range.
+        let (mut heard, mut ended, mut sure) = (Instant::now(), false, false);
         while self.at < self.end && piece.before + piece.bytes.len() < PIECE {
             if let Some(held) = cursor.held.take() {
                 if offset_of(&held) >= self.end {
@@ -114,13 +115,20 @@ impl RangeReader {
                         self.take(&mut piece, &record)?;
                     }
                 }
-                Some(Err(KafkaError::PartitionEOF(_))) if cursor.fresh => {
+                Some(Err(KafkaError::PartitionEOF(_))) if cursor.fresh && !sure => {
+                    // It may be an end of earlier, as a new leader tells it that does not know better yet: only one
+                    // that is heard after this counts.
                     self.must_reach_the_end()?;
+                    cursor.set(&self.reads.cluster.servers, self.at)?;
+                    sure = true;
+                }
+                Some(Err(KafkaError::PartitionEOF(_))) if cursor.fresh => {
                     // It says so once: the next range has to ask anew.
                     (self.at, cursor.fresh, cursor.spent) = (self.end, false, true);
                 }
                 Some(Err(KafkaError::PartitionEOF(_))) => ended = true,
                 Some(Err(error)) => {
+                    sure = false;
                     cursor.heard.note(&error, "");
                     self.look_into(cursor, error)?;
                     self.must_come_soon(cursor, heard)?;

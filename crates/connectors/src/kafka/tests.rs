@@ -63,7 +63,7 @@ fn options_that_make_no_sense_are_told() {
     for more in [[("tls", "true")], [("sasl", "SCRAM-SHA-512")]] {
         assert!(error(&more).contains("cargo build --release --features kafka-tls"), "{more:?}");
     }
-    assert!(source(&with("a:1, b:2", "logs-*", &[("properties", "client.rack=a, fetch.min.bytes=5")])).is_ok());
+    assert!(source(&with("a:1, b:2", "logs-*", &[("properties", "fetch.wait.max.ms=5, fetch.min.bytes=5")])).is_ok());
 
     let error = |more: &[(&str, &str)]| sink(&with("localhost:9", "t", more)).unwrap_err().to_string();
     for (more, says) in [

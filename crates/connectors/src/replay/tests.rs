@@ -93,7 +93,7 @@ async fn an_empty_recording_ends_at_once_also_repeated() {
 fn due(lines: &[&'static str], pace: Pace, repeat: bool, count: usize) -> Vec<u128> {
     let recording = recording(lines.iter().map(|l| Bytes::from_static(l.as_bytes())).collect());
     let mut cursor = Cursor::new(&recording, &Replay { pace, repeat, ..Replay::default() });
-    (0..count).map_while(|_| cursor.take()).map(|(_, due)| due.as_millis()).collect()
+    (0..count).map_while(|_| cursor.take().now_or_never().unwrap().unwrap()).map(|(_, due)| due.as_millis()).collect()
 }
 
 #[test]
@@ -114,11 +114,11 @@ async fn what_is_due_is_sent_together_and_what_is_not_waits() {
     let mut cursor = Cursor::new(&lines(1000), &Replay { pace: Pace::Rate(1000.0), ..Replay::default() });
     let mut buffer = Vec::new();
     let started = Instant::now();
-    assert_eq!(cursor.fill(&mut buffer).await, 1);
-    assert_eq!(cursor.fill(&mut buffer).await, 1);
+    assert_eq!(cursor.fill(&mut buffer).await.unwrap(), 1);
+    assert_eq!(cursor.fill(&mut buffer).await.unwrap(), 1);
     assert_eq!(started.elapsed(), Duration::from_millis(1));
     tokio::time::advance(Duration::from_millis(99)).await;
-    assert_eq!(cursor.fill(&mut buffer).await, 99);
+    assert_eq!(cursor.fill(&mut buffer).await.unwrap(), 99);
     assert_eq!(started.elapsed(), Duration::from_millis(100));
 }
 
@@ -132,4 +132,21 @@ async fn wrong_paces_and_taken_ports_are_errors() {
     let address = taken.local_addr().unwrap().to_string();
     let error = ReplayServer::bind(&address, lines(1), Replay::default()).await.unwrap_err();
     assert!(error.to_string().contains(&address), "{error}");
+}
+
+#[tokio::test]
+async fn a_recording_that_breaks_off_gives_what_is_before_and_ends_the_replay_with_its_error() {
+    for share in [Share::Each, Share::Split { wait_for: 1 }] {
+        let broken: Recording = Arc::new(|| {
+            let line = |n: u64| {
+                if n == 700 { Err(Error::user("line 700 is damaged")) } else { Ok(Bytes::from(format!("{n}")).into()) }
+            };
+            stream::iter((0..1000).map(line)).boxed()
+        });
+        let server = ReplayServer::bind("127.0.0.1:0", broken, Replay { share, ..Replay::default() }).await.unwrap();
+        let (address, (_stop, stopped)) = (server.address().unwrap(), StopHandle::new());
+        let (got, ended) = tokio::join!(async { all(connect(address).await).await }, server.run(stopped));
+        assert_eq!(got, (0..700).collect::<Vec<_>>(), "{share:?}");
+        assert_eq!(ended.unwrap_err().to_string(), "line 700 is damaged");
+    }
 }

@@ -9,11 +9,15 @@
 //! collector's own memory holds nothing that its token does not.
 
 use super::{
+    common::Common,
     failure::{Failure, Waits},
     http::{Link, Request, Response},
     sse::{Event, Events},
 };
-use crate::lines::{HEAD, LineCutter, letter};
+use crate::{
+    lines::{HEAD, LineCutter, letter},
+    websocket::link::PLACE,
+};
 use async_trait::async_trait;
 use std::{
     sync::{
@@ -64,14 +68,15 @@ impl std::fmt::Debug for Out {
 }
 
 impl Out {
-    /// Hands on records and the token that belongs to them.
+    /// Hands on records and the token that belongs to them; an empty one is none.
     ///
     /// # Errors
     /// When the log is closed or broken.
     pub async fn put(&self, records: &[Vec<u8>], token: String) -> Result<(), Failure> {
         if !records.is_empty() {
             // No peer waits for an acknowledgement: what is not durable is asked for again, by the token that is.
-            drop(self.intake.append(Block::from_records(records), Some(token)).await?);
+            let token = (!token.is_empty()).then_some(token);
+            drop(self.intake.append(Block::from_records(records), token).await?);
             self.taken.fetch_add(records.len() as u64, Ordering::Relaxed);
         }
         Ok(())
@@ -96,6 +101,11 @@ impl Out {
         &*self.link.clock
     }
 
+    /// What tells to stop.
+    pub fn stop(&self) -> &Stop {
+        &self.stop
+    }
+
     /// Whether we were told to stop.
     pub fn is_stopped(&self) -> bool {
         self.stop.is_stopped()
@@ -112,7 +122,7 @@ impl Out {
 }
 
 /// Runs a collector until the program stops, or a human has to act.
-pub(super) async fn run(
+pub(crate) async fn run(
     mut collector: impl Collector,
     link: &Link,
     gather: Option<Duration>,
@@ -168,16 +178,16 @@ pub enum Framing {
     Lines,
     /// Server-sent events.
     Events,
+    /// Server-sent events, also those that have an id and no data: these come with empty data.
+    EventsAndIds,
 }
 
 /// A stream of messages, as its protocol reads them.
 pub trait Messages: Send {
     /// How messages are told apart.
     fn framing(&self) -> Framing;
-    /// Silence after which the connection is taken for dead.
-    fn quiet(&self) -> Duration;
-    /// Bytes of a message at most.
-    fn most(&self) -> usize;
+    /// What all collectors have: how long a silence, and how large a message may be.
+    fn common(&self) -> &Common;
     /// Whether what broke off will be sent again; else it is kept as a dead letter.
     fn sends_again(&self) -> bool;
     /// Takes a message; lines come as events that only have data.
@@ -192,11 +202,12 @@ enum Cutter {
 }
 
 /// Reads an answer to its end, which is a failure that says why, or until we are told to stop.
-pub(super) async fn follow(messages: &mut dyn Messages, mut response: Response, out: &Out) -> Result<Ended, Failure> {
-    let most = messages.most();
+pub(crate) async fn follow(messages: &mut dyn Messages, mut response: Response, out: &Out) -> Result<Ended, Failure> {
+    let most = messages.common().max_line;
     let mut cutter = match messages.framing() {
         Framing::Lines => Cutter::Lines(LineCutter::new(most)),
         Framing::Events => Cutter::Events(Events::new(most)),
+        Framing::EventsAndIds => Cutter::Events(Events::new(most).with_ids()),
     };
     loop {
         let (mut records, mut refused) = (Vec::new(), Vec::new());
@@ -232,7 +243,7 @@ async fn gather(
 ) -> Option<Result<Ended, Failure>> {
     let mut bytes = 0;
     let mut until = None;
-    let quiet = messages.quiet();
+    let quiet = messages.common().quiet;
     loop {
         let piece = match until {
             None => out.unless_stopped(response.piece(quiet)).await,
@@ -250,29 +261,35 @@ async fn gather(
             Some(Ok(None)) => return Some(Err(Failure::Network("the server closed the connection".to_string()))),
             Some(Ok(Some(piece))) => piece,
         };
-        let mut whole = Vec::new();
+        let (mut whole, known) = (Vec::new(), refused.len());
         match cutter {
             Cutter::Events(events) => events.push(&piece, |event| match event {
                 Ok(event) => whole.push(event),
-                Err(long) => refused.push((over(long.len, messages.most()), long.head)),
+                Err(long) => refused.push((over(long.len, messages.common().max_line), long.head)),
             }),
             Cutter::Lines(lines) => {
                 let cut = lines.push(&piece);
                 let line = |data: &[u8]| Event { data: data.to_vec(), ..Event::default() };
                 whole.extend(cut.block.iter().flat_map(Block::records).filter(|l| !l.is_empty()).map(line));
-                refused.extend(cut.refused.into_iter().map(|long| (over(long.len, messages.most()), long.head)));
+                refused.extend(
+                    cut.refused.into_iter().map(|long| (over(long.len, messages.common().max_line), long.head)),
+                );
             }
         }
+        bytes += refused[known..].iter().map(|(why, head)| why.len() + head.len() + PLACE).sum::<usize>();
         let mut end = None;
         for event in whole {
             let head = event.data[..event.data.len().min(HEAD)].to_vec();
             match messages.take(event) {
                 Taken::Keep(record) => {
-                    bytes += record.len();
+                    bytes += record.len() + PLACE;
                     records.push(record);
                 }
                 Taken::Pass => {}
-                Taken::Refuse(reason) => refused.push((reason, head)),
+                Taken::Refuse(reason) => {
+                    bytes += reason.len() + head.len() + PLACE;
+                    refused.push((reason, head));
+                }
                 Taken::End(failure) => end = Some(Err(failure)),
             }
             if end.is_some() {
@@ -294,7 +311,7 @@ fn over(len: u64, most: usize) -> String {
 }
 
 /// Opens a stream: the answer to `request`, reported as connected.
-pub(super) async fn open(request: &Request, out: &Out) -> Result<Option<Response>, Failure> {
+pub(crate) async fn open(request: &Request, out: &Out) -> Result<Option<Response>, Failure> {
     let Some(response) = out.unless_stopped(out.link.ask(request)).await else { return Ok(None) };
     let response = response?;
     out.report(&format!("connected to {request:?}"));

@@ -34,12 +34,8 @@ impl Common {
     pub fn from_options(options: &Options, quiet: Duration) -> Result<Self> {
         let mut common = Self::new(quiet);
         common.link.proxy = Proxy::from_options(options)?;
-        if let Some(agent) = options.get("user_agent") {
-            if agent.is_empty() || !agent.bytes().all(|b| (b' '..=b'~').contains(&b)) {
-                let owner = options.owner();
-                return Err(Error::user(format!("{owner}: option `user_agent` must be plain text of a line")));
-            }
-            common.link.agent = agent.to_string();
+        if let Some(agent) = user_agent(options)? {
+            common.link.agent = agent;
         }
         common.max_line = lines::max_line(options)?;
         common.quiet = options.duration("idle_timeout", quiet)?.max(Duration::from_secs(1));
@@ -47,8 +43,18 @@ impl Common {
     }
 }
 
+/// The option `user_agent`.
+pub(crate) fn user_agent(options: &Options) -> Result<Option<String>> {
+    let Some(agent) = options.get("user_agent") else { return Ok(None) };
+    if agent.is_empty() || !agent.bytes().all(|b| (b' '..=b'~').contains(&b)) {
+        let owner = options.owner();
+        return Err(Error::user(format!("{owner}: option `user_agent` must be plain text of a line")));
+    }
+    Ok(Some(agent.to_string()))
+}
+
 /// A list of texts, with commas.
-pub(super) fn list(text: &str) -> Vec<String> {
+pub(crate) fn list(text: &str) -> Vec<String> {
     text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_string).collect()
 }
 

@@ -5,6 +5,7 @@
 //! | `url` | the server, such as `https://mastodon.example` |
 //! | `timeline` | `public` (default), `local`, `remote`, or `hashtag` |
 //! | `tag` | the tag of timeline `hashtag`, without `#` |
+//! | `transport` | `sse` (default): server-sent events; `websocket`: for servers and proxies that let only these through |
 //! | `token_file`, `token_env` | where the access token is: a file, or a variable (`MASTODON_TOKEN`); without one it asks without |
 //! | `deletes` | `keep` (default): notices of deleted posts are records too; `drop` |
 //! | `gap_posts` | posts that are fetched at most after an interruption (10,000) |
@@ -20,6 +21,8 @@
 //! more than `gap_posts` is not fetched to its end, and is kept as a dead letter
 //! that names its ends. Edits and deletions that happen while nothing listens
 //! are not to be had.
+
+mod frames;
 
 use super::{
     collect::{Collector, Ended, Framing, Messages, Out, Taken, follow, open, run},
@@ -61,11 +64,22 @@ pub enum Timeline {
     Hashtag(String),
 }
 
+/// By what the stream comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Transport {
+    /// Server-sent events.
+    #[default]
+    Events,
+    /// A WebSocket.
+    WebSocket,
+}
+
 /// A client of a Mastodon server.
 #[derive(Debug, Clone)]
 pub struct Mastodon {
     url: String,
     timeline: Timeline,
+    transport: Transport,
     token: Option<Place>,
     deletes: bool,
     gap_posts: usize,
@@ -77,13 +91,21 @@ impl Mastodon {
     pub fn new(url: impl Into<String>) -> Self {
         let common = Common::new(QUIET);
         let url = url.into();
-        Self { url, timeline: Timeline::Public, token: None, deletes: true, gap_posts: 10_000, common }
+        let (timeline, transport) = (Timeline::Public, Transport::default());
+        Self { url, timeline, transport, token: None, deletes: true, gap_posts: 10_000, common }
     }
 
     /// With another timeline.
     #[must_use]
     pub fn timeline(mut self, timeline: Timeline) -> Self {
         self.timeline = timeline;
+        self
+    }
+
+    /// With another way for the stream.
+    #[must_use]
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
         self
     }
 
@@ -132,6 +154,14 @@ impl Mastodon {
                 return Err(Error::user(format!(
                     "{owner}: option `timeline` must be `public`, `local`, `remote` or `hashtag`, not `{other}`"
                 )));
+            }
+        };
+        client.transport = match options.get("transport").unwrap_or("sse") {
+            "sse" => Transport::Events,
+            "websocket" => Transport::WebSocket,
+            other => {
+                let what = "option `transport` must be `sse` or `websocket`";
+                return Err(Error::user(format!("{owner}: {what}, not `{other}`")));
             }
         };
         client.deletes = match options.get("deletes").unwrap_or("keep") {
@@ -209,7 +239,9 @@ impl Session {
         loop {
             let request = self.client.request(&self.client.page_path(&after))?;
             let Some(answer) = out.unless_stopped(out.link.ask(&request)).await else { return Ok(()) };
-            let page = answer?.whole(PAGE_BYTES).await?;
+            let mut answer = answer?;
+            let Some(page) = out.unless_stopped(answer.whole(PAGE_BYTES)).await else { return Ok(()) };
+            let page = page?;
             let page = utf8(&page).map_err(|fault| Failure::Http(format!("a page is no list of posts: {fault}")))?;
             let mut posts = Vec::new();
             items::<Unfit>(page.trim_ascii(), |raw| match raw {
@@ -278,6 +310,9 @@ impl From<Fault> for Unfit {
 #[async_trait]
 impl Collector for Session {
     async fn session(&mut self, out: &Out) -> Result<Ended, Failure> {
+        if self.client.transport == Transport::WebSocket {
+            return frames::session(self, out).await;
+        }
         let request = self.client.request(&self.client.stream_path())?;
         // First the stream, so that nothing falls between it and what is fetched.
         let Some(response) = open(&request, out).await? else { return Ok(Ended::Stopped) };
@@ -300,12 +335,8 @@ impl Messages for Session {
         Framing::Events
     }
 
-    fn quiet(&self) -> Duration {
-        self.client.common.quiet
-    }
-
-    fn most(&self) -> usize {
-        self.client.common.max_line
+    fn common(&self) -> &Common {
+        &self.client.common
     }
 
     fn sends_again(&self) -> bool {

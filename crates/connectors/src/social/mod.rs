@@ -13,16 +13,11 @@
 //! repetition, as far as the network lets it; where it does not, the gap is a
 //! dead letter or a report, never a silence.
 
-pub mod clock;
 pub mod collect;
 pub mod common;
-pub mod failure;
-pub mod http;
 mod mastodon;
 pub mod oauth;
 pub mod post;
-pub mod proxy;
-pub mod secret;
 pub mod seen;
 pub mod simulate;
 pub mod sse;
@@ -33,7 +28,8 @@ mod wikimedia;
 mod x;
 mod x_v1;
 
-pub use mastodon::{Mastodon, Timeline};
+pub use crate::http::{self, clock, failure, proxy, secret};
+pub use mastodon::{Mastodon, Timeline, Transport};
 pub use weibo::Weibo;
 pub use wikimedia::Wikimedia;
 pub use x::{XSearch, XStream};

@@ -58,6 +58,11 @@ impl Seen {
         self.insert(mark(parts))
     }
 
+    /// Whether a post of this name was taken.
+    pub fn knows(&self, parts: &[&str]) -> bool {
+        self.marks.contains(&mark(parts))
+    }
+
     fn insert(&mut self, mark: u64) -> bool {
         if !self.marks.insert(mark) {
             return false;

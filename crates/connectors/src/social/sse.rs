@@ -45,6 +45,8 @@ pub struct Events {
     carriage: bool,
     /// Nothing came so far: a byte order mark may.
     fresh: bool,
+    /// Whether an id without data is told.
+    ids: bool,
 }
 
 impl Events {
@@ -59,7 +61,15 @@ impl Events {
             long: None,
             carriage: false,
             fresh: true,
+            ids: false,
         }
+    }
+
+    /// Tells events that have an id and no data too: they move the place that a reconnect goes on from.
+    #[must_use]
+    pub fn with_ids(mut self) -> Self {
+        self.ids = true;
+        self
     }
 
     /// Takes the next piece; what it completes goes to `out`.
@@ -127,7 +137,8 @@ impl Events {
                     event.data.pop();
                     out(Ok(event));
                 }
-                // An event without data is none, though its id counts; no server here sends one.
+                // An event without data is none, though its id counts.
+                None if self.ids && event.id.is_some() => out(Ok(event)),
                 None => {}
             }
             return;

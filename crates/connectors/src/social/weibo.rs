@@ -282,15 +282,19 @@ impl Session {
         Ok((records, posts.len()))
     }
 
+    /// Asks once. What asks is broken off by a stop; what was fetched is handed on, as no later answer has it.
     async fn round(&mut self, out: &Out) -> Result<Ended, Failure> {
         self.read_tokens()?;
-        self.count_up(out).await?;
+        let Some(counted) = out.unless_stopped(self.count_up(out)).await else { return Ok(Ended::Stopped) };
+        counted?;
         // Each token is tried once at most.
         for _ in 0..=self.tokens.len() {
             let i = self.choose(out.clock().now())?;
             let count = ("count", self.client.count.to_string());
             let secret = self.tokens[i].secret.clone();
-            let text = match self.ask("statuses/public_timeline.json", &secret, Some(count), out).await? {
+            let asking = self.ask("statuses/public_timeline.json", &secret, Some(count), out);
+            let Some(answer) = out.unless_stopped(asking).await else { return Ok(Ended::Stopped) };
+            let text = match answer? {
                 Answer::Whole(text) => text,
                 Answer::Complaint(complaint) => {
                     self.complained(i, &complaint, out)?;
@@ -328,8 +332,7 @@ impl Session {
 #[async_trait]
 impl Collector for Session {
     async fn session(&mut self, out: &Out) -> Result<Ended, Failure> {
-        // What is broken off was not handed on, so it is asked for again.
-        out.unless_stopped(self.round(out)).await.unwrap_or(Ok(Ended::Stopped))
+        self.round(out).await
     }
 }
 

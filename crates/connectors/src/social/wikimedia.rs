@@ -126,12 +126,8 @@ impl Messages for Session {
         Framing::Events
     }
 
-    fn quiet(&self) -> Duration {
-        self.client.common.quiet
-    }
-
-    fn most(&self) -> usize {
-        self.client.common.max_line
+    fn common(&self) -> &Common {
+        &self.client.common
     }
 
     fn sends_again(&self) -> bool {

@@ -146,9 +146,10 @@ impl Collector for Session {
     async fn session(&mut self, out: &Out) -> Result<Ended, Failure> {
         let request = self.client.request(out)?;
         let Some(response) = open(&request, out).await? else { return Ok(Ended::Stopped) };
-        let last = std::mem::take(&mut self.seen.place);
-        if !last.is_empty() {
-            let (from, to) = (last, out.clock().now());
+        // Until a post says its time, what is not to be had begins here the next time.
+        let to = out.clock().now();
+        let from = std::mem::replace(&mut self.seen.place, to.to_string());
+        if !from.is_empty() {
             let reason = format!("a gap: what was posted from {from} to {to} is not to be had");
             out.refuse(reason, format!(r#"{{"gap":{{"after":"{from}","before":"{to}"}}}}"#).as_bytes()).await?;
         }
@@ -165,12 +166,8 @@ impl Messages for Session {
         Framing::Lines
     }
 
-    fn quiet(&self) -> Duration {
-        self.client.common.quiet
-    }
-
-    fn most(&self) -> usize {
-        self.client.common.max_line
+    fn common(&self) -> &Common {
+        &self.client.common
     }
 
     fn sends_again(&self) -> bool {

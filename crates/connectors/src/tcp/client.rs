@@ -13,7 +13,10 @@
 //! the middle of is a dead letter.
 
 use super::{End, receive};
-use crate::{backoff::Backoff, lines};
+use crate::{
+    backoff::Backoff,
+    lines::{self, LineCutter},
+};
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
 use tidemill_core::{Error, Input, Intake, Options, Receiver, Result, Stop};
@@ -139,15 +142,16 @@ impl Receiver for TcpClient {
                 Err(why) => why,
                 Ok(stream) => {
                     intake.report(&format!("connected to {}", self.address));
-                    let (heard, why) = match receive(stream, self.max_line, self.idle, &intake, &stop).await? {
-                        End::Stopped => return Ok(()),
-                        End::Closed(_) if self.on_close == OnClose::End => {
-                            intake.report("ended: the server closed the connection");
-                            return Ok(());
-                        }
-                        End::Closed(heard) => (heard, "the server closed the connection".to_string()),
-                        End::Broken(heard, error) => (heard, error.to_string()),
-                    };
+                    let (heard, why) =
+                        match receive(stream, LineCutter::new(self.max_line), self.idle, &intake, &stop).await? {
+                            End::Stopped => return Ok(()),
+                            End::Closed(_) if self.on_close == OnClose::End => {
+                                intake.report("ended: the server closed the connection");
+                                return Ok(());
+                            }
+                            End::Closed(heard) => (heard, "the server closed the connection".to_string()),
+                            End::Broken(heard, error) => (heard, error.to_string()),
+                        };
                     // A server that accepts and hangs up is not a success.
                     if heard > 0 {
                         backoff.reset();

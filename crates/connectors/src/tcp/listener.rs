@@ -10,15 +10,12 @@
 //! Invariant: at most `max_connections` are served; further ones wait in the
 //! system's queue until one ends. Lines of one connection keep their order.
 
-use super::{End, receive};
-use crate::lines;
+use super::{End, accept, address_claim, bind, receive};
+use crate::lines::{self, LineCutter};
 use async_trait::async_trait;
 use std::{sync::Arc, time::Duration};
-use tidemill_core::{Claim, Error, Input, Intake, Options, Receiver, Result, Stop};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
-
-/// After a failed accept (no file descriptor free, say) wait this long.
-const PAUSE: Duration = Duration::from_millis(100);
+use tidemill_core::{Claim, Input, Intake, Options, Receiver, Result, Stop};
+use tokio::sync::Semaphore;
 
 /// A TCP server that reads lines.
 #[derive(Debug)]
@@ -64,66 +61,20 @@ impl Receiver for TcpListen {
     }
 
     fn claim(&self) -> Option<Claim> {
-        // Port 0 is a free one for each.
-        let (host, port) = self.address.rsplit_once(':').filter(|(_, port)| port.parse() != Ok(0_u16))?;
-        let host = if host.eq_ignore_ascii_case("localhost") { "127.0.0.1" } else { host };
-        Some(Claim::new(format!("TCP address {host}:{port}")))
+        address_claim(&self.address)
     }
 
     async fn run(&self, intake: Arc<dyn Intake>, stop: Stop) -> Result<()> {
-        let listener = TcpListener::bind(&self.address).await.map_err(|e| {
-            Error::user(format!("tcp-listen: can't listen at {}; choose another address or port", self.address))
-                .because(e)
-        })?;
-        let address = listener.local_addr().map_or_else(|_| self.address.clone(), |a| a.to_string());
-        // The number of permits is the bound; no permit is left when nobody more is let in.
-        let places = Arc::new(Semaphore::new(self.max_connections));
-        let mut served: JoinSet<Result<End>> = JoinSet::new();
-        loop {
-            let open = self.max_connections - places.available_permits();
-            intake.report(&format!("listening on {address}, {open} connected"));
-            let accepted = async {
-                let place = Arc::clone(&places).acquire_owned().await.map_err(std::io::Error::other)?;
-                listener.accept().await.map(|(stream, peer)| (place, stream, peer))
-            };
-            tokio::select! {
-                biased;
-                () = stop.stopped() => break,
-                Some(done) = served.join_next() => ended(done)?,
-                accepted = accepted => match accepted {
-                    Ok((place, stream, peer)) => {
-                        let (intake, stop, max_line, idle) = (Arc::clone(&intake), stop.clone(), self.max_line, self.idle);
-                        served.spawn(async move {
-                            let end = receive(stream, max_line, idle, &intake, &stop).await;
-                            if let Ok(End::Broken(_, error)) = &end {
-                                tracing::info!(%peer, %error, "a connection broke");
-                            }
-                            drop(place);
-                            end
-                        });
-                    }
-                    Err(error) => {
-                        tracing::warn!(%address, %error, "can't accept a connection");
-                        intake.report(&format!("listening on {address}, can't accept: {error}"));
-                        tokio::select! {
-                            () = stop.stopped() => break,
-                            () = tokio::time::sleep(PAUSE) => {}
-                        }
-                    }
-                },
+        let listener = bind("tcp-listen", &self.address).await?;
+        accept(&listener, self.max_connections, &intake, &stop, |stream, peer| {
+            let (intake, stop, max_line, idle) = (Arc::clone(&intake), stop.clone(), self.max_line, self.idle);
+            async move {
+                if let End::Broken(_, error) = receive(stream, LineCutter::new(max_line), idle, &intake, &stop).await? {
+                    tracing::info!(%peer, %error, "a connection broke");
+                }
+                Ok(())
             }
-        }
-        // Each hands on what it has; they were told to stop too.
-        while let Some(done) = served.join_next().await {
-            ended(done)?;
-        }
-        Ok(())
-    }
-}
-
-fn ended(done: Result<Result<End>, tokio::task::JoinError>) -> Result<()> {
-    match done {
-        Ok(end) => end.map(|_| ()),
-        Err(error) => Err(Error::internal("serving a connection panicked").because(error)),
+        })
+        .await
     }
 }

@@ -7,6 +7,7 @@
 //! Invariant: while the log is behind, nothing is read, and the sender is
 //! slowed down by TCP itself.
 
+mod accept;
 mod client;
 mod listener;
 #[cfg(test)]
@@ -15,7 +16,9 @@ mod tests;
 pub use client::{OnClose, TcpClient};
 pub use listener::TcpListen;
 
-use crate::lines::{Cut, LineCutter, letter};
+pub(crate) use accept::{accept, address_claim, bind, claim, taken};
+
+use crate::lines::{Cut, Cutter, letter};
 use socket2::{SockRef, TcpKeepalive};
 use std::{io, sync::Arc, time::Duration};
 use tidemill_core::{Intake, Result, Stop};
@@ -26,7 +29,7 @@ const LARGEST_READ: usize = 256 << 10;
 
 /// How a connection came to its end.
 #[derive(Debug)]
-enum End {
+pub(crate) enum End {
     /// We were told to stop.
     Stopped,
     /// The peer closed it; (bytes heard on it).
@@ -57,16 +60,15 @@ pub(crate) async fn hand_on(intake: &Arc<dyn Intake>, cut: Cut) -> Result<()> {
     Ok(())
 }
 
-/// Reads lines until the connection ends, and hands on all of them.
-async fn receive(
+/// Reads records until the connection ends, and hands on all of them.
+pub(crate) async fn receive(
     mut stream: TcpStream,
-    max_line: usize,
+    mut cutter: impl Cutter,
     idle: Option<Duration>,
     intake: &Arc<dyn Intake>,
     stop: &Stop,
 ) -> Result<End> {
     watch(&stream);
-    let mut cutter = LineCutter::new(max_line);
     let mut buffer = vec![0; SMALLEST_READ];
     let mut heard = 0;
     let stopped = stop.stopped();
@@ -98,14 +100,16 @@ async fn receive(
             }
         }
     };
-    match &end {
-        End::Closed(_) => hand_on(intake, cutter.finish()).await?,
-        End::Stopped | End::Broken(..) => {
-            if let Some(begun) = cutter.abandon() {
-                let why = if matches!(end, End::Stopped) { "receiving was stopped" } else { "the connection broke" };
-                intake.refuse(letter(format!("{why} in the middle of this line"), begun)).await?;
-            }
+    let why = match &end {
+        End::Closed(_) => {
+            hand_on(intake, cutter.finish()).await?;
+            "the connection was closed"
         }
+        End::Stopped => "receiving was stopped",
+        End::Broken(..) => "the connection broke",
+    };
+    if let Some(begun) = cutter.abandon() {
+        intake.refuse(letter(format!("{why} in the middle of this line"), begun)).await?;
     }
     Ok(end)
 }

@@ -6,8 +6,8 @@
 //! batch 9   delta; the last rows         after it: the last piece, synced, renamed
 //! ```
 //!
-//! Rows are taken between two batches, and written after the commit of the one before: while it goes on,
-//! the next rows may be taken already. Invariant: a snapshot is finished only when each piece
+//! Rows are taken between two batches, and written after the commit of their own, which may
+//! be some batches later. Invariant: a snapshot is finished only when each piece
 //! of it was written once; where one is lost, with a disk that refused, the snapshot is never finished, and a later
 //! one takes its place. Called by [`super::states`].
 
@@ -26,41 +26,42 @@ pub(super) struct Given {
     version: BatchId,
     /// Which piece it is, from 0 on.
     piece: usize,
-    rows: Vec<RecordBatch>,
+    pub(super) rows: Vec<RecordBatch>,
     is_last: bool,
 }
 
-/// The snapshot that is under way.
+/// The snapshot whose rows are taken: its version, and how many pieces were.
 #[derive(Debug, Default)]
-pub(super) struct InTurn {
-    /// Its version, and how many pieces were taken.
-    taken: Option<(BatchId, usize)>,
-    /// Its file, and how many pieces it has.
-    written: Option<(Unfinished, usize)>,
-}
+pub(super) struct Taking(Option<(BatchId, usize)>);
 
-impl InTurn {
+/// The snapshot that is written: its file, and how many pieces it has.
+#[derive(Debug, Default)]
+pub(super) struct Writing(Option<(Unfinished, usize)>);
+
+impl Taking {
     /// Whether rows are still to be taken.
     pub(super) fn goes_on(&self) -> bool {
-        self.taken.is_some()
+        self.0.is_some()
     }
 
     /// Takes about `rows` of the rows: the next ones, or of a new snapshot, that of `batch`, the first.
     pub(super) fn take(&mut self, batch: BatchId, rows: usize, operator: &dyn StateOperator) -> Result<Given> {
-        let (version, piece) = self.taken.unwrap_or((batch, 0));
+        let (version, piece) = self.0.unwrap_or((batch, 0));
         let Swept { rows, whole } = operator.sweep(rows.max(ROWS), piece == 0)?;
-        self.taken = (!whole).then_some((version, piece + 1));
+        self.0 = (!whole).then_some((version, piece + 1));
         Ok(Given { version, piece, rows, is_last: whole })
     }
+}
 
+impl Writing {
     /// Writes what was taken, after the commit of its batch. Whether the snapshot is finished. May be repeated.
     pub(super) fn write(&mut self, files: &mut StateFiles, given: &Given) -> Result<bool> {
-        let mut snapshot = match self.written.take() {
+        let mut snapshot = match self.0.take() {
             _ if given.piece == 0 => files.begin_snapshot(given.version, &[])?,
             Some((snapshot, pieces)) if snapshot.version() == given.version && pieces == given.piece => snapshot,
             // It was written, and the commit is repeated for the sake of another state.
             Some((snapshot, pieces)) if snapshot.version() == given.version && pieces > given.piece => {
-                self.written = Some((snapshot, pieces));
+                self.0 = Some((snapshot, pieces));
                 return Ok(false);
             }
             _ => return Ok(false),
@@ -69,7 +70,7 @@ impl InTurn {
         if given.is_last {
             return Ok(files.go_on(snapshot, u64::MAX)?.is_none());
         }
-        self.written = Some((snapshot, given.piece + 1));
+        self.0 = Some((snapshot, given.piece + 1));
         Ok(false)
     }
 }

@@ -5,7 +5,7 @@
 //! does; states and dead letters before the ledger says *committed*; and
 //! nothing is visible outside before that.
 
-use super::states::{KeptState, StateEntry};
+use super::states::{KeptState, StateEntry, StateKeep};
 use crate::{
     config::{Config, Versions},
     emit::{TopicPast, TopicPlace},
@@ -14,7 +14,11 @@ use crate::{
 };
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    path::Path,
+    sync::Arc,
+};
 use tidemill_core::{
     Batch, BatchId, DeadLetter, Error, Offset, OffsetRange, Position, Result, StagedPart, Timestamp, Watermark,
 };
@@ -31,8 +35,8 @@ use tidemill_store::{
 pub(crate) struct Keep {
     log: Arc<Log>,
     pub(crate) ledger: Mutex<Ledger>,
-    /// The next batch, planned while the one before commits.
-    ahead: Mutex<Option<Batch>>,
+    /// Batches that were planned before the commits before them.
+    ahead: Mutex<Ahead>,
     pub(crate) states: Mutex<BTreeMap<String, StateEntry>>,
     topics: Mutex<BTreeMap<String, Arc<Topic>>>,
     dead: Arc<DeadLetters>,
@@ -47,6 +51,15 @@ pub(crate) struct Keep {
     versions: Versions,
     /// Held for its lock, where there can be another owner; dropped last.
     _dir: Option<DataDir>,
+}
+
+/// Plans that wait for the ledger, which takes one when the batch before is committed.
+#[derive(Debug, Default)]
+struct Ahead {
+    /// The batch that the ledger has planned and not committed.
+    planned: Option<BatchId>,
+    /// Those after it. As many as batches may wait for their commit ([`super::committing`]).
+    waiting: VecDeque<Batch>,
 }
 
 impl Keep {
@@ -67,10 +80,11 @@ impl Keep {
         let replays = Arc::new(replays);
         let last = ledger.last().map_or(BatchId(0), |last| last.batch);
         let dead = Arc::new(DeadLetters::open(dead, &replays, last)?);
+        let ahead = Ahead { planned: ledger.planned().map(|planned| planned.id), waiting: VecDeque::new() };
         Ok(Self {
             log,
             ledger: Mutex::new(ledger),
-            ahead: Mutex::default(),
+            ahead: Mutex::new(ahead),
             states: Mutex::default(),
             topics: Mutex::default(),
             dead,
@@ -288,16 +302,38 @@ impl Keep {
         Ok(())
     }
 
-    /// Records a batch before it runs. While the batch before still commits,
-    /// the record waits for that commit: until its own commit nothing of a batch
+    /// Records a batch before it runs. While batches before it wait for their commits,
+    /// the record waits as well: until its own commit nothing of a batch
     /// can be seen, so a plan that is lost with a crash is harmless.
     pub(crate) fn plan(&self, batch: &Batch) -> Result<()> {
-        let mut ledger = self.ledger.lock();
-        if ledger.planned().is_some_and(|planned| planned.id.0 + 1 == batch.id.0) {
-            *self.ahead.lock() = Some(batch.clone());
+        {
+            // The ledger itself is busy for as long as a commit takes the disk.
+            let mut ahead = self.ahead.lock();
+            if ahead.planned.is_some_and(|planned| planned < batch.id) {
+                ahead.waiting.push_back(batch.clone());
+                return Ok(());
+            }
+            ahead.planned = Some(batch.id);
+        }
+        self.ledger.lock().plan(batch)
+    }
+
+    /// Records the batch after the one that was committed, if it is there already.
+    fn plan_next(&self, ledger: &mut Ledger) -> Result<()> {
+        if ledger.planned().is_some() {
+            // A commit is repeated, and this was done.
             return Ok(());
         }
-        ledger.plan(batch)
+        let next = {
+            let mut ahead = self.ahead.lock();
+            ahead.planned = ahead.waiting.front().map(|next| next.id);
+            ahead.waiting.front().cloned()
+        };
+        if let Some(next) = next {
+            ledger.plan(&next)?;
+            self.ahead.lock().waiting.pop_front();
+        }
+        Ok(())
     }
 
     /// As [`Keep::plan`], and durable: for outputs that may be seen before the
@@ -308,9 +344,8 @@ impl Keep {
             if matches!(self.sync, Sync::Always) {
                 self.sync_inputs(batch)?;
             }
-            let mut ledger = self.ledger.lock();
-            ledger.plan(batch)?;
-            ledger.sync_plan()
+            self.plan(batch)?;
+            self.ledger.lock().sync_plan()
         })
     }
 
@@ -360,19 +395,15 @@ impl Keep {
     ) -> Result<()> {
         tokio::task::block_in_place(|| {
             self.sync_inputs(batch)?;
-            let waiting = self.dead.waiting();
-            if !(dead.is_empty() && waiting.is_empty()) || self.dead.is_unsettled() {
+            if !dead.is_empty() || self.dead.is_unsettled() {
                 // Letters are durable under the batch's number before its commit: with the plan, the batch that
                 // runs again after a crash mostly has them, too.
                 self.ledger.lock().sync_plan()?;
-                self.dead.commit(batch.id, dead, &waiting, &self.replays)?;
+                self.dead.commit(batch.id, dead, &self.replays)?;
             }
-            let mut states = self.states.lock();
             for state in kept {
-                let entry = states.get_mut(&state.name).ok_or_else(|| Error::internal("a state without files"))?;
-                entry.save(batch.id, state)?;
+                self.state_keep(state)?.save(batch.id, state)?;
             }
-            drop(states);
             {
                 let mut ledger = self.ledger.lock();
                 // Committed already when a later step failed and all are repeated.
@@ -387,23 +418,25 @@ impl Keep {
                         ..Committed::default()
                     })?;
                 }
+                // In this order: a letter that comes between them is settled by this batch and the next.
+                self.dead.settled();
                 self.replays.settled();
-                let mut ahead = self.ahead.lock();
-                if let Some(next) = &*ahead {
-                    ledger.plan(next)?;
-                    *ahead = None;
-                }
+                self.plan_next(&mut ledger)?;
             }
             // After the commit point: versions that nobody may go back to are needed no more.
             let oldest = self.forget()?;
-            let mut states = self.states.lock();
             for state in kept {
-                if let Some(entry) = states.get_mut(&state.name) {
-                    entry.tidy(batch.id, state, oldest, self.versions.bytes)?;
-                }
+                self.state_keep(state)?.tidy(batch.id, state, oldest, self.versions.bytes)?;
             }
             Ok(())
         })
+    }
+
+    /// Where a state is kept. The next batches' rows are taken while this one's are written.
+    fn state_keep(&self, state: &KeptState) -> Result<StateKeep> {
+        let states = self.states.lock();
+        let entry = states.get(&state.name).ok_or_else(|| Error::internal("a state without files"))?;
+        Ok(entry.keep())
     }
 
     /// Forgets batches beyond what is to be kept, and gives the oldest that is.
@@ -486,21 +519,21 @@ mod tests {
         let update = |new: &[i64], total: Option<i64>| Some(total.unwrap_or(0) + new.iter().sum::<i64>());
         let program = |s: crate::DStream<(String, i64)>| s.update_state_by_key(update).snapshot();
         let input: Vec<Vec<(String, i64)>> =
-            (0..1003_i64).map(|batch| vec![(format!("k{}", batch % 7), batch), ("all".to_string(), 1)]).collect();
+            (0..403_i64).map(|batch| vec![(format!("k{}", batch % 7), batch), ("all".to_string(), 1)]).collect();
         let whole = run(input.clone(), program, 1).unwrap();
         let versions = |batches, bytes| Versions { batches, age: None, bytes };
         for (kept, most_files) in
-            [(versions(1, u64::MAX), 128), (versions(200, u64::MAX), 400), (versions(1000, 1), 128)]
+            [(versions(1, u64::MAX), 128), (versions(50, u64::MAX), 200), (versions(1000, 1), 128)]
         {
             let dir = tempfile::tempdir().unwrap();
             let built = |partitions| {
                 StreamingContext::builder("test").partitions(partitions).data_dir(dir.path()).keep_versions(kept)
             };
-            run_built(built(2), &input, program, 0..1000).unwrap();
+            run_built(built(2), &input, program, 0..400).unwrap();
             let (all, most) = state_files(dir.path());
-            assert!(most <= most_files && all >= 1, "{most} files of a state after 1000 batches, {kept:?}");
-            let mut got = run_built(built(1), &input, program, 1000..1003).unwrap();
-            let mut want = whole[1000..].to_vec();
+            assert!(most <= most_files && all >= 1, "{most} files of a state after 400 batches, {kept:?}");
+            let mut got = run_built(built(1), &input, program, 400..403).unwrap();
+            let mut want = whole[400..].to_vec();
             got.iter_mut().chain(&mut want).for_each(|batch| batch.sort());
             assert_eq!(got, want);
         }

@@ -3,9 +3,12 @@
 //! [`run`] tells it top to bottom. [`next`] says what a batch reads, [`clock`]
 //! when it is due, [`rate`] how much it may be, [`keep`] what is durable and [`states`] of states
 //! ([`in_turn`] of large ones), [`retain`] what the log gives up, [`patience`] how long something
-//! outside is waited for, [`told`] what people are told, [`lower`] the outputs' plans; [`pipeline`] puts the parts of a program together and owns the loop.
+//! outside is waited for, [`committing`] what waits for its commit, [`told`] what people are told, [`lower`] the outputs' plans; [`pipeline`] puts the parts of a program together and owns the loop.
 
 mod clock;
+mod committing;
+#[cfg(test)]
+mod committing_tests;
 #[cfg(test)]
 mod idle_tests;
 mod in_turn;

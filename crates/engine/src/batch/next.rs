@@ -116,9 +116,9 @@ impl Pipeline {
         }
     }
 
-    /// Whether receivers refused something that no commit has kept yet.
+    /// Whether receivers refused something since the last commit, which lets it be run again.
     fn letters_wait(&self) -> bool {
-        self.keep.as_ref().is_some_and(|keep| keep.dead().is_waiting())
+        self.keep.as_ref().is_some_and(|keep| keep.dead().is_fresh())
     }
 
     /// Whether a batch ends the program: its inputs are exhausted.

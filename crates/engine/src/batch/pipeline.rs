@@ -1,17 +1,18 @@
 //! A started program: its parts, and the loop that ticks.
 //!
 //! Invariant: at most one batch runs and at most one commits; the commit of a
-//! batch ends before the next one's begins.
+//! batch ends before the next one's begins ([`super::committing`]).
 
 use super::{
     Keep, RateControl, Trigger,
     clock::Tick,
+    committing::Committing,
     lower::lowered,
     patience::{Patience, Tries},
     rate::Pid,
     retain::Retaining,
     run::Ran,
-    told,
+    told::{self, Told},
 };
 use crate::{
     change::{Changes, Rebuilt, describe, moved, reach, refuse, topics_undo},
@@ -37,9 +38,6 @@ use tidemill_core::{
     Timestamp, Watermark, WatermarkSpec,
 };
 use tidemill_store::{Past, ledger::ProgramEntry};
-
-/// The commit of a batch, beside the run of the next.
-type Commit = tokio::task::JoinHandle<Result<()>>;
 
 /// An output and its kept plan.
 #[derive(Debug, Clone)]
@@ -77,8 +75,7 @@ pub(crate) struct Pipeline {
     watches: Mutex<BTreeMap<String, Watch>>,
     /// Streams that receivers fill.
     pub(super) received: HashSet<String>,
-    /// When people were last told what inputs have.
-    pub(super) told: Mutex<Option<Timestamp>>,
+    pub(super) told: Mutex<Told>,
 }
 
 /// Where the program stands after the last batch that ran.
@@ -301,28 +298,25 @@ impl Pipeline {
 
     /// Runs batches until told to stop, or until the trigger ends.
     pub(crate) async fn run(self: Arc<Self>, stop: Stop, kill: Stop) -> Result<()> {
-        let mut committing = None;
+        let mut committing = Committing::of(&self);
         self.patience.ends_after(&stop);
         let ended = tokio::select! {
             biased;
             () = kill.stopped() => Ok(()),
             ended = self.go_on(&stop, &mut committing) => ended,
         };
-        if let Some(commit) = committing.take() {
-            // Killed: a commit ends at its next wait, and holds the data directory no longer.
-            commit.abort();
-            let _killed = commit.await;
-        }
+        committing.abort().await;
         let intakes = self.intakes.lock().take();
         if let Some(intakes) = intakes {
             intakes.close().await;
         }
         self.retention_ended().await;
+        self.telling_ended().await;
         ended
     }
 
     /// Ends what the last life began, then runs batches.
-    async fn go_on(self: &Arc<Self>, stop: &Stop, committing: &mut Option<Commit>) -> Result<()> {
+    async fn go_on(self: &Arc<Self>, stop: &Stop, committing: &mut Committing) -> Result<()> {
         self.repeat_last_commit().await?;
         if let Some(intakes) = self.intakes.lock().as_ref() {
             intakes.start();
@@ -332,7 +326,7 @@ impl Pipeline {
     }
 
     /// The loop: tick, plan, run, commit.
-    async fn batches(self: &Arc<Self>, stop: &Stop, committing: &mut Option<Commit>) -> Result<()> {
+    async fn batches(self: &Arc<Self>, stop: &Stop, committing: &mut Committing) -> Result<()> {
         let mut pid = match self.config.rate {
             RateControl::Pid { min_rate } => Some(Pid::new(min_rate)),
             RateControl::Fixed(_) | RateControl::Off => None,
@@ -360,16 +354,16 @@ impl Pipeline {
                 None => match self.next(stop, draining).await {
                     Err(error) => {
                         // What ran before stays committed.
-                        settle(committing).await?;
+                        committing.settle().await?;
                         return Err(error);
                     }
                     // The last commit may fill a topic that the program reads: then this is not the end.
                     Ok(next)
                         if next.as_ref().is_none_or(|(batch, _)| self.is_end(batch))
-                            && committing.is_some()
+                            && !committing.is_settled()
                             && draining.is_none() =>
                     {
-                        settle(committing).await?;
+                        committing.settle().await?;
                         continue;
                     }
                     Ok(Some(next)) => next,
@@ -378,7 +372,7 @@ impl Pipeline {
             };
             if self.early {
                 // What can be seen before its commit must not run beside the commit before it.
-                settle(committing).await?;
+                committing.settle().await?;
             }
             if let (Some(keep), false) = (&self.keep, repeated) {
                 self.persist(|| async { if self.early { keep.plan_durably(&batch) } else { keep.plan(&batch) } })
@@ -410,19 +404,13 @@ impl Pipeline {
                 Some(keep) => keep.gather(batch.id, &self.states)?,
                 None => Vec::new(),
             };
-            settle(committing).await?;
             let last = (self.config.trigger == Trigger::Once && !tick.missed) || (self.is_end(&batch) && !repeated);
-            let this = Arc::clone(self);
-            *committing = Some(tokio::spawn(async move {
-                this.commit(Ran { run, emitted, report, kept }).await?;
-                this.retain_when_due();
-                Ok(())
-            }));
+            committing.push(self, Ran { run, emitted, report, kept }).await?;
             if last {
                 break;
             }
         }
-        settle(committing).await?;
+        committing.settle().await?;
         self.note_shown().await
     }
 
@@ -436,7 +424,7 @@ impl Pipeline {
     async fn run_until_done(
         &self,
         batch: &Batch,
-        committing: &mut Option<Commit>,
+        committing: &mut Committing,
     ) -> Result<(Arc<BatchRun>, Vec<(usize, crate::emit::Emitted)>)> {
         let mut tries = Tries::new(&self.patience, &*self.config.clock);
         let mut failed = false;
@@ -453,7 +441,7 @@ impl Pipeline {
                     self.board.update_program(|program| program.error = Some(error.chain()));
                     self.retain_to_make_room();
                     failed = true;
-                    settle(committing).await?;
+                    committing.settle().await?;
                     if let Some(keep) = &self.keep {
                         // What failed the batch may fail this as well, as when no more files can be opened.
                         self.persist(|| async { keep.restore(&self.states) }).await?;
@@ -462,7 +450,7 @@ impl Pipeline {
                 }
                 Err(error) => {
                     // What ran before stays committed.
-                    settle(committing).await?;
+                    committing.settle().await?;
                     return Err(error);
                 }
             }
@@ -508,6 +496,9 @@ impl Pipeline {
         };
         let report = BatchReport { batch: id, time, ..BatchReport::default() };
         self.commit(Ran { run, emitted, report, kept }).await?;
+        if self.lags_are_due() {
+            self.tell_of_lags().await;
+        }
         self.retain_to_make_room();
         self.note_shown().await
     }
@@ -567,15 +558,6 @@ impl Pipeline {
         }
         self.note_shown().await
     }
-}
-
-/// Waits for a commit that is under way. It stays in its place meanwhile, so
-/// that whoever gives up waiting still has it.
-async fn settle(committing: &mut Option<Commit>) -> Result<()> {
-    let Some(task) = committing.as_mut() else { return Ok(()) };
-    let ended = task.await;
-    *committing = None;
-    ended.map_err(|e| Error::internal("a commit panicked").because(e))?
 }
 
 fn micros(span: Duration) -> u64 {

@@ -11,9 +11,8 @@
 //! repeated. A crash before the commit point runs the batch again over the same
 //! ranges; a crash after it repeats the sinks' idempotent commit.
 //!
-//! The commit of a batch overlaps the run of the next one ([`super::pipeline`]
-//! waits for it before it commits again), since one waits for the disk and the
-//! other for the processor.
+//! The commit of a batch overlaps the run of the next ones ([`super::committing`]),
+//! since one waits for the disk and the other for the processor.
 
 use super::{
     Keep,
@@ -48,6 +47,18 @@ pub(crate) struct Ran {
     pub(crate) report: BatchReport,
     /// Rows of the states to be kept as this batch's version.
     pub(crate) kept: Vec<super::states::KeptState>,
+}
+
+impl Ran {
+    /// Bytes that it holds until it is committed.
+    pub(super) fn bytes(&self) -> usize {
+        let rows = |emitted: &Emitted| match emitted {
+            Emitted::Rows(rows) => rows.iter().map(RecordBatch::get_array_memory_size).sum(),
+            Emitted::Staged(_) | Emitted::Nothing => 0,
+        };
+        let emitted: usize = self.emitted.iter().map(|(_, emitted)| rows(emitted)).sum();
+        emitted + self.kept.iter().map(super::states::KeptState::bytes).sum::<usize>()
+    }
 }
 
 impl Pipeline {
@@ -148,7 +159,7 @@ impl Pipeline {
         }
         report.records_in = run.records_in.load(Relaxed);
         (report.state_bytes, report.state_spilled) = (self.config.memory.used(), self.config.memory.spilled());
-        self.tell_of_inputs(&run).await;
+        self.tell_of_records(&run);
         self.board.publish_batch(report);
         Ok(())
     }

@@ -10,13 +10,21 @@
 //!
 //! Rows that add up and lie where batches change them are set aside in turn ([`super::in_turn`]).
 //!
+//! What a batch changed is taken between two batches ([`StateEntry`]) and written
+//! in its commit ([`StateKeep`]), maybe some batches later: taking waits for no disk.
+//!
 //! Invariants: no batch writes all rows of a state. What is left is a bounded
 //! number of files and of rows that a start reads ([`pace`]), whatever the state
 //! has been through. Called by [`super::Keep`] around the commit point.
 
-use super::in_turn::{Given, InTurn};
+use super::in_turn::{Given, Taking, Writing};
 use crate::state::{StateOperator, Swept};
 use arrow_array::RecordBatch;
+use parking_lot::{Mutex, MutexGuard};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use tidemill_core::{BatchId, Result};
 use tidemill_store::state::{Again, KeptAgain, StateFiles, Unfinished};
 
@@ -53,10 +61,20 @@ pub(crate) struct KeptState {
     ends_round: bool,
 }
 
-/// The files of a state, and what came since all of it was kept.
+impl KeptState {
+    /// Bytes of its rows.
+    pub(super) fn bytes(&self) -> usize {
+        let again = self.again.iter().flat_map(|(_, _, rows)| rows);
+        let given = self.given.iter().flat_map(|given| &given.rows);
+        let all = self.delta.iter().chain(again).chain(self.whole.iter().flatten()).chain(given);
+        all.map(RecordBatch::get_array_memory_size).sum()
+    }
+}
+
+/// A state, and what of it was taken since all of it was.
 #[derive(Debug)]
 pub(crate) struct StateEntry {
-    files: StateFiles,
+    keep: StateKeep,
     /// Rows of deltas in this round: since a snapshot was due, or a sweep began.
     rows: usize,
     /// Number of those deltas.
@@ -65,10 +83,25 @@ pub(crate) struct StateEntry {
     sweep: Option<BatchId>,
     /// The first version of the last sweep that ended.
     since: Option<BatchId>,
+    /// A snapshot whose rows are taken in turn.
+    taking: Taking,
+}
+
+/// The files of a state.
+#[derive(Debug, Clone)]
+pub(crate) struct StateKeep {
+    written: Arc<Mutex<Written>>,
+    /// Whether a snapshot of rows that were taken at once is to be finished.
+    snapshots: Arc<AtomicBool>,
+}
+
+#[derive(Debug)]
+struct Written {
+    files: StateFiles,
     /// A snapshot that is being written.
     snapshot: Option<(Unfinished, u64)>,
     /// One whose rows are taken in turn.
-    in_turn: InTurn,
+    writing: Writing,
 }
 
 /// Deltas of a round of a state of so many rows.
@@ -86,20 +119,30 @@ fn pace(rows: usize, delta: usize, before: usize) -> usize {
 
 impl StateEntry {
     pub(crate) fn new(files: StateFiles) -> Self {
-        Self { files, rows: 0, deltas: 0, sweep: None, since: None, snapshot: None, in_turn: InTurn::default() }
+        let written = Written { files, snapshot: None, writing: Writing::default() };
+        let keep = StateKeep { written: Arc::new(Mutex::new(written)), snapshots: Arc::default() };
+        Self { keep, rows: 0, deltas: 0, sweep: None, since: None, taking: Taking::default() }
+    }
+
+    /// Where it is kept.
+    pub(super) fn keep(&self) -> StateKeep {
+        self.keep.clone()
     }
 
     /// Sets the state back to a version; later ones are removed.
     pub(super) fn restore(&mut self, version: BatchId, operator: &dyn StateOperator) -> Result<()> {
-        self.files.truncate_after(version)?;
-        (self.rows, self.deltas, self.sweep) = (0, 0, None);
-        (self.snapshot, self.in_turn) = (None, InTurn::default());
+        let Self { keep, rows, deltas, .. } = self;
+        let mut written = keep.written();
+        written.files.truncate_after(version)?;
+        (*rows, *deltas, self.sweep, self.taking) = (0, 0, None, Taking::default());
+        (written.snapshot, written.writing) = (None, Writing::default());
+        keep.snapshots.store(false, Ordering::Release);
         if version.0 == 0 {
             self.since = None;
             return operator.restore(&[]);
         }
-        self.since = self.files.since(version)?;
-        let Self { files, rows, deltas, .. } = self;
+        let files = &mut written.files;
+        self.since = files.since(version)?;
         operator.restore_from(&mut |each| {
             let mut whole = false;
             // A large state reads them more than once.
@@ -154,53 +197,64 @@ impl StateEntry {
             }
         } else {
             let is_due = self.rows > (all * REPEAT_FACTOR).max(REPEAT_ROWS) || self.deltas >= round(all);
-            let goes_on = self.in_turn.goes_on();
-            let begins = is_due && !goes_on && self.snapshot.is_none();
+            let goes_on = self.taking.goes_on();
+            let begins = is_due && !goes_on && !self.keep.snapshots.load(Ordering::Acquire);
             if begins {
                 (self.rows, self.deltas) = (0, 0);
             }
             if goes_on || begins && operator.sets_aside() {
-                kept.given = Some(self.in_turn.take(batch, pace(all, count, self.rows), operator)?);
+                kept.given = Some(self.taking.take(batch, pace(all, count, self.rows), operator)?);
             } else if begins {
                 kept.whole = Some(operator.snapshot()?);
+                self.keep.snapshots.store(true, Ordering::Release);
             }
         }
         kept.delta = delta;
         Ok(kept)
     }
+}
+
+impl StateKeep {
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock()
+    }
 
     /// Makes the version durable. May be repeated.
-    pub(super) fn save(&mut self, version: BatchId, kept: &KeptState) -> Result<()> {
+    pub(super) fn save(&self, version: BatchId, kept: &KeptState) -> Result<()> {
+        let files = &mut self.written().files;
         match &kept.again {
             _ if kept.delta.is_empty() => Ok(()),
             Some((round, again, rows)) => {
                 let again = KeptAgain { round: *round, again, rows };
-                self.files.save_again(version, &kept.delta, &again, kept.since)
+                files.save_again(version, &kept.delta, &again, kept.since)
             }
-            None => self.files.save_rolled(version, &kept.delta, kept.since),
+            None => files.save_rolled(version, &kept.delta, kept.since),
         }
     }
 
     /// After the commit point: writes a piece of the snapshot that is under way,
     /// and removes the files of versions that nobody may go back to.
-    pub(super) fn tidy(&mut self, version: BatchId, kept: &KeptState, oldest: BatchId, bytes: u64) -> Result<()> {
+    pub(super) fn tidy(&self, version: BatchId, kept: &KeptState, oldest: BatchId, bytes: u64) -> Result<()> {
+        let Written { files, snapshot, writing } = &mut *self.written();
         let mut ended = kept.ends_round;
         if let Some(given) = &kept.given {
-            ended |= self.in_turn.write(&mut self.files, given)?;
+            ended |= writing.write(files, given)?;
         }
         if let Some(rows) = &kept.whole {
             let size: usize = rows.iter().map(RecordBatch::get_array_memory_size).sum();
             let piece = (size as u64 / PIECES).max(PIECE_BYTES);
-            self.snapshot = Some((self.files.begin_snapshot(version, rows)?, piece));
+            *snapshot = Some((files.begin_snapshot(version, rows)?, piece));
         }
-        if let Some((snapshot, piece)) = self.snapshot.take() {
-            self.snapshot = self.files.go_on(snapshot, piece)?.map(|snapshot| (snapshot, piece));
-            ended |= self.snapshot.is_none();
+        if let Some((unfinished, piece)) = snapshot.take() {
+            // One that the disk refuses is given up, and another one may begin.
+            self.snapshots.store(false, Ordering::Release);
+            *snapshot = files.go_on(unfinished, piece)?.map(|unfinished| (unfinished, piece));
+            self.snapshots.store(snapshot.is_some(), Ordering::Release);
+            ended |= snapshot.is_none();
         }
         if ended {
-            let oldest =
-                if self.files.bytes()? > bytes { self.files.oldest_within(bytes)?.max(oldest) } else { oldest };
-            self.files.prune(oldest.min(version))?;
+            let oldest = if files.bytes()? > bytes { files.oldest_within(bytes)?.max(oldest) } else { oldest };
+            files.prune(oldest.min(version))?;
         }
         Ok(())
     }

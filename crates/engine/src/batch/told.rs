@@ -20,11 +20,19 @@ use tidemill_core::{
     BatchDetail, BatchReport, DeadLetter, Duration, Graph, GraphColumn, GraphNode, Guarantee, LetterReport, NodeKind,
     OperatorReport, PartitionReport, Timestamp,
 };
+use tokio::task::JoinHandle;
 
 /// Pause between two looks at what inputs have that was not read.
 const EVERY: Duration = Duration::from_secs(1);
 /// Partitions of an input that are told of.
 const PARTITIONS: usize = 64;
+
+/// When people were last told what inputs have, and the look that goes on.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    last: Option<Timestamp>,
+    task: Option<JoinHandle<()>>,
+}
 
 impl Pipeline {
     /// Adds to a batch's report what is known of its steps once it has run.
@@ -66,8 +74,8 @@ impl Pipeline {
         detail.operators.extend(more);
     }
 
-    /// Says what inputs have that no batch has read, now and then.
-    pub(super) async fn tell_of_inputs(&self, run: &BatchRun) {
+    /// Says what the batch has read of inputs that no receiver tells of.
+    pub(super) fn tell_of_records(&self, run: &BatchRun) {
         let now = self.now();
         for (stream, records) in run.records_by_stream() {
             if records > 0 && !self.is_received(&stream) {
@@ -77,13 +85,41 @@ impl Pipeline {
                 });
             }
         }
-        {
-            let mut told = self.told.lock();
-            if told.is_some_and(|told| now >= told && now.since(told) < EVERY) {
-                return;
-            }
-            *told = Some(now);
+    }
+
+    /// Begins to say what inputs have that no batch has read, when it is due. A source may ask a
+    /// server for it, and no commit waits for that.
+    pub(super) fn tell_of_lags_when_due(self: &Arc<Self>) {
+        if self.lags_are_due() {
+            let this = Arc::clone(self);
+            let task = tokio::spawn(async move { this.tell_of_lags().await });
+            self.told.lock().task = Some(task);
         }
+    }
+
+    /// The program has ended: a look that goes on tells nobody, and holds the data directory no longer.
+    pub(super) async fn telling_ended(&self) {
+        let task = self.told.lock().task.take();
+        if let Some(task) = task {
+            task.abort();
+            let _ended = task.await;
+        }
+    }
+
+    /// Whether it is time for a look, and none goes on; then it begins.
+    pub(super) fn lags_are_due(&self) -> bool {
+        let now = self.now();
+        let mut told = self.told.lock();
+        let recent = told.last.is_some_and(|last| now >= last && now.since(last) < EVERY);
+        if recent || told.task.as_ref().is_some_and(|task| !task.is_finished()) {
+            return false;
+        }
+        told.last = Some(now);
+        true
+    }
+
+    /// Says what inputs have that no batch has read.
+    pub(super) async fn tell_of_lags(&self) {
         for input in &self.inputs {
             let position = self.progress.lock().positions.get(&input.name).cloned().unwrap_or_default();
             let lag = input.source.lag(&position).await.ok();

@@ -50,11 +50,11 @@ fn a_program_is_told_as_a_graph_and_each_batch_with_what_its_operators_gave() {
 
     // What no batch has read is told, too: at most once a second.
     topic.append(0, &tests::lines(["unread", "and more"]), None).unwrap();
+    assert!(!program.pipeline().lags_are_due(), "the batch was just now");
     clock.advance(Duration::from_secs(2));
-    program.pipeline().told.lock().take();
-    let run = crate::plan::BatchRun::new(tidemill_core::Batch::default(), std::collections::BTreeMap::new());
+    assert!(program.pipeline().lags_are_due());
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(program.pipeline().tell_of_inputs(&run));
+    runtime.block_on(program.pipeline().tell_of_lags());
     let input = &board.inputs()[0];
     assert_eq!((input.stream.as_str(), input.lag), ("lines", Some(2)), "{input:?}");
     assert_eq!((input.partitions[0].position.0, input.partitions[0].lag), (2, Some(2)), "{input:?}");

@@ -2,14 +2,15 @@
 //!
 //! Invariant: what an output wrote stays where it is, and nobody looks for it in
 //! the new place; that is shown, and needs consent. Nothing of it is left half done:
-//! an output whose last batch is perhaps not whole does not move. Another format in the same
+//! an output whose last batch is perhaps not whole does not move, but for one that
+//! sends at least once: what it kept aside goes to the new place. Another format in the same
 //! place is no move: what was staged there is still made whole. Reads what the
 //! ledger knows and writes nothing. Called by [`super::compare()`], and by the
 //! start, before it repeats the last commit.
 
 use super::OutputChange;
 use crate::{batch::OutputPlan, emit::OutputKind};
-use tidemill_core::{Error, Guarantee, Result};
+use tidemill_core::{Error, Guarantee, Result, Sink};
 use tidemill_store::{
     Past,
     ledger::{OutputEntry, ProgramEntry},
@@ -27,11 +28,26 @@ fn elsewhere<'a>(before: &'a ProgramEntry, output: &OutputPlan) -> Option<&'a Ou
     (place(&old.what) != place(&sink.describe())).then_some(old)
 }
 
+/// What it is that writes: `webhook` of `webhook example.org (array)`.
+fn kind(what: &str) -> &str {
+    what.split(' ').next().unwrap_or(what)
+}
+
+/// Whether what an output kept aside for the last batch goes to its new place: one that sends at least once is moved
+/// since its server has moved, and has nothing in the old place that would be made whole there.
+fn sends_on(old: &OutputEntry, sink: &dyn Sink) -> bool {
+    sink.guarantee() == Guarantee::AtLeastOnce && kind(&old.what) == kind(&sink.describe())
+}
+
 /// The outputs that have moved since the last committed batch: what that one staged is not theirs.
 pub(crate) fn moved(past: &Past, outputs: &[OutputPlan]) -> Vec<String> {
     let Some(last) = past.last() else { return Vec::new() };
     let before = past.program_at(last.batch);
-    outputs.iter().filter(|output| elsewhere(&before, output).is_some()).map(|output| output.name.clone()).collect()
+    let has_moved = |output: &&OutputPlan| {
+        let OutputKind::Sink(sink) = &output.kind else { return false };
+        elsewhere(&before, output).is_some_and(|old| past.is_shown() || !sends_on(old, &**sink))
+    };
+    outputs.iter().filter(has_moved).map(|output| output.name.clone()).collect()
 }
 
 /// What is to be said of outputs that the program moves. A copy of another program must move them.
@@ -44,7 +60,8 @@ pub(super) fn moved_outputs(past: &Past, outputs: &[OutputPlan]) -> Result<Vec<O
     for output in outputs {
         let (Some(old), OutputKind::Sink(sink)) = (elsewhere(&before, output), &output.kind) else { continue };
         let once = sink.guarantee() == Guarantee::ExactlyOnce;
-        if once && last.staged.get(&output.name).is_some_and(|parts| !parts.is_empty()) && !past.is_shown() {
+        let sends_on = sends_on(old, &**sink);
+        if !sends_on && last.staged.get(&output.name).is_some_and(|parts| !parts.is_empty()) && !past.is_shown() {
             return Err(Error::user(format!(
                 "output `{}` is to write to {} from now on, and the program ended, such as by a crash, before it was known \
                  that batch {} is whole in {}: start the program once more as it was, until that batch is, and then let the \
@@ -63,7 +80,49 @@ pub(super) fn moved_outputs(past: &Past, outputs: &[OutputPlan]) -> Result<Vec<O
 
 #[cfg(test)]
 mod tests {
-    use super::place;
+    use super::*;
+    use arrow_array::RecordBatch;
+    use futures::stream::BoxStream;
+    use tidemill_core::{BatchId, StagedPart, Timestamp};
+
+    #[derive(Debug)]
+    struct Sends(&'static str, Guarantee);
+
+    #[async_trait::async_trait]
+    impl Sink for Sends {
+        fn describe(&self) -> String {
+            self.0.to_string()
+        }
+        fn guarantee(&self) -> Guarantee {
+            self.1
+        }
+        async fn stage(
+            &self,
+            _batch: BatchId,
+            _time: Timestamp,
+            _part: usize,
+            _rows: BoxStream<'_, Result<RecordBatch>>,
+        ) -> Result<Option<StagedPart>> {
+            Ok(None)
+        }
+        async fn commit(&self, _batch: BatchId, _parts: &[StagedPart]) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_is_kept_aside_goes_on_to_the_new_place_of_the_same_kind_that_sends_at_least_once() {
+        use Guarantee::{AtLeastOnce, ExactlyOnce};
+        for (before, now, guarantee, goes) in [
+            ("webhook a.example (array)", "webhook b.example (array)", AtLeastOnce, true),
+            ("webhook a.example (array)", "webhook at the address in variable HOOK (row)", AtLeastOnce, true),
+            ("files out (json)", "files elsewhere (json)", ExactlyOnce, false),
+            ("files out (json)", "webhook a.example (array)", AtLeastOnce, false),
+        ] {
+            let old = OutputEntry { name: "out".to_string(), what: before.to_string(), topic: None, undoes: None };
+            assert_eq!(sends_on(&old, &Sends(now, guarantee)), goes, "{before} to {now}");
+        }
+    }
 
     #[test]
     fn a_place_is_what_stands_before_how() {

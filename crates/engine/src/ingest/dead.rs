@@ -3,9 +3,8 @@
 //! Letters of a batch are appended at its commit, with the batch's number as
 //! the frame's token: a commit that is repeated appends nothing, and one that a
 //! crash has kept from being one leaves letters to be settled ([`super::unsettled`]). Letters of
-//! receivers (a line over the bound) wait here for the next commit; should the
-//! process die first, the peer's line is refused again or gone with the
-//! connection, as it was never acked.
+//! receivers (a line over the bound, a gap) belong to no batch. They are durable at once: the
+//! receiver may then tell its peer that it needs the record no more, or go on behind it.
 
 use super::{Replays, unsettled::Unsettled};
 use arrow_array::{
@@ -14,12 +13,12 @@ use arrow_array::{
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use tidemill_core::{BatchId, DeadLetter, Error, Result};
 use tidemill_store::log::Topic;
-
-/// Letters of receivers that wait for a commit; beyond it the oldest is dropped and counted in the log.
-const WAITING: usize = 10_000;
 
 /// Columns of the topic.
 pub(crate) fn dead_schema() -> SchemaRef {
@@ -37,8 +36,9 @@ pub(crate) fn dead_schema() -> SchemaRef {
 #[derive(Debug)]
 pub(crate) struct DeadLetters {
     topic: Arc<Topic>,
-    waiting: Mutex<Vec<DeadLetter>>,
     kept: Mutex<Kept>,
+    /// A receiver's letter came since the last commit, which lets it be run again.
+    fresh: AtomicBool,
 }
 
 /// What is known of the topic's end.
@@ -58,22 +58,21 @@ impl DeadLetters {
     pub(crate) fn open(topic: Arc<Topic>, replays: &Replays, last: BatchId) -> Result<Self> {
         let unsettled = Unsettled::find(&topic, &replays.noted()?, last)?;
         replays.settled_upto(unsettled.first().unwrap_or(topic.end(0).0));
-        Ok(Self { topic, waiting: Mutex::default(), kept: Mutex::new(Kept { batch: None, unsettled }) })
+        Ok(Self { topic, kept: Mutex::new(Kept { batch: None, unsettled }), fresh: AtomicBool::new(false) })
     }
 
-    /// Keeps a letter that belongs to no batch, for the next commit.
-    pub(crate) fn now(&self, letter: DeadLetter) {
+    /// Keeps a letter that belongs to no batch; it is durable when this returns.
+    ///
+    /// # Errors
+    /// When the topic can't be written.
+    pub(crate) fn now(&self, letter: &DeadLetter) -> Result<()> {
         tracing::warn!(stream = letter.stream, reason = letter.reason, "refused a record");
-        let mut waiting = self.waiting.lock();
-        if waiting.len() == WAITING {
-            let lost = waiting.remove(0);
-            tracing::error!(
-                stream = lost.stream,
-                reason = lost.reason,
-                "dropped the oldest refused record: too many between two batches"
-            );
-        }
-        waiting.push(letter);
+        // Not among the letters of a batch, and under the token that is there: that of the last batch with letters.
+        let _alone = self.kept.lock();
+        self.topic.append(0, &rows(&[letter])?, self.topic.resume(0).as_deref())?;
+        self.topic.sync_to(0, self.topic.end(0))?;
+        self.fresh.store(true, Ordering::Release);
+        Ok(())
     }
 
     /// Where they are kept.
@@ -89,14 +88,14 @@ impl DeadLetters {
         self.topic.sync_to(0, self.topic.end(0))
     }
 
-    /// Letters of receivers that no commit has kept yet.
-    pub(crate) fn waiting(&self) -> Vec<DeadLetter> {
-        self.waiting.lock().clone()
+    /// Whether a receiver's letter came since the last commit.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.fresh.load(Ordering::Acquire)
     }
 
-    /// Whether a letter waits for a commit.
-    pub(crate) fn is_waiting(&self) -> bool {
-        !self.waiting.lock().is_empty()
+    /// A batch is committed: what came before it is settled.
+    pub(crate) fn settled(&self) {
+        self.fresh.store(false, Ordering::Release);
     }
 
     /// Whether a life before left letters of a batch that it did not commit.
@@ -104,30 +103,20 @@ impl DeadLetters {
         !self.kept.lock().unsettled.is_empty()
     }
 
-    /// Appends the letters of a batch, and `waiting` ones with them, once; may be repeated. What a life before
-    /// left of batches that were not committed stays as far as this one has it, too; of the rest `replays` is told.
-    pub(crate) fn commit(
-        &self,
-        batch: BatchId,
-        letters: &[DeadLetter],
-        waiting: &[DeadLetter],
-        replays: &Replays,
-    ) -> Result<()> {
+    /// Appends the letters of a batch, once; may be repeated. What a life before left of batches that were not
+    /// committed stays as far as this one has it, too; of the rest `replays` is told.
+    pub(crate) fn commit(&self, batch: BatchId, letters: &[DeadLetter], replays: &Replays) -> Result<()> {
         let mut kept = self.kept.lock();
         if kept.batch != Some(batch) {
-            let (mut new, others) = kept.unsettled.settled(batch, letters);
+            let (new, others) = kept.unsettled.settled(batch, letters);
             if !others.is_empty() {
                 let count = others.len();
                 tracing::info!(count, "letters of a batch that was not committed: their records are read again");
                 replays.note(&others)?;
             }
-            new.extend(waiting);
             if !new.is_empty() {
                 self.topic.append(0, &rows(&new)?, Some(&batch.to_string()))?;
             }
-            let mut left = self.waiting.lock();
-            let kept_now = waiting.len().min(left.len());
-            left.drain(..kept_now);
             *kept = Kept { batch: Some(batch), unsettled: Unsettled::default() };
         }
         self.topic.sync_to(0, self.topic.end(0))

@@ -14,7 +14,13 @@ use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::FutureExt;
-use std::{panic::AssertUnwindSafe, sync::Arc};
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tidemill_core::{
     Ack, Blame, Block, Board, Clock, DeadLetter, Duration, Error, InputReport, Intake, Receiver, Result, Stop,
     StopHandle,
@@ -77,6 +83,7 @@ impl Intakes {
                     max_lag_bytes: config.max_lag_bytes / u64::from(count),
                     stopping: stopping.clone(),
                     order: Mutex::default(),
+                    failing: AtomicBool::default(),
                 };
                 ports.push((receiver, Arc::new(port)));
             }
@@ -171,6 +178,8 @@ struct Port {
     stopping: Stop,
     /// Held from the wait to the append: blocks keep the order of the calls.
     order: Mutex<()>,
+    /// The last try found no room. Whoever appends may give up meanwhile, and another one gets through.
+    failing: AtomicBool,
 }
 
 impl Port {
@@ -212,34 +221,20 @@ impl Port {
     }
 }
 
-#[async_trait]
-impl Intake for Port {
-    async fn append(&self, block: Block, resume: Option<String>) -> Result<Ack> {
-        let (records, bytes) = (block.len() as u64, block.bytes.len() as u64);
-        let rows = rows_of(&block)?;
-        let _in_order = self.order.lock().await;
-        self.wait_for_room().await?;
-        let mut failed = false;
+impl Port {
+    /// Tries until it works, or no further try mends it; tells of the trouble meanwhile, and of its end.
+    async fn until_done<T>(&self, mut act: impl FnMut() -> Result<T>) -> Result<T> {
         loop {
-            let (done, ack) = Ack::pair();
-            // The receiver may not care for its ack.
-            let tell = Box::new(move |result| drop(done.send(result)));
-            match self.topic.append_with(self.partition, &rows, resume.as_deref(), tell) {
-                Ok(_) => {
-                    self.source.appended(records, bytes);
-                    self.board.update_input(&self.stream, self.index, |report| {
-                        report.records += records;
-                        report.bytes += bytes;
-                        report.last = Some(self.clock.now());
-                    });
-                    if failed {
+            match act() {
+                Ok(done) => {
+                    if self.failing.swap(false, Ordering::AcqRel) {
                         self.board.update_program(|program| program.error = None);
                         self.report("receiving again");
                     }
-                    return Ok(ack);
+                    return Ok(done);
                 }
                 Err(error) if error.is_retryable() && !self.stopping.is_stopped() => {
-                    failed = true;
+                    self.failing.store(true, Ordering::Release);
                     self.board.update_program(|program| program.error = Some(error.chain()));
                     self.report(&format!("waiting: {}", error.chain()));
                     self.clock.sleep_until(self.clock.now().plus(RETRY)).await;
@@ -248,13 +243,38 @@ impl Intake for Port {
             }
         }
     }
+}
+
+#[async_trait]
+impl Intake for Port {
+    async fn append(&self, block: Block, resume: Option<String>) -> Result<Ack> {
+        let (records, bytes) = (block.len() as u64, block.bytes.len() as u64);
+        let rows = rows_of(&block)?;
+        let _in_order = self.order.lock().await;
+        self.wait_for_room().await?;
+        let ack = self
+            .until_done(|| {
+                let (done, ack) = Ack::pair();
+                // The receiver may not care for its ack.
+                let tell = Box::new(move |result| drop(done.send(result)));
+                self.topic.append_with(self.partition, &rows, resume.as_deref(), tell).map(|_| ack)
+            })
+            .await?;
+        self.source.appended(records, bytes);
+        self.board.update_input(&self.stream, self.index, |report| {
+            report.records += records;
+            report.bytes += bytes;
+            report.last = Some(self.clock.now());
+        });
+        Ok(ack)
+    }
 
     async fn refuse(&self, mut letter: DeadLetter) -> Result<()> {
         letter.stream.clone_from(&self.stream);
         letter.partition = self.partition.into();
         letter.offset = self.topic.end(self.partition);
+        self.until_done(|| tokio::task::block_in_place(|| self.dead.now(&letter))).await?;
         self.board.update_program(|program| program.refused += 1);
-        self.dead.now(letter);
         Ok(())
     }
 

@@ -422,8 +422,13 @@ impl Running {
     ///
     /// # Errors
     /// When it has tried often enough.
-    fn try_again(&self, tries: &mut u32, clock: &SteppingClock, after: u64) -> Result<()> {
+    fn try_again(&self, tries: &mut u32, (life, clock): (&Life, &SteppingClock), after: u64) -> Result<()> {
         let Some(error) = self.board.program().error else { return Ok(()) };
+        // What fails since the machine has stopped is not tried again, and no time passes for it: the next life would
+        // begin beyond the tick that is due, and run one batch more.
+        if life.died().is_some() {
+            return Ok(());
+        }
         *tries += 1;
         if *tries > TRIES_MAX {
             return Err(Error::user(format!(
@@ -472,7 +477,7 @@ impl Running {
                     },
                     // Where the clock is wrong nobody knows when the next tick is due: time passes while the loop sleeps.
                     () = clock.sleeps() => {
-                        self.try_again(&mut tries, clock, last.0)?;
+                        self.try_again(&mut tries, (life, clock), last.0)?;
                         if clock.is_right() {
                             slept = true;
                         } else {
@@ -513,7 +518,7 @@ impl Running {
                     done.map_err(|e| Error::internal("the batch loop panicked").because(e))??;
                     return Ok(ended);
                 }
-                () = clock.sleeps() => if let Err(error) = self.try_again(&mut tries, clock, last) {
+                () = clock.sleeps() => if let Err(error) = self.try_again(&mut tries, (life, clock), last) {
                     return self.kill().await.and(Err(error));
                 },
             }

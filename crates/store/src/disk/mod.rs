@@ -150,17 +150,15 @@ pub fn create_dir(disk: &dyn Disk, path: &Path) -> io::Result<()> {
         missing.push(at.to_owned());
         at = parent(at);
     }
-    disk.create_dir_all(path)?;
-    for dir in missing.iter().rev() {
-        if let Err(error) = disk.sync_dir(parent(dir)) {
-            // Whoever tries again must not find it there and take its name for durable. One that is in use by now stays.
-            for made in &missing {
-                let _stays = disk.remove_dir(made);
-            }
-            return Err(error);
+    let made =
+        disk.create_dir_all(path).and_then(|()| missing.iter().rev().try_for_each(|dir| disk.sync_dir(parent(dir))));
+    if made.is_err() {
+        // Whoever tries again must not find one there and take its name for durable. One that is in use by now stays.
+        for dir in &missing {
+            let _stays = disk.remove_dir(dir);
         }
     }
-    Ok(())
+    made
 }
 
 /// The whole of a file.

@@ -51,6 +51,20 @@ fn both_disks_do_the_same() {
 }
 
 #[test]
+fn a_directory_that_is_made_at_the_second_try_survives() {
+    let path = Path::new("/a/b/c");
+    let whole = SimDisk::new();
+    create_dir(&whole, path).unwrap();
+    for op in 0..whole.ops() {
+        let disk = SimDisk::new();
+        disk.fail_at(op, Fault::Eio);
+        create_dir(&disk, path).unwrap_err();
+        create_dir(&disk, path).unwrap();
+        assert!(disk.crash_at_worst(false).exists(path), "an error at operation {op}");
+    }
+}
+
+#[test]
 fn what_is_synced_survives_and_the_rest_meets_every_fate() {
     let mut fates = BTreeSet::new();
     for seed in 0..300 {

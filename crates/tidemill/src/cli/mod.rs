@@ -3,6 +3,7 @@
 //! Invariant: a command only reads arguments, puts parts together through
 //! [`tidemill::assemble`] or the store, and prints. Called by `main`.
 
+mod agent;
 mod backup;
 mod change;
 mod check;
@@ -10,15 +11,18 @@ mod consume;
 mod data;
 mod dead;
 mod demo;
+mod import;
 mod kafka;
 mod out;
 mod plan;
 mod produce;
 mod program;
+mod recordings;
 mod replay;
 mod replay_batch;
 mod rewind;
 mod run;
+mod serving;
 mod simulate;
 mod sql;
 mod status;
@@ -50,6 +54,7 @@ Examples:
   tidemill check program.sql          is this program right?
   tidemill run program.sql            run it; Ctrl-C stops and keeps
   tidemill sql                        ask the history
+  tidemill agent FILE.toml            sources, channels and sinks without code
   tidemill plan program.sql           what becomes of its state, now that it has changed?
   tidemill rewind --to 20m            go back, and run it again from there
   tidemill dead list                  records that were refused, and why
@@ -75,6 +80,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     Demo(demo::Demo),
     Run(run::Run),
+    Agent(agent::AgentCommand),
+    Import(import::ImportCommand),
     Check(check::Check),
     Plan(plan::Plan),
     Sql(sql::Sql),
@@ -98,6 +105,8 @@ impl Command {
         match self {
             Self::Demo(command) => command.run(),
             Self::Run(command) => command.run(),
+            Self::Agent(command) => command.run(),
+            Self::Import(command) => command.run(),
             Self::Check(command) => command.run(),
             Self::Plan(command) => command.run(),
             Self::Sql(command) => command.run(),

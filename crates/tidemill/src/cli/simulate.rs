@@ -3,7 +3,7 @@
 //! Invariant: the protocols are those of [`tidemill::connectors::social::simulate`],
 //! which the tests of the collectors connect to; this only reads files and options.
 
-use super::{demo::sample_texts, out::outln, values};
+use super::{demo::sample_texts, out::outln, serving::Signals, values};
 use clap::{Args, ValueEnum};
 use std::{
     fs::File,
@@ -22,9 +22,7 @@ use tidemill::{
             simulate::{Fault, Plan, Posted, Simulator},
         },
     },
-    core::StopHandle,
 };
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Serve a social network's protocol on this machine, from recorded posts.
 ///
@@ -137,25 +135,16 @@ impl Simulate {
 }
 
 async fn serve(network: Network, listen: &str, plan: Plan) -> Result<()> {
-    let listening = |kind| signal(kind).map_err(|e| Error::external("can't listen for signals").because(e));
-    let (mut interrupt, mut terminate) = (listening(SignalKind::interrupt())?, listening(SignalKind::terminate())?);
+    let signals = Signals::listen()?;
     let simulator = Simulator::bind(listen, plan).await?;
     let stage = simulator.stage();
     let address = simulator.address()?;
     let url =
         if network == Network::Bluesky { format!("ws://{address}/subscribe") } else { format!("http://{address}") };
     outln!("simulating {} at {url}; Ctrl-C ends it", network.name());
-    let (handle, stop) = StopHandle::new();
-    let running = simulator.run(stop);
-    tokio::pin!(running);
-    tokio::select! {
-        ended = &mut running => return ended,
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    if signals.end(|stop| simulator.run(stop)).await? {
+        outln!("published {} posts", stage.published());
     }
-    handle.stop();
-    running.await?;
-    outln!("published {} posts", stage.published());
     Ok(())
 }
 

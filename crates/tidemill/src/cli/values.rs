@@ -37,6 +37,14 @@ pub(crate) fn rate(text: &str) -> Result<f64, String> {
     }
 }
 
+/// `10x` or `10`: times faster.
+pub(crate) fn speed(text: &str) -> Result<f64, String> {
+    match text.trim().trim_end_matches(['x', '×']).parse::<f64>() {
+        Ok(speed) if speed.is_finite() && speed > 0.0 => Ok(speed),
+        _ => Err("write how many times faster, such as 1x, 10x or 0.5x".to_string()),
+    }
+}
+
 /// A program's name.
 pub(crate) fn program_name(text: &str) -> Result<String, String> {
     check_program_name(text).map(|()| text.to_string()).map_err(|error| error.to_string())
@@ -84,6 +92,14 @@ mod tests {
         assert_eq!(rate("0.5"), Ok(0.5));
         for wrong in ["0", "-1", "inf", "NaN", "fast", "/s"] {
             assert!(rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_speed_is_positive() {
+        assert_eq!((speed("10x"), speed("0.5"), speed("3×")), (Ok(10.0), Ok(0.5), Ok(3.0)));
+        for wrong in ["0x", "-1x", "infx", "x", "10/s"] {
+            assert!(speed(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -5,11 +5,13 @@
 
 use std::sync::Arc;
 use tidemill::{
-    Duration, Record, Timestamp,
+    Duration, Record, Timestamp, Trigger,
     engine::QueueSource,
     testing::{Setup, Trial, check_survives},
 };
 
+#[path = "../../examples/receiver.rs"]
+mod receiver;
 #[path = "../../examples/sessions.rs"]
 mod sessions;
 #[path = "../../examples/sql_program.rs"]
@@ -24,7 +26,7 @@ mod word_count;
 const SECOND: Duration = Duration::from_secs(1);
 
 /// An example that this list does not have fails the test below it.
-const EXAMPLES: [&str; 5] = ["sessions", "sql_program", "stateful", "trending", "word_count"];
+const EXAMPLES: [&str; 6] = ["receiver", "sessions", "sql_program", "stateful", "trending", "word_count"];
 
 #[test]
 fn every_example_stands_here() {
@@ -111,4 +113,41 @@ fn the_demo_survives() {
     });
     trial.restart_at_every_batch(&[1, 2, 3]);
     trial.step_the_clock();
+}
+
+/// Lives of a program with the guide's receiver, each stopped while it receives: every reading is there once.
+#[test]
+fn receiver_survives() {
+    use arrow_array::{cast::AsArray, types::Int64Type};
+    let data = tempfile::tempdir().unwrap();
+    let mut before = 0;
+    for life in 0..5 {
+        let last = life == 4;
+        let readings = if last { before + 100 } else { u64::MAX };
+        let context = tidemill::context("receiver").registry(receiver::registry()).data_dir(data.path());
+        let context = context.trigger(if last { Trigger::Drain } else { Trigger::Asap }).build();
+        context.declare_sql(&receiver::program(readings)).unwrap();
+        let (board, mut events) = (context.board(), context.board().subscribe());
+        context.start().unwrap();
+        let counts = || {
+            let Some(view) = board.view("warm") else { return [0, 0] };
+            [0, 1].map(|i| view.rows.column(i).as_primitive::<Int64Type>().values().first().copied().unwrap_or(0))
+        };
+        if last {
+            context.await_termination().unwrap();
+        } else {
+            while counts()[0].cast_unsigned() < before + 20 {
+                drop(events.blocking_recv());
+            }
+            context.stop(true).unwrap();
+        }
+        let [n, different] = counts();
+        assert_eq!(n, different, "life {life}: nothing twice");
+        before = if last {
+            assert_eq!(n.cast_unsigned(), readings, "nothing lost");
+            readings
+        } else {
+            n.cast_unsigned()
+        };
+    }
 }

@@ -146,10 +146,11 @@ impl Sink for Slow {
 fn a_sink_at_a_hundredth_of_the_rate_holds_the_sender_and_then_drains() {
     const BLOCKS: u64 = 2_000;
     const LAG: u64 = 256 << 10;
+    const INTERVAL: Duration = Duration::from_millis(10);
     let clock = Arc::new(ManualClock::at(Timestamp::from_millis(1_000)));
     let (sent, behind, taken) = (Arc::<AtomicU64>::default(), Arc::<AtomicU64>::default(), Arc::default());
     let context = tidemill::context("slow")
-        .interval(Duration::from_millis(10))
+        .interval(INTERVAL)
         .partitions(1)
         .clock(Arc::clone(&clock) as Arc<dyn Clock>)
         .disk(Arc::new(SimDisk::new()))
@@ -170,7 +171,10 @@ fn a_sink_at_a_hundredth_of_the_rate_holds_the_sender_and_then_drains() {
     let all = BLOCKS * BLOCK as u64;
     let (until, mut queued) = (Instant::now() + PATIENCE, 0);
     while (taken.lock().unwrap().len() as u64) < all {
-        clock.advance(Duration::from_millis(1));
+        // Time is what the sink takes, and what the program waits until the next batch: however fast the machine is.
+        if let Some(tick) = clock.waited_for().filter(|tick| *tick <= clock.now().plus(INTERVAL)) {
+            clock.set(tick.max(clock.now()));
+        }
         queued = queued.max(context.board().reports().iter().map(|report| report.queued).max().unwrap_or(0));
         assert!(Instant::now() < until, "it does not drain: {:?}", context.board().program());
         std::thread::yield_now();
@@ -183,6 +187,57 @@ fn a_sink_at_a_hundredth_of_the_rate_holds_the_sender_and_then_drains() {
     assert!(behind <= 3 * LAG, "{behind} bytes were sent and not taken");
     assert!(queued <= 10, "{queued} batches were queued");
     assert!(behind > LAG / 4, "the sink was never behind: {behind} bytes");
+}
+
+/// Gives up an append that waits for room, as a server does whose client has gone, and appends again when there is some.
+#[derive(Debug)]
+struct GivesUp {
+    disk: SimDisk,
+    /// Whether the program waited while there was no room, and what it says since.
+    told: std::sync::mpsc::Sender<()>,
+    go_on: Arc<tokio::sync::Notify>,
+}
+
+#[async_trait]
+impl Receiver for GivesUp {
+    fn describe(&self) -> String {
+        "one that gives up".to_string()
+    }
+    async fn run(&self, intake: Arc<dyn Intake>, _stop: Stop) -> Result<()> {
+        self.disk.set_space(Some(0));
+        let waiting = intake.append(Block::from_records(["a"]), None);
+        assert!(tokio::time::timeout(Duration::from_millis(50), waiting).await.is_err(), "there is no room");
+        self.told.send(()).unwrap();
+        self.go_on.notified().await;
+        self.disk.set_space(None);
+        intake.append(Block::from_records(["b"]), None).await?;
+        self.told.send(()).unwrap();
+        Ok(())
+    }
+}
+
+#[test]
+fn a_program_is_ready_again_though_whoever_found_no_room_gave_up() {
+    let disk = SimDisk::new();
+    let (told, heard) = std::sync::mpsc::channel();
+    let go_on = Arc::new(tokio::sync::Notify::new());
+    let receiver = GivesUp { disk: disk.clone(), told, go_on: Arc::clone(&go_on) };
+    let context = tidemill::context("full")
+        .trigger(tidemill::Trigger::Asap)
+        .clock(Arc::new(ManualClock::at(Timestamp::from_millis(1_000))))
+        .disk(Arc::new(disk))
+        .data_dir("/d")
+        .build();
+    let text = TextFormat::from_options(&Options::new("s", [("format", "text")]), None).unwrap();
+    let lines = context.receiver_stream::<String>("lines", vec![Arc::new(receiver)], Arc::new(text)).unwrap();
+    lines.foreach_batch(|_, _: Vec<String>| Ok(()));
+    context.start().unwrap();
+    heard.recv_timeout(PATIENCE).unwrap();
+    assert!(context.board().program().error.is_some(), "it waits for room");
+    go_on.notify_one();
+    heard.recv_timeout(PATIENCE).unwrap();
+    assert_eq!(context.board().program().error, None);
+    context.stop(true).unwrap();
 }
 
 /// Runs a query and gives how it ended and the most memory that its process had.

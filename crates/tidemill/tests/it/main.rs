@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that can't go on fails")]
 
+mod agent;
 mod backup;
 mod bad;
 mod change;
@@ -22,6 +23,7 @@ mod pipes;
 mod programs;
 mod prompt;
 mod pty;
+mod push;
 mod run;
 mod slips;
 mod social;

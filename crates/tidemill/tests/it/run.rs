@@ -151,6 +151,15 @@ impl Ended {
         self
     }
 
+    /// It has printed all of this.
+    #[track_caller]
+    pub(crate) fn prints(&self, texts: &[&str]) -> &Self {
+        for text in texts {
+            assert!(self.out.contains(text), "{text:?} is missing: {self:#?}");
+        }
+        self
+    }
+
     /// Its error says all of this.
     #[track_caller]
     pub(crate) fn says(&self, texts: &[&str]) -> &Self {

@@ -1,10 +1,10 @@
-//! A Mastodon server: streams as server-sent events, timelines as pages.
+//! A Mastodon server: streams as server-sent events and over WebSockets, timelines as pages.
 //!
 //! Invariant: a stream begins with what is published after it was opened; a page has what is published and not deleted.
 
 use super::{
     Fault, Stage,
-    feed::{Script, pieces},
+    feed::{Pieces, Script, pieces},
     serve::{Answer, Asked},
 };
 use crate::social::{post::Network, seen::later};
@@ -22,6 +22,17 @@ impl Events {
         let names = || record["tags"].as_array().into_iter().flatten().filter_map(|tag| tag["name"].as_str());
         self.tag.as_ref().is_none_or(|tag| names().any(|name| name.eq_ignore_ascii_case(tag)))
     }
+
+    /// What post number `n` is in a stream that has it: its kind, and what goes with it.
+    fn event<'a>(&self, stage: &'a Stage, n: usize) -> Option<(&'static str, &'a str)> {
+        let post = &stage.plan.posts[n];
+        if post.is_delete() {
+            return Some(("delete", &post.id));
+        }
+        let value: Value = serde_json::from_str(&post.record).unwrap_or_default();
+        let kind = if post.is_post() { "update" } else { "status.update" };
+        self.has(&value).then_some((kind, &post.record))
+    }
 }
 
 impl Script for Events {
@@ -30,13 +41,8 @@ impl Script for Events {
     }
 
     fn render(&self, stage: &Stage, n: usize) -> Option<String> {
-        let post = &stage.plan.posts[n];
-        if post.is_delete() {
-            return Some(format!("event: delete\ndata: {}\n\n", post.id));
-        }
-        let value: Value = serde_json::from_str(&post.record).unwrap_or_default();
-        let kind = if post.is_post() { "update" } else { "status.update" };
-        self.has(&value).then(|| format!("event: {kind}\ndata: {}\n\n", post.record))
+        let (kind, data) = self.event(stage, n)?;
+        Some(format!("event: {kind}\ndata: {data}\n\n"))
     }
 
     fn keep_alive(&self) -> (&'static str, Duration) {
@@ -52,10 +58,58 @@ impl Script for Events {
     }
 }
 
-pub(super) fn answer(asked: &Asked, stage: &Arc<Stage>) -> Answer {
+/// The same over a WebSocket: a message each.
+struct Frames(Events);
+
+impl Script for Frames {
+    fn render(&self, stage: &Stage, n: usize) -> Option<String> {
+        let (event, payload) = self.0.event(stage, n)?;
+        Some(json!({"stream": ["public"], "event": event, "payload": payload}).to_string())
+    }
+
+    fn keep_alive(&self) -> (&'static str, Duration) {
+        ("", Duration::from_secs(30))
+    }
+
+    fn disconnect(&self) -> Option<String> {
+        None
+    }
+
+    fn garbage(&self) -> String {
+        "{\"event\": ".to_string()
+    }
+}
+
+fn unknown_token(asked: &Asked, stage: &Stage) -> Option<Answer> {
     let tokens = &stage.plan.tokens;
-    if !tokens.is_empty() && !tokens.iter().any(|token| Some(token.expose()) == asked.bearer()) {
-        return Answer::json(401, &json!({"error": "The access token is invalid"}));
+    let known = tokens.is_empty() || tokens.iter().any(|token| Some(token.expose()) == asked.bearer());
+    (!known).then(|| Answer::json(401, &json!({"error": "The access token is invalid"})))
+}
+
+/// The messages of a WebSocket and how it fails, or the answer that there is none.
+pub(super) fn frames(asked: &Asked, stage: &Arc<Stage>) -> Result<(Pieces, Fault), Answer> {
+    if let Some(no) = unknown_token(asked, stage) {
+        return Err(no);
+    }
+    let tag = match (asked.path.as_str(), asked.get("stream"), asked.get("tag")) {
+        ("/api/v1/streaming", Some("public" | "public:local" | "public:remote"), _) => None,
+        ("/api/v1/streaming", Some("hashtag"), Some(tag)) => Some(tag.to_string()),
+        _ => return Err(Answer::json(404, &json!({"error": "Not found"}))),
+    };
+    let from = stage.published();
+    match stage.fault() {
+        Fault::Status(code, after) => Err(refused(code, after, stage)),
+        fault => {
+            // Half a message is no message of a WebSocket: the connection goes without a goodbye.
+            let of_pieces = if let Fault::Half(after) = fault { Fault::HangUp(after) } else { fault };
+            Ok((pieces(Arc::clone(stage), Frames(Events { tag }), from, of_pieces), fault))
+        }
+    }
+}
+
+pub(super) fn answer(asked: &Asked, stage: &Arc<Stage>) -> Answer {
+    if let Some(no) = unknown_token(asked, stage) {
+        return no;
     }
     if let Some(which) = asked.path.strip_prefix("/api/v1/streaming/") {
         let tag = asked.get("tag").map(str::to_string);

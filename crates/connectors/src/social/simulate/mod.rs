@@ -12,6 +12,7 @@
 mod bluesky;
 mod dress;
 mod feed;
+mod frames;
 mod mastodon;
 mod serve;
 mod weibo;

@@ -3,7 +3,7 @@
 //! Invariant: every request is noted before it is answered, and every answer has
 //! the server's own date. Called for each connection.
 
-use super::{Stage, feed::Pieces, mastodon, weibo, wikimedia, x, x_v1};
+use super::{Stage, feed::Pieces, frames, mastodon, weibo, wikimedia, x, x_v1};
 use crate::social::post::Network;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -84,7 +84,7 @@ pub(super) fn pairs(query: &str) -> Vec<(String, String)> {
     parts
         .map(|part| {
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            let plain = |text: &str| crate::social::proxy::decode(&text.replace('+', " "));
+            let plain = |text: &str| crate::http::proxy::decode(&text.replace('+', " "));
             (plain(key), plain(value))
         })
         .collect()
@@ -99,13 +99,15 @@ pub(super) async fn serve(stream: TcpStream, stage: Arc<Stage>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(Duration::from_secs(30))
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
     if let Err(error) = connection.await {
         tracing::debug!(%error, "simulate: a connection ended");
     }
 }
 
-async fn answer(request: Request<Incoming>, stage: &Arc<Stage>) -> Response<StreamBody<Pieces>> {
+async fn answer(mut request: Request<Incoming>, stage: &Arc<Stage>) -> Response<StreamBody<Pieces>> {
+    let upgrade = hyper::upgrade::on(&mut request);
     let (head, body) = request.into_parts();
     let body = Limited::new(body, BODY).collect().await.map(|whole| whole.to_bytes()).unwrap_or_default();
     let query = head.uri.query().unwrap_or_default();
@@ -120,7 +122,11 @@ async fn answer(request: Request<Incoming>, stage: &Arc<Stage>) -> Response<Stre
         body,
     };
     let answer = match stage.plan.network {
-        Network::Mastodon => mastodon::answer(&asked, stage),
+        Network::Mastodon => match asked.header("sec-websocket-key") {
+            Some(key) => mastodon::frames(&asked, stage)
+                .map_or_else(|no| no, |(pieces, fault)| frames::answer(key, upgrade, pieces, fault)),
+            None => mastodon::answer(&asked, stage),
+        },
         Network::Wikimedia => wikimedia::answer(&asked, stage),
         Network::X => x::answer(&asked, stage),
         Network::XV1 => x_v1::answer(&asked, stage),

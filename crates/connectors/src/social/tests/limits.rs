@@ -133,6 +133,7 @@ fn options_are_checked() {
     for (name, pairs) in [
         ("mastodon", &[("url", "https://m.example"), ("timeline", "local"), ("proxy", "socks5://p:1")][..]),
         ("mastodon", &[("url", "https://m.example"), ("tag", "#tea"), ("token_file", "t")]),
+        ("mastodon", &[("url", "https://m.example"), ("transport", "websocket")]),
         (
             "wikimedia",
             &[("wikis", "enwiki, dewiki"), ("since", "2026-05-01T00:00:00Z"), ("user_agent", "a (b@c.example)")],
@@ -158,6 +159,7 @@ fn options_are_checked() {
         ("mastodon", &[("url", "http://m.example")], "write https://"),
         ("mastodon", &[("url", "https://m.example"), ("timeline", "home")], "`timeline`"),
         ("mastodon", &[("url", "https://m.example"), ("timeline", "hashtag")], "`tag` is missing"),
+        ("mastodon", &[("url", "https://m.example"), ("transport", "ws")], "`sse` or `websocket`"),
         ("mastodon", &[("url", "https://m.example"), ("token", "t")], "does not stand in a program"),
         ("mastodon", &[("url", "https://m.example"), ("tokenfile", "t")], "did you mean `token_file`"),
         ("wikimedia", &[("since", "soon")], "`since`"),

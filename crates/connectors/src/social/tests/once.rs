@@ -18,11 +18,16 @@ const FAULTS: [Fault; 9] = [
 
 /// A network with all faults, in which posts are published while the client is there and while it is not.
 async fn all_faults(network: Network) -> Heard {
+    let told = ["nothing came for 30 s", "503", "the connection broke", "the server closed the connection"];
+    all_faults_of(network, |server| server.receiver(network), &told).await
+}
+
+async fn all_faults_of(network: Network, receiver: impl FnOnce(&Server) -> Arc<dyn Receiver>, told: &[&str]) -> Heard {
     const COUNT: usize = 300;
     let mut plan = plan(network, COUNT);
     plan.faults = FAULTS.to_vec();
     let server = serve(plan).await;
-    let running = server.start(server.receiver(network), None);
+    let running = server.start(receiver(&server), None);
     server.stage.opened(1).await;
     server.stage.publish(5);
     running.records(5).await;
@@ -35,7 +40,7 @@ async fn all_faults(network: Network) -> Heard {
     let heard = running.end().await;
     assert_eq!(sorted(ids(network, &heard)), sorted(wanted(network, COUNT)));
     assert!(server.stage.asked().len() >= FAULTS.len(), "each fault was met");
-    for what in ["nothing came for 30 s", "503", "the connection broke", "the server closed the connection"] {
+    for what in told {
         assert!(heard.states.iter().any(|state| state.contains(what)), "{what}: {:?}", heard.states);
     }
     // Some headers count in whole seconds.
@@ -50,6 +55,21 @@ async fn mastodon() {
     let heard = all_faults(Network::Mastodon).await;
     assert_eq!(heard.refused.len(), 1, "{:?}", heard.refused);
     assert!(heard.refused[0].0.starts_with("byte "), "{:?}", heard.refused);
+}
+
+#[tokio::test]
+async fn mastodon_over_a_websocket() {
+    let client = |server: &Server| {
+        let client = Mastodon::new(&server.url).transport(Transport::WebSocket).token("sesame".into());
+        Arc::new(client.common(server.common(30))) as Arc<dyn Receiver>
+    };
+    let told = ["nothing came for 30 s", "503", "without closing handshake", "the server closed the connection"];
+    let heard = all_faults_of(Network::Mastodon, client, &told).await;
+    assert_eq!(heard.refused.len(), 1, "{:?}", heard.refused);
+    assert!(heard.refused[0].0.starts_with("no message of a stream: "), "{:?}", heard.refused);
+    let connected: Vec<_> = heard.states.iter().filter(|state| state.starts_with("connected to ")).collect();
+    assert!(connected.iter().all(|state| state.starts_with("connected to ws://")), "{connected:?}");
+    assert!(!heard.states.iter().any(|state| state.contains("sesame")), "{:?}", heard.states);
 }
 
 #[tokio::test]
@@ -178,4 +198,20 @@ async fn nothing_is_read_while_the_log_is_behind() {
     let waiting = tokio::time::timeout(Duration::from_millis(300), intake.0.notified()).await;
     assert!(waiting.is_err(), "a second block was handed on");
     task.abort();
+}
+
+/// Interruptions in a row without a post between them are gaps each.
+#[tokio::test]
+async fn each_gap_of_version_1_of_x_is_told() {
+    let mut plan = plan(Network::XV1, 20);
+    plan.faults = vec![Fault::HangUp(5), Fault::HangUp(0), Fault::HangUp(0)];
+    let server = serve(plan).await;
+    let running = server.start(server.receiver(Network::XV1), None);
+    server.stage.opened(1).await;
+    server.stage.publish(5);
+    running.records(5).await;
+    running.until(|heard| heard.refused.len() == 3).await;
+    let heard = running.end().await;
+    let froms: BTreeSet<&str> = heard.refused.iter().filter_map(|(why, _)| why.split(" from ").nth(1)).collect();
+    assert_eq!(froms.len(), 3, "each begins where the one before ended: {:?}", heard.refused);
 }

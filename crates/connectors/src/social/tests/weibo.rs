@@ -104,3 +104,21 @@ async fn what_is_left_lasts_to_the_end_of_the_hour() {
     assert_eq!(state, "5 new posts of 5; the next time in 92 s, 39 requests left this hour");
     running.end().await;
 }
+
+/// What was fetched is handed on also when a stop comes: no later answer has it.
+#[tokio::test]
+async fn a_stop_throws_nothing_away_that_was_fetched() {
+    let server = serve(plan(Network::Weibo, 5)).await;
+    server.stage.publish(5);
+    let behind = crate::contract::Behind::new();
+    let given: Arc<dyn Intake> = Arc::<crate::contract::Behind>::clone(&behind);
+    let (stop, stopped) = StopHandle::new();
+    let client = client(&server, &["a"]);
+    let task = tokio::spawn(async move { client.run(given, stopped).await });
+    behind.entered(1).await;
+    stop.stop();
+    tokio::task::yield_now().await;
+    behind.let_through(1);
+    task.await.unwrap().unwrap();
+    assert_eq!(ids(Network::Weibo, &behind.heard.heard()), wanted(Network::Weibo, 5));
+}

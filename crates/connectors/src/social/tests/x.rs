@@ -31,6 +31,24 @@ async fn a_rule_that_can_not_be_is_for_a_human() {
     assert!(error.chain().contains("rule `tea (`: UnprocessableEntity missing EOF"), "{}", error.chain());
 }
 
+/// A round that is longer than what is remembered.
+#[tokio::test]
+async fn a_long_round_repeats_nothing_of_its_overlap() {
+    let network = Network::X;
+    let server = serve(plan(network, 1_520)).await;
+    let search = || Arc::new(XSearch::new(&server.url, "sesame".into(), "tea").common(server.common(30)));
+    server.stage.publish(20);
+    let running = server.start(search(), None);
+    running.records(20).await;
+    let heard = running.end().await;
+    let mut got = ids(network, &heard);
+    server.stage.publish(1_500);
+    let running = server.start(search(), heard.resume);
+    running.says("searched ").await;
+    got.extend(ids(network, &running.end().await));
+    assert_eq!(sorted(got), sorted(wanted(network, 1_520)), "each once");
+}
+
 #[tokio::test]
 async fn the_search_is_a_backfill_and_goes_on() {
     let network = Network::X;

@@ -104,19 +104,27 @@ impl Search {
             }
             let request = request(&self.url, &path, &self.token)?;
             let Some(answer) = out.unless_stopped(out.link.ask(&request)).await else { return Ok(()) };
-            let text = answer?.whole(PAGE_BYTES).await?;
+            let mut answer = answer?;
+            let Some(text) = out.unless_stopped(answer.whole(PAGE_BYTES)).await else { return Ok(()) };
+            let text = text?;
             let page: Value = serde_json::from_slice(&text)
                 .map_err(|e| Failure::Http(format!("the answer to a search is not JSON: {e}")))?;
             let posts = page.get("data").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
             let mut records = Vec::new();
+            for id in posts.iter().filter_map(|post| post.get("id")?.as_str()) {
+                round.newest = later(&round.newest, id).to_string();
+            }
+            // Only these may be sent again after this round. Marks of older ones would drive out those of the last
+            // overlap, which stands on the last page.
+            let overlap = before(&round.newest);
             // The newest is the first of a page.
             for post in posts.iter().rev() {
                 let Some(id) = post.get("id").and_then(Value::as_str) else { continue };
-                round.newest = later(&round.newest, id).to_string();
                 if round.until.is_empty() || later(&round.until, id) == round.until {
                     round.until = id.to_string();
                 }
-                if seen.is_new(&[id]) {
+                let is_new = if later(id, &overlap) == id { seen.is_new(&[id]) } else { !seen.knows(&[id]) };
+                if is_new {
                     records.push(as_streamed(post, &page, rule).to_string().into_bytes());
                 }
             }

@@ -22,7 +22,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use serde_json::json;
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc};
 use tidemill_core::{Error, Input, Intake, Options, Receiver, Result, Stop};
 
 /// A client of a stream.
@@ -192,12 +192,8 @@ impl Messages for Session {
         Framing::Lines
     }
 
-    fn quiet(&self) -> Duration {
-        self.client.common.quiet
-    }
-
-    fn most(&self) -> usize {
-        self.client.common.max_line
+    fn common(&self) -> &Common {
+        &self.client.common
     }
 
     fn sends_again(&self) -> bool {

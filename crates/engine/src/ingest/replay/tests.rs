@@ -182,7 +182,7 @@ fn a_crash_at_any_operation_neither_loses_nor_doubles_a_letter() {
     {
         let before = parts(&base);
         let letters: Vec<DeadLetter> = (0..20).map(letter).collect();
-        before.letters.commit(BatchId(1), &letters, &[], &before.replays).unwrap();
+        before.letters.commit(BatchId(1), &letters, &before.replays).unwrap();
         before.replays.settled();
         request(&base, "0.json", [3, 5], false);
         before.replays.take_requests(NOW, true).unwrap();
@@ -234,7 +234,7 @@ fn a_batch_that_was_not_committed_is_another_one_when_it_runs_again_whatever_cra
     let base = SimDisk::new();
     let first: Vec<DeadLetter> = [1, 2, 3, 4].into_iter().map(letter).collect();
     let before = parts_after(&base, BatchId(0));
-    before.letters.commit(BatchId(1), &first, &[], &before.replays).unwrap();
+    before.letters.commit(BatchId(1), &first, &before.replays).unwrap();
     // As a life does that is to end before its commit: asked for too early, the letters wait.
     request(&base, "1.json", 0..4, false);
     before.replays.take_requests(NOW, true).unwrap();
@@ -244,12 +244,11 @@ fn a_batch_that_was_not_committed_is_another_one_when_it_runs_again_whatever_cra
     let receiver = [DeadLetter { batch: None, ..letter(70) }];
     let life = |disk: &SimDisk, receiver: &[DeadLetter]| {
         let parts = parts_after(disk, BatchId(0));
-        receiver.iter().for_each(|letter| parts.letters.now(letter.clone()));
-        let waiting = parts.letters.waiting();
+        receiver.iter().try_for_each(|letter| parts.letters.now(letter))?;
         parts.replays.take_requests(NOW, true).unwrap();
         // Repeated, as after a later step that failed.
         for _ in 0..2 {
-            parts.letters.commit(BatchId(1), &again, &waiting, &parts.replays)?;
+            parts.letters.commit(BatchId(1), &again, &parts.replays)?;
         }
         Ok::<_, Error>(parts)
     };
@@ -273,7 +272,7 @@ fn a_batch_that_was_not_committed_is_another_one_when_it_runs_again_whatever_cra
         let found = if crashed { disk.crash(at) } else { disk.fork() };
         let after = life(&found, &[]).unwrap();
         let mut got = runnable(&after);
-        // Of a receiver's letter nobody was told before the crash.
+        // Whether a receiver's letter was durable before the crash is in the next test.
         got.retain(|offset| *offset != 70);
         assert_eq!(got, [2, 3, 9, 10], "crashed at operation {at}");
         if !crashed {
@@ -282,6 +281,24 @@ fn a_batch_that_was_not_committed_is_another_one_when_it_runs_again_whatever_cra
         crashes += 1;
     }
     assert!(crashes > 5, "{crashes} crashes");
+}
+
+#[test]
+fn what_a_receiver_refused_is_durable_before_the_next_commit_and_under_no_batch() {
+    let disk = SimDisk::new();
+    let before = parts_after(&disk, BatchId(0));
+    before.letters.commit(BatchId(1), &[letter(1)], &before.replays).unwrap();
+    before.replays.settled();
+    before.letters.now(&DeadLetter { batch: None, ..letter(70) }).unwrap();
+    assert!(before.letters.is_fresh());
+    let after = parts_after(&disk.crash(1), BatchId(1));
+    assert_eq!(after.replays.dead.end(0), Offset(2));
+    assert_eq!(after.replays.dead.resume(0).as_deref(), Some("1"), "the token is that of the last batch");
+    assert!(!after.letters.is_unsettled());
+    // A batch that was not committed has it not among its letters.
+    let other = parts_after(&disk.crash(1), BatchId(0));
+    other.letters.commit(BatchId(1), &[], &other.replays).unwrap();
+    assert_eq!(runnable(&other), [70]);
 }
 
 #[test]

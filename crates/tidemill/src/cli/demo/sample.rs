@@ -5,6 +5,7 @@
 //! for HTML). The sample and its licence stand in `data/`.
 
 use bytes::Bytes;
+use futures::stream::{self, StreamExt};
 use std::sync::Arc;
 use tidemill::{connectors::replay::Recording, core::Clock, engine::SystemClock};
 
@@ -15,8 +16,9 @@ const TWEETS: &str = include_str!("../../../data/vader-tweets-groundtruth.tsv");
 pub(crate) fn recording() -> Recording {
     let heads: Arc<[String]> = TWEETS.lines().filter_map(head).collect();
     Arc::new(move || {
-        let heads = Arc::clone(&heads);
-        Box::new((0..heads.len()).map(move |i| Bytes::from(format!("{}{}\"}}", heads[i], SystemClock.now()))))
+        let (heads, count) = (Arc::clone(&heads), heads.len());
+        let line = move |i: usize| Ok(Bytes::from(format!("{}{}\"}}", heads[i], SystemClock.now())).into());
+        stream::iter((0..count).map(line)).boxed()
     })
 }
 
@@ -52,6 +54,7 @@ fn unescape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use futures::FutureExt;
 
     #[test]
     fn escapes_are_undone_once() {
@@ -61,7 +64,8 @@ mod tests {
     #[test]
     fn every_tweet_is_a_line_of_json_with_its_time() {
         let before = SystemClock.now().to_string();
-        let lines: Vec<Bytes> = recording()().collect();
+        let lines: Vec<Bytes> =
+            recording()().map(|line| line.unwrap().bytes).collect::<Vec<_>>().now_or_never().unwrap();
         assert_eq!(lines.len(), 4200);
         for line in &lines {
             let value: serde_json::Value = serde_json::from_slice(line).unwrap();

@@ -5,7 +5,7 @@
 //! itself.
 //!
 //! Invariant: what a proxy answers is bounded and never taken for the server's
-//! word; a proxy's password is never shown. Called by [`super::http`].
+//! word; a proxy's password is never shown. Called by [`super`].
 
 use super::secret::Secret;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -208,7 +208,7 @@ impl Proxy {
     }
 
     /// A connection to `host:port`.
-    pub(super) async fn connect(&self, secure: bool, host: &str, port: u16) -> Result<TcpStream, String> {
+    pub(crate) async fn connect(&self, secure: bool, host: &str, port: u16) -> Result<TcpStream, String> {
         match self.way(secure, host)? {
             Some(way) => way.connect(host, port).await,
             None => TcpStream::connect((host, port)).await.map_err(|e| format!("{host}:{port}: {e}")),
@@ -248,7 +248,7 @@ fn is_listed(host: &str, list: &str) -> bool {
 }
 
 /// `%41` is `A`.
-pub(super) fn decode(text: &str) -> String {
+pub(crate) fn decode(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = Vec::with_capacity(bytes.len());
     let mut at = 0;

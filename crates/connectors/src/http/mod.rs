@@ -1,17 +1,25 @@
-//! HTTP requests of collectors: one connection a request, bodies read as they come.
+//! HTTP requests of connectors: one connection a request, bodies read as they come.
 //!
 //! It is hyper's HTTP/1.1 client over a connection of our own making, TLS by
 //! rustls with the web's certificates, through a proxy where there is one.
-//! Collectors hold one long answer, or ask now and then; a pool of connections
-//! would be of no use.
+//! Collectors hold one long answer, or ask now and then, and a webhook gets whole
+//! batches; a pool of connections would be of no use.
 //!
-//! Invariant: nothing waits without an end (connecting, the head, and each
-//! silence of the body are bounded by the injected clock); a credential goes
+//! Invariant: nothing waits without an end (connecting, sending with the head, and
+//! each silence of the body are bounded by the injected clock); a credential goes
 //! only to the server it is for, and over plain HTTP only to this machine;
-//! what a server says in an error is cut short before it is shown.
+//! what a server says in an error is cut short before it is shown. Called by the
+//! collectors of [`crate::social`] and the sink [`crate::webhook`].
 
-use super::{clock::WallClock, failure::Failure, proxy::Proxy};
+pub mod clock;
+pub mod failure;
+pub mod proxy;
+pub(crate) mod refusal;
+pub mod secret;
+
 use bytes::Bytes;
+use clock::WallClock;
+use failure::Failure;
 use http_body_util::{BodyExt, Full};
 use hyper::{
     HeaderMap, Method, StatusCode, Uri,
@@ -20,6 +28,8 @@ use hyper::{
     header::{self, HeaderName, HeaderValue},
 };
 use hyper_util::rt::TokioIo;
+use proxy::Proxy;
+use refusal::Refusal;
 use rustls::pki_types::ServerName;
 use std::{fmt, sync::Arc, time::Duration};
 use tidemill_core::{Clock, Options, Result, Timestamp};
@@ -30,15 +40,15 @@ use tokio::{
 use tokio_rustls::TlsConnector;
 
 /// Connecting, with the proxy's and TLS's handshakes.
-const CONNECT: Duration = Duration::from_secs(15);
-/// From the request to the answer's head.
+pub(crate) const CONNECT: Duration = Duration::from_secs(15);
+/// From the request to the answer's head, beside the time that sending its body may take.
 const HEAD: Duration = Duration::from_secs(30);
+/// Bytes of a body that must be sent in a second, at the slowest.
+const SLOWEST: usize = 64 << 10;
+/// From the head of an answer that is taken whole to its end.
+const WHOLE: Duration = Duration::from_secs(120);
 /// Other servers that an answer may send us to.
 const REDIRECTS: usize = 3;
-/// Bytes of an error's text that are shown.
-const SHOWN: usize = 300;
-/// A clock that is off by more than this is named as the reason of a 401.
-const SKEW: Duration = Duration::from_secs(60);
 
 /// How collectors reach servers.
 #[derive(Debug, Clone)]
@@ -75,7 +85,7 @@ impl fmt::Debug for Request {
 }
 
 /// The address without its query.
-fn place(url: &Uri) -> String {
+pub(crate) fn place(url: &Uri) -> String {
     let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
     format!("{}://{}{port}{}", url.scheme_str().unwrap_or("http"), url.host().unwrap_or_default(), url.path())
 }
@@ -90,7 +100,41 @@ impl Request {
         if !matches!(parsed.scheme_str(), Some("http" | "https")) || parsed.host().is_none_or(str::is_empty) {
             return Err("an address begins with https:// (or http:// on this machine)".to_string());
         }
+        if parsed.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+            return Err(
+                "an address has no user and no password in it: credentials have options of their own".to_string()
+            );
+        }
         Ok(Self { method: Method::GET, url: parsed, headers: HeaderMap::new(), body: Bytes::new() })
+    }
+
+    /// [`Request::get`] of an address that credentials may be sent to.
+    ///
+    /// # Errors
+    /// When it is no address, or one with `http://` of another machine.
+    pub(crate) fn to_server(url: &str) -> Result<Self, String> {
+        let request = Self::get(url)?;
+        if !request.is_secure() && !is_local(request.host()) {
+            return Err("http:// is for servers on this machine; write https://".to_string());
+        }
+        Ok(request)
+    }
+
+    /// Of any method.
+    ///
+    /// # Errors
+    /// When the address is none.
+    #[cfg(feature = "s3")]
+    pub(crate) fn from_parts(method: Method, url: Uri, headers: HeaderMap, body: Bytes) -> Result<Self, String> {
+        if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
+            return Err("an address begins with https://".to_string());
+        }
+        Ok(Self { method, url, headers, body })
+    }
+
+    /// The server's name and port, for people: of an address whose path is a secret, this may be shown.
+    pub(crate) fn server(&self) -> &str {
+        self.url.authority().map_or("", |authority| authority.as_str())
     }
 
     /// The same as a POST with a body.
@@ -159,7 +203,7 @@ impl Request {
 }
 
 /// Whether a host is this machine.
-pub(super) fn is_local(host: &str) -> bool {
+pub(crate) fn is_local(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
 }
@@ -168,16 +212,13 @@ pub(super) fn is_local(host: &str) -> bool {
 ///
 /// # Errors
 /// When it is no address, or one that credentials can't be sent to.
-pub(super) fn base_url(options: &Options, usual: Option<&str>) -> Result<String> {
+pub(crate) fn base_url(options: &Options, usual: Option<&str>) -> Result<String> {
     let url = match usual {
         Some(usual) => options.get("url").unwrap_or(usual),
         None => options.require("url", "it names the server, such as https://mastodon.example")?,
     };
     let wrong = |why: String| tidemill_core::Error::user(format!("{}: option `url`: {why}", options.owner()));
-    let request = Request::get(url).map_err(wrong)?;
-    if !request.is_secure() && !is_local(request.host()) {
-        return Err(wrong("http:// is for servers on this machine; write https://".to_string()));
-    }
+    Request::to_server(url).map_err(wrong)?;
     Ok(url.trim_end_matches('/').to_string())
 }
 
@@ -234,7 +275,11 @@ impl Response {
     /// As [`Response::piece`], and when it is longer.
     pub async fn whole(&mut self, most: usize) -> Result<Vec<u8>, Failure> {
         let mut whole = Vec::new();
+        let until = self.clock.now().plus(WHOLE);
         while let Some(piece) = self.piece(HEAD).await? {
+            if self.clock.now() > until {
+                return Err(Failure::Network(format!("an answer was not whole after {} s", WHOLE.as_secs())));
+            }
             if whole.len() + piece.len() > most {
                 return Err(Failure::Http(format!("an answer of over {most} bytes")));
             }
@@ -250,63 +295,14 @@ impl Response {
 
     /// The server's time.
     pub fn date(&self) -> Option<Timestamp> {
-        http_date(self.header("date")?)
+        refusal::date(&self.headers)
     }
 
     /// Why an answer that is no success is none, as a [`Failure`] that says how to go on.
     pub async fn refusal(mut self) -> Failure {
         let text = self.whole(64 << 10).await.unwrap_or_default();
-        let text = String::from_utf8_lossy(&text);
-        let shown: String = text.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(SHOWN).collect();
-        let mut why = format!("the server answered {}", self.status);
-        if !shown.is_empty() {
-            why.push_str(&format!(": {shown}"));
-        }
-        match self.status.as_u16() {
-            420 | 429 => Failure::Limited(why, self.until()),
-            401 => match self.skew() {
-                // A wrong clock is mended by itself, where there is a time service.
-                Some(skew) => Failure::Http(format!("{why}; {skew}")),
-                None => Failure::Denied(format!("{why}; check the credentials")),
-            },
-            403 => Failure::Denied(why),
-            // What is asked for is wrong or not there, and stays so.
-            400 | 404 | 405 | 406 | 410 | 413 | 414 | 422 => Failure::Denied(why),
-            503 if self.header("retry-after").is_some() => Failure::Limited(why, self.until()),
-            _ => Failure::Http(why),
-        }
+        Refusal { status: self.status, headers: &self.headers, clock: &*self.clock }.failure(&text)
     }
-
-    /// When there may be more requests: `Retry-After` (seconds or a date), or the reset of a rate limit (seconds
-    /// since 1970, or ISO 8601).
-    fn until(&self) -> Option<Timestamp> {
-        if let Some(after) = self.header("retry-after") {
-            let now = self.clock.now();
-            let seconds = after.trim().parse().ok().map(|s: u64| now.plus(Duration::from_secs(s)));
-            return seconds.or_else(|| http_date(after));
-        }
-        let reset = self.header("x-rate-limit-reset").or_else(|| self.header("x-ratelimit-reset"))?;
-        let seconds = reset.trim().parse::<i64>().ok().and_then(|s| s.checked_mul(1_000_000));
-        seconds.or_else(|| crate::format::time::instant(reset)).map(Timestamp)
-    }
-
-    /// By how much our clock and the server's differ, in words, if by much.
-    fn skew(&self) -> Option<String> {
-        let (theirs, ours) = (self.date()?, self.clock.now());
-        let (off, word) = if ours > theirs { (ours.since(theirs), "ahead of") } else { (theirs.since(ours), "behind") };
-        (off > SKEW).then(|| {
-            format!(
-                "this machine's clock is {} s {word} the server's ({theirs}), which alone can make it refuse: set the clock right",
-                off.as_secs()
-            )
-        })
-    }
-}
-
-fn http_date(text: &str) -> Option<Timestamp> {
-    let at = httpdate::parse_http_date(text.trim()).ok()?;
-    let since = at.duration_since(std::time::UNIX_EPOCH).ok()?;
-    i64::try_from(since.as_micros()).ok().map(Timestamp)
 }
 
 /// An error with what lies behind it.
@@ -320,7 +316,8 @@ fn because(error: &dyn std::error::Error) -> String {
     text
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection, with TLS or without.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
 impl Link {
@@ -341,6 +338,15 @@ impl Link {
             }
         }
         Err(Failure::Denied(format!("{request:?}: the server sent us on more than {REDIRECTS} times")))
+    }
+
+    /// [`Link::send`], where an answer that sends us elsewhere is an answer.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    #[cfg(feature = "s3")]
+    pub(crate) async fn send_unmoved(&self, request: &Request) -> Result<Response, Failure> {
+        self.send_once(request).await
     }
 
     /// [`Link::send`], where anything but success is a failure.
@@ -376,7 +382,8 @@ impl Link {
             let value = HeaderValue::from_str(value).map_err(|_| network(format!("no value of {name}")))?;
             message.headers_mut().insert(name, value);
         }
-        let answer = self.within(HEAD, sender.send_request(message)).await;
+        let sending = Duration::from_secs((request.body.len() / SLOWEST) as u64);
+        let answer = self.within(HEAD + sending, sender.send_request(message)).await;
         let answer = match answer {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
@@ -392,7 +399,8 @@ impl Link {
         Ok(Response { status: head.status, headers: head.headers, body, driver, clock: Arc::clone(&self.clock) })
     }
 
-    async fn within<T>(&self, span: Duration, work: impl Future<Output = T>) -> Result<T, String> {
+    /// The work's result, unless it takes longer than a span.
+    pub(crate) async fn within<T>(&self, span: Duration, work: impl Future<Output = T>) -> Result<T, String> {
         let deadline = self.clock.now().plus(span);
         tokio::select! {
             biased;
@@ -402,12 +410,16 @@ impl Link {
     }
 
     async fn connect(&self, request: &Request) -> Result<Box<dyn Stream>, String> {
-        let (host, port) = (request.host(), request.port());
-        let stream = self.proxy.connect(request.is_secure(), host, port).await?;
+        self.dial(request.is_secure(), request.host(), request.port()).await
+    }
+
+    /// Opens a connection to a server, through the proxy if there is one, with TLS if it is to be `secure`.
+    pub(crate) async fn dial(&self, secure: bool, host: &str, port: u16) -> Result<Box<dyn Stream>, String> {
+        let stream = self.proxy.connect(secure, host, port).await?;
         crate::tcp::watch(&stream);
         // A failure only costs delay.
         let _delayed = stream.set_nodelay(true);
-        if !request.is_secure() {
+        if !secure {
             return Ok(Box::new(stream));
         }
         let name = ServerName::try_from(host.to_string()).map_err(|_| format!("`{host}` is no name of a server"))?;
@@ -443,11 +455,5 @@ mod tests {
         for bad in ["http://a.example", "ws://a.example", "a.example", "https://"] {
             assert!(url(bad).unwrap_err().to_string().contains("option `url`"), "{bad}");
         }
-    }
-
-    #[test]
-    fn dates_of_headers_are_read() {
-        assert_eq!(http_date("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Timestamp(1_445_412_480_000_000)));
-        assert_eq!(http_date("yesterday"), None);
     }
 }

@@ -1,0 +1,398 @@
+//! Sink `s3`: objects of an S3 bucket, one a batch, part and directory, exactly once.
+//!
+//! | Option | Meaning |
+//! |---|---|
+//! | `url` | the bucket and what names begin with: `s3://bucket/posts` |
+//! | `format` | `parquet` (default), `json` (one object a line), `csv` (with a header) or `text` (one text column) |
+//! | `partition_by` | columns whose values name directories, such as `day,lang`: `day=2026-01-31/lang=en/…` |
+//! | `endpoint` | the server of another than Amazon: `https://minio.example.org`; `http://` only on this machine |
+//! | `region` | the bucket's region (`us-east-1`, or as `AWS_REGION` says) |
+//!
+//! Credentials are those of the environment, as Amazon's tools have them:
+//! `AWS_ACCESS_KEY_ID` with `AWS_SECRET_ACCESS_KEY` and `AWS_SESSION_TOKEN`, a
+//! web identity, or the role of the machine.
+//!
+//! ```text
+//! stage    rows aside, on the program's own disk                        seen by nobody
+//! commit   PUT posts/day=…/batch-000000000007-part-00000.parquet  …     each whole at once
+//!          PUT posts/_tidemill.json  {"batch":7}                        the batch is whole
+//! ```
+//!
+//! **Why so.** A PUT shows an object whole or not at all, and one that is
+//! repeated under the same name with the same rows changes nothing: so a commit
+//! may be cut off and repeated, and nothing has to be cleaned up in the bucket.
+//! Parts of an upload that are held back until the commit would have to be found
+//! and given up after each crash, and cost money until then; a staged object that
+//! is copied would be written twice and read once more. The rows that wait lie
+//! where the ledger lies, so they share its fate. What is not promised: the
+//! objects of a batch are not seen at one instant; who needs that reads
+//! `_tidemill.json` first, and takes no object of a later batch.
+//!
+//! A program that is rewound has the objects of the batches that it undoes moved
+//! to `_undone/<to>-<upto>/`; readers pass over names that begin with `_`. Each
+//! start lists the objects once, and refuses batches that the ledger does not know.
+//!
+//! Invariant: an object belongs to a committed batch, and has rows; a quiet batch
+//! makes none. Nothing grows beside the objects: the mark is one, and is replaced.
+
+mod link;
+#[doc(hidden)]
+pub mod probe;
+#[cfg(test)]
+mod tests;
+
+use crate::{
+    aside::{Aside, Part},
+    files::{Encoder, FileFormat, PartitionBy, batch_of, takes},
+};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use async_trait::async_trait;
+use futures::{
+    StreamExt, TryStreamExt, future,
+    stream::{self, BoxStream},
+};
+use link::Over;
+use object_store::{
+    ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
+    aws::{AmazonS3, AmazonS3Builder},
+    path::Path as Key,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
+
+/// The name of the mark.
+const MARK: &str = "_tidemill.json";
+/// The folder of what was undone.
+const ASIDE: &str = "_undone";
+/// Objects that a part of a batch makes at most.
+const OBJECTS: usize = 1000;
+/// Objects that are sent side by side.
+const SENDING: usize = 8;
+/// Tries of a request, and how long they may take together, before the commit as a whole is tried again.
+const TRIES: usize = 4;
+const TRYING: Duration = Duration::from_secs(60);
+
+/// Objects of a bucket.
+#[derive(Debug)]
+pub struct S3Sink {
+    store: AmazonS3,
+    bucket: String,
+    prefix: String,
+    endpoint: Option<String>,
+    format: FileFormat,
+    by: Option<PartitionBy>,
+    aside: Aside,
+    /// Whether it is known that there are no objects of later batches, those of an earlier life least of all.
+    is_recovered: AtomicBool,
+}
+
+impl S3Sink {
+    /// From a sink's options.
+    ///
+    /// # Errors
+    /// When one is missing or wrong.
+    pub fn from_options(options: &Options) -> Result<Self> {
+        let owner = options.owner();
+        let wrong = |key: &str, why: &str| Error::user(format!("{owner}: option `{key}`: {why}"));
+        let url = options.require("url", "it names the bucket: s3://bucket/posts")?;
+        let rest = url.strip_prefix("s3://").or_else(|| url.strip_prefix("s3a://"));
+        let rest = rest.ok_or_else(|| wrong("url", "write it as s3://bucket/posts"))?;
+        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let fine =
+            bucket.len() >= 3 && bucket.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        if !fine {
+            return Err(wrong("url", &format!("`{bucket}` can't be a bucket's name")));
+        }
+        let prefix = Key::parse(prefix.trim_end_matches('/'))
+            .map_err(|e| wrong("url", "what follows the bucket can't begin names").because(e))?;
+        let name = options.get("format").unwrap_or("parquet");
+        let format = FileFormat::named(name)
+            .ok_or_else(|| wrong("format", &format!("it must be `parquet`, `json`, `csv` or `text`, not `{name}`")))?;
+        let mut builder = AmazonS3Builder::from_env()
+            .with_bucket_name(bucket)
+            .with_http_connector(Over::default())
+            .with_retry(RetryConfig { max_retries: TRIES, retry_timeout: TRYING, ..RetryConfig::default() });
+        if let Some(region) = options.get("region") {
+            builder = builder.with_region(region);
+        }
+        let endpoint = options.get("endpoint").map(|endpoint| endpoint.trim_end_matches('/').to_string());
+        if let Some(endpoint) = &endpoint {
+            crate::http::Request::to_server(endpoint).map_err(|why| wrong("endpoint", &why))?;
+            builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
+        }
+        let store = builder.build().map_err(|e| Error::user(format!("{owner}: S3 can't be reached so")).because(e))?;
+        Ok(Self {
+            store,
+            bucket: bucket.to_string(),
+            prefix: prefix.to_string(),
+            endpoint,
+            format,
+            by: PartitionBy::parse(options.get("partition_by").unwrap_or_default()),
+            aside: Aside::default(),
+            is_recovered: AtomicBool::new(false),
+        })
+    }
+
+    /// The bucket and the beginning of names, for people.
+    fn place(&self) -> String {
+        let slash = if self.prefix.is_empty() { "" } else { "/" };
+        format!("s3://{}{slash}{}", self.bucket, self.prefix)
+    }
+
+    /// The name of an object by what follows the prefix.
+    fn key(&self, rest: &str) -> Result<Key> {
+        let whole = if self.prefix.is_empty() { rest.to_string() } else { format!("{}/{rest}", self.prefix) };
+        Key::parse(whole).map_err(|e| Error::internal("s3: a name of an object").because(e))
+    }
+
+    fn failed(&self, what: &str, error: object_store::Error) -> Error {
+        use object_store::Error as Cause;
+        let text = format!("s3: can't {what} {}", self.place());
+        // The store's word for a bucket that is not there.
+        let no_bucket = error.to_string().contains("NoSuchBucket");
+        match error {
+            error @ (Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. }) => {
+                let hint = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do";
+                Error::user(format!("{text}: {hint}")).because(error)
+            }
+            error if no_bucket => {
+                Error::user(format!("{text}: there is no bucket `{}`: make it first", self.bucket)).because(error)
+            }
+            error @ (Cause::NotSupported { .. } | Cause::NotImplemented { .. } | Cause::InvalidPath { .. }) => {
+                Error::user(text).because(error)
+            }
+            error => Error::external(text).because(error),
+        }
+    }
+
+    /// The last batch that is whole in the bucket.
+    async fn last_whole(&self) -> Result<Option<u64>> {
+        let read = async {
+            let found = self.store.get(&self.key(MARK)?).await;
+            match found {
+                Err(object_store::Error::NotFound { source, .. }) if !source.to_string().contains("NoSuchBucket") => {
+                    Ok(None)
+                }
+                Err(error) => Err(self.failed("read the mark of", error)),
+                Ok(found) => found.bytes().await.map(Some).map_err(|error| self.failed("read the mark of", error)),
+            }
+        };
+        let Some(mark) = read.await? else { return Ok(None) };
+        let batch = serde_json::from_slice::<serde_json::Value>(&mark).ok().and_then(|mark| mark["batch"].as_u64());
+        batch.map(Some).ok_or_else(|| {
+            Error::user(format!(
+                "s3: {}/{MARK} is damaged, or another's: it should be like {{\"batch\":7}}",
+                self.place()
+            ))
+        })
+    }
+
+    async fn note(&self, batch: u64) -> Result<()> {
+        let mark = PutPayload::from(serde_json::json!({ "batch": batch }).to_string());
+        let put = self.store.put(&self.key(MARK)?, mark).await;
+        put.map(drop).map_err(|error| self.failed("write the mark of", error))
+    }
+
+    /// What follows the prefix.
+    fn rest<'a>(&self, key: &'a Key) -> &'a str {
+        key.as_ref().get(self.prefix.len()..).unwrap_or_default().trim_start_matches('/')
+    }
+
+    /// The batch that an object is of, when it is one of ours that readers see: such lie in directories of
+    /// partitions alone. What lies elsewhere below was undone, or is another's.
+    fn batch_of(&self, key: &Key) -> Option<BatchId> {
+        let (dirs, name) = match self.rest(key).rsplit_once('/') {
+            Some((dirs, name)) => (Some(dirs), name),
+            None => (None, self.rest(key)),
+        };
+        let is_ours = dirs.is_none_or(|dirs| dirs.split('/').all(|dir| dir.contains('=') && !dir.starts_with('=')));
+        batch_of(name).filter(|_| is_ours)
+    }
+
+    /// All our objects that readers see, with their batches.
+    fn objects(&self) -> Result<BoxStream<'_, Result<(Key, BatchId)>>> {
+        let prefix = Key::parse(&self.prefix).map_err(|e| Error::internal("s3: a prefix").because(e))?;
+        let listed = self.store.list(Some(&prefix)).map_err(|error| self.failed("list", error));
+        let ours = listed.try_filter_map(|object| {
+            let batch = self.batch_of(&object.location);
+            future::ready(Ok(batch.map(|batch| (object.location, batch))))
+        });
+        Ok(ours.boxed())
+    }
+
+    /// Removes the objects of a batch that are not those `written`. A life that was cut off in the middle of this
+    /// commit may have had other options, and so other names for the same rows.
+    async fn remove_others(&self, batch: BatchId, written: &BTreeSet<Key>) -> Result<()> {
+        let mut all = self.objects()?;
+        while let Some((key, of)) = all.try_next().await? {
+            if of == batch && !written.contains(&key) {
+                tracing::warn!(%key, "removed an object of a commit that was cut off under other options");
+                self.store.delete(&key).await.map_err(|error| self.failed("remove from", error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The objects of a part: what follows the prefix, and the bytes.
+    fn encoded(&self, batch: BatchId, part: usize, all: &[RecordBatch]) -> Result<Vec<(String, Vec<u8>)>> {
+        let mut encoders: BTreeMap<String, Encoder> = BTreeMap::new();
+        for rows in all {
+            let dealt = match &self.by {
+                Some(by) => by.split(rows)?,
+                None => [(String::new(), rows.clone())].into(),
+            };
+            for (dir, rows) in dealt {
+                if encoders.len() == OBJECTS && !encoders.contains_key(&dir) {
+                    return Err(Error::user(format!(
+                        "s3: batch {batch} has rows for more than {OBJECTS} directories of {}: take columns with fewer values in option `partition_by`",
+                        self.place()
+                    )));
+                }
+                encoders.entry(dir).or_insert_with(|| Encoder::new(self.format)).encode(&rows)?;
+            }
+        }
+        let name = format!("batch-{:012}-part-{part:05}.{}", batch.0, self.format.extension());
+        let finished = |(dir, mut encoder): (String, Encoder)| {
+            encoder.finish()?;
+            let slash = if dir.is_empty() { "" } else { "/" };
+            Ok((format!("{dir}{slash}{name}"), std::mem::take(encoder.bytes())))
+        };
+        encoders.into_iter().map(finished).collect()
+    }
+
+    /// Writes all objects of a batch, and says which they are.
+    async fn write(&self, batch: BatchId, parts: &[Part]) -> Result<BTreeSet<Key>> {
+        let mut written = BTreeSet::new();
+        for (at, part) in parts.iter().enumerate() {
+            let rows = self.aside.read(batch, part).await?;
+            let objects = self.encoded(batch, at, &rows)?;
+            drop(rows);
+            let puts = objects.into_iter().map(|(rest, bytes)| async move {
+                let key = self.key(&rest)?;
+                let put = self.store.put(&key, PutPayload::from(bytes)).await;
+                put.map(|_| key).map_err(|error| self.failed("write to", error))
+            });
+            let keys: Vec<Key> = stream::iter(puts).buffer_unordered(SENDING).try_collect().await?;
+            written.extend(keys);
+        }
+        Ok(written)
+    }
+}
+
+#[async_trait]
+impl Sink for S3Sink {
+    fn describe(&self) -> String {
+        let by = if self.by.is_some() { ", partitioned" } else { "" };
+        let at = self.endpoint.as_ref().map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
+        format!("{}{at} ({}{by})", self.place(), self.format.name())
+    }
+
+    fn guarantee(&self) -> Guarantee {
+        Guarantee::ExactlyOnce
+    }
+
+    fn claim(&self) -> Option<Claim> {
+        let at = self.endpoint.as_deref().unwrap_or("amazon");
+        Some(Claim::new(format!("{} of {at}", self.place())))
+    }
+
+    fn place(&self, owner: &str, aside: &Path) {
+        self.aside.place(owner, aside);
+    }
+
+    fn takes(&self, schema: &SchemaRef) -> Result<()> {
+        takes(self.format, self.by.as_ref(), schema)
+    }
+
+    fn undoes(&self) -> Option<String> {
+        Some(format!("its objects are moved aside, to {}/{ASIDE}", S3Sink::place(self)))
+    }
+
+    async fn open(&self, schema: SchemaRef) -> Result<()> {
+        self.takes(&schema)?;
+        // Says at the start what is wrong with the way there.
+        let mark = self.key(MARK)?;
+        let listed = self.store.list(Some(&mark)).next().await.transpose();
+        listed.map_err(|error| self.failed("list", error))?;
+        self.aside.open(schema).await
+    }
+
+    async fn stage(
+        &self,
+        batch: BatchId,
+        time: Timestamp,
+        part: usize,
+        rows: BoxStream<'_, Result<RecordBatch>>,
+    ) -> Result<Option<StagedPart>> {
+        self.aside.stage(batch, time, part, rows).await
+    }
+
+    async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()> {
+        let parts = Part::parse(parts)?;
+        if parts.is_empty() {
+            return Ok(());
+        }
+        if self.last_whole().await?.is_none_or(|last| last < batch.0) {
+            if !self.aside.has(&parts)? {
+                return Err(Error::user(format!(
+                    "s3: rows of committed batch {batch} are neither aside nor noted in {}/{MARK}: was that mark, or the data directory, changed by someone else?",
+                    S3Sink::place(self)
+                )));
+            }
+            let written = self.write(batch, &parts).await?;
+            // This life is the first to try its later batches.
+            if !self.is_recovered.load(Ordering::Relaxed) {
+                self.remove_others(batch, &written).await?;
+            }
+            self.note(batch.0).await?;
+        }
+        self.aside.remove(&parts).await
+    }
+
+    async fn undo(&self, to: BatchId, upto: BatchId) -> Result<()> {
+        let mut all = self.objects()?;
+        while let Some((from, batch)) = all.try_next().await? {
+            if batch > to && batch <= upto {
+                let into = self.key(&format!("{ASIDE}/{to}-{upto}/{}", self.rest(&from)))?;
+                // A copy, and then gone: cut off in between it is done again.
+                self.store.rename(&from, &into).await.map_err(|error| self.failed("move aside objects of", error))?;
+            }
+        }
+        // Their numbers do not come again.
+        match self.last_whole().await? {
+            Some(last) if last > to.0 => self.note(to.0).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {
+        let last = last_committed.unwrap_or_default();
+        // The mark is written after the objects: of a batch that the ledger has lost there may be some without it.
+        let begun = self.objects()?.try_fold(0, |newest, (_, batch)| future::ready(Ok(batch.0.max(newest)))).await?;
+        let newest = self.last_whole().await?.unwrap_or_default().max(begun);
+        if newest > last.0 {
+            let place = S3Sink::place(self);
+            let after = if last.0 == 0 {
+                "and this program has committed none: they are another program's, or its data directory is a new one."
+                    .to_string()
+            } else {
+                format!(
+                    "and this program's ledger ends with batch {last}: it has lost commits, or the objects are another program's. \
+                     `tidemill rewind --to {last} --upto {newest}` lets them be moved aside."
+                )
+            };
+            return Err(Error::user(format!(
+                "s3: {place} has objects of batches up to {newest}, {after} Nothing was written: name another place, or move them away and let {place}/{MARK} be {{\"batch\":{last}}}"
+            )));
+        }
+        self.is_recovered.store(true, Ordering::Relaxed);
+        // The last commit was repeated, so all that is left belongs to no commit.
+        self.aside.clear().await
+    }
+}

@@ -1,0 +1,101 @@
+//! Hops between an agent and a real Apache Flume, both ways, plain and compressed.
+//!
+//! Against the Flume whose first port `TIDEMILL_FLUME` names (ci/flume/a1.conf says what the ports are): skipped
+//! without, unless `TIDEMILL_SERVICES=required`.
+
+use super::{lines, until};
+use crate::{
+    bad::connect,
+    run::{run, start},
+};
+use rustix::process::Signal;
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::{BufRead, BufReader, Write},
+    path::PathBuf,
+    time::SystemTime,
+};
+
+/// The first port of Flume, and the directory of its files.
+fn server() -> Option<(u16, PathBuf)> {
+    let (Ok(port), Ok(dir)) = (std::env::var("TIDEMILL_FLUME"), std::env::var("TIDEMILL_FLUME_DIR")) else {
+        let required = std::env::var("TIDEMILL_SERVICES").is_ok_and(|services| services == "required");
+        assert!(!required, "TIDEMILL_FLUME is not set, and TIDEMILL_SERVICES=required");
+        eprintln!("skipped: TIDEMILL_FLUME is not set; ci/services up starts Apache Flume");
+        return None;
+    };
+    Some((port.parse().unwrap(), dir.into()))
+}
+
+/// A name that no other run has.
+fn mark() -> String {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    format!("run-{}-{}", std::process::id(), since.as_nanos())
+}
+
+#[test]
+fn flume_has_every_event_that_an_agent_sends() {
+    const NUMBERS: usize = 5000;
+    let Some((port, out)) = server() else { return };
+    for (place, port, more) in [("plain", port, ""), ("deflated", port + 1, "compression = 'deflate'\n")] {
+        let (dir, mark) = (tempfile::tempdir().unwrap(), mark());
+        let file = format!(
+            "[sources.r1]\ntype = 'seq'\ntotal = {NUMBERS}\nchannels = ['c1']\n\
+             [[sources.r1.interceptors]]\ntype = 'static'\nkey = 'run'\nvalue = '{mark}'\n\
+             [channels.c1]\ntype = 'file'\n\
+             [sinks.k1]\ntype = 'avro'\naddress = '127.0.0.1:{port}'\nchannel = 'c1'\ncall_size = 300\n{more}"
+        );
+        fs::write(dir.path().join("a1.toml"), file).unwrap();
+        run(dir.path(), &["check", "a1.toml"], "").code(0).prints(&["sink \"k1\": 127.0.0.1:", " answers"]);
+        let ended = run(dir.path(), &["agent", "a1.toml", "--data", "d"], "");
+        ended.code(0).prints(&[&format!("k1 {NUMBERS} out")]);
+        assert!(!ended.out.contains("failures"), "{}", ended.out);
+        let begin = format!("{{run={mark}}} ");
+        let got = || {
+            let all = lines(&out.join(place));
+            all.iter().filter_map(|line| line.strip_prefix(&begin)?.parse::<usize>().ok()).collect::<Vec<_>>()
+        };
+        until("Flume has written them", || got().len() >= NUMBERS);
+        assert!(got().into_iter().eq(0..NUMBERS), "{place}: each once, in order");
+    }
+}
+
+#[test]
+fn an_agent_has_every_event_that_flume_sends() {
+    const LINES: usize = 500;
+    let Some((port, _)) = server() else { return };
+    let (dir, mark) = (tempfile::tempdir().unwrap(), mark());
+    let source = |name: &str, port: u16, more: &str| {
+        format!(
+            "[sources.{name}]\ntype = 'avro'\naddress = '127.0.0.1:{port}'\nchannels = ['{name}']\n{more}[channels.{name}]\ntype = 'file'\n"
+        )
+    };
+    let file = source("plain", port + 4, "")
+        + &source("zip", port + 5, "compression = 'deflate'\n")
+        + "[sinks.k1]\ntype = 'logger'\nmax_bytes = 80\nchannel = 'plain'\n\
+           [sinks.k2]\ntype = 'file'\ndirectory = 'out'\nchannel = 'zip'\n";
+    fs::write(dir.path().join("a1.toml"), file).unwrap();
+    let mut agent = start(dir.path(), &["agent", "a1.toml", "--data", "d"], "");
+    agent.wait_for("Ctrl-C stops it");
+    for port in [port + 2, port + 3] {
+        let mut peer = connect(port);
+        let mut answers = BufReader::new(peer.try_clone().unwrap()).lines();
+        for line in 0..LINES {
+            writeln!(peer, "{mark} {line}").unwrap();
+            assert_eq!(answers.next().unwrap().unwrap(), "OK");
+        }
+    }
+    let line = agent.wait_for(&format!("{mark} {}", LINES - 1));
+    assert!(line.contains("headers:{from=flume}"), "{line}");
+    let got = || {
+        let all = lines(&dir.path().join("out"));
+        all.iter().filter_map(|line| line.strip_prefix(&mark)?.trim().parse::<usize>().ok()).collect::<Vec<_>>()
+    };
+    until("the compressed ones are there", || got().iter().collect::<BTreeSet<_>>().len() == LINES);
+    agent.signal(Signal::INT);
+    let ended = agent.end();
+    ended.code(0).prints(&["Stopped: "]);
+    let logged = ended.out.lines().filter(|line| line.contains(&mark)).count();
+    assert!(logged >= LINES, "{logged} of {LINES}");
+}
