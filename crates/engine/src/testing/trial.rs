@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     StreamingContext,
-    batch::Pipeline,
+    batch::{Keep, Pipeline},
     declare::Declare,
     emit::{Output, OutputKind},
     record::{Record, batch_of},
@@ -355,6 +355,7 @@ impl<F: Fn(&Setup<'_>) -> Result<()>> Trial<F> {
                 Ok(pipeline) => pipeline,
                 Err(error) => return life.died().ok_or(error),
             };
+            catch_up(&pipeline, clock);
             let mut running = Running::of(&pipeline, context.board());
             let ended = running.batches(&pipeline, life, clock, until, &mut after).await;
             drop(pipeline);
@@ -364,6 +365,17 @@ impl<F: Fn(&Setup<'_>) -> Result<()>> Trial<F> {
             };
             life.died().map_or(ended, Ok)
         })
+    }
+}
+
+/// Where a batch was planned or committed, its time has come: a clock that was behind it would be one that stepped
+/// back, for which the batch after it is due at the next multiple of the interval, and may run before all is known
+/// to be read.
+fn catch_up(pipeline: &Pipeline, clock: &SteppingClock) {
+    let planned = pipeline.keep.as_ref().and_then(Keep::planned).map(|batch| batch.time);
+    let last = pipeline.last().map(|(_, time)| time);
+    if let Some(time) = planned.max(last).filter(|_| clock.is_right()) {
+        clock.pass(clock.passed().max(time));
     }
 }
 
