@@ -143,6 +143,10 @@ pub fn register(registry: &mut Registry) {
     registry.add_sink("sqlite", |o| Ok(Arc::new(database::SqliteSink::from_options(o)?)));
     #[cfg(feature = "sqlite")]
     registry.add_lookup("sqlite", |o, c, k| Ok(Arc::new(database::SqliteLookup::from_options(o, c, k)?)));
+    #[cfg(not(feature = "postgres"))]
+    registry.note_input_elsewhere("postgres", WITH_DATABASES);
+    #[cfg(feature = "postgres")]
+    registry.add_input("postgres", database::PostgresRows::input);
     #[cfg(feature = "postgres")]
     registry.add_sink("postgres", |o| Ok(Arc::new(database::PostgresSink::from_options(o)?)));
     #[cfg(feature = "postgres")]

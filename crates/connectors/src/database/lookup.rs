@@ -32,20 +32,28 @@ pub(super) struct Asked {
     pub(super) key: Vec<(String, Kind)>,
 }
 
+/// The option `table`: a name, or one with its schema before it.
+pub(super) fn table_name<'a>(options: &'a Options, purpose: &str) -> Result<&'a str> {
+    let table = options.require("table", purpose)?;
+    if table.is_empty() || table.split('.').count() > 2 || table.split('.').any(str::is_empty) || table.contains('\0') {
+        return Err(Error::user(format!(
+            "{}: option `table`: `{table}` is no table's name: take `users` or `shop.users`",
+            options.owner()
+        )));
+    }
+    Ok(table)
+}
+
+/// A table's name in a statement.
+pub(super) fn named(table: &str) -> String {
+    table.split('.').map(quoted).collect::<Vec<_>>().join(".")
+}
+
 impl Asked {
     /// From the option `table`, the declared columns and the names of the key's.
     pub(super) fn of(options: &Options, schema: &SchemaRef, key: &[String]) -> Result<Self> {
-        let table = options.require("table", "it names the table that is asked")?;
+        let table = table_name(options, "it names the table that is asked")?;
         let owner = options.owner();
-        if table.is_empty()
-            || table.split('.').count() > 2
-            || table.split('.').any(str::is_empty)
-            || table.contains('\0')
-        {
-            return Err(Error::user(format!(
-                "{owner}: option `table`: `{table}` is no table's name: take `users` or `shop.users`"
-            )));
-        }
         let of = |name: &String| {
             let field = schema.field_with_name(name).map_err(|e| Error::internal("columns of a table").because(e))?;
             let kind = Kind::of(field.data_type()).ok_or_else(|| {
@@ -63,7 +71,7 @@ impl Asked {
 
     /// The table's name in a statement.
     pub(super) fn table(&self) -> String {
-        self.table.split('.').map(quoted).collect::<Vec<_>>().join(".")
+        named(&self.table)
     }
 
     /// The key's names in a statement.

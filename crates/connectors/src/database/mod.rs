@@ -1,4 +1,4 @@
-//! Tables of databases: as sinks, exactly once, and asked by key ([`lookup`]).
+//! Tables of databases: as sinks, exactly once, asked by key ([`lookup`]), and read as streams (`poll`).
 //!
 //! ```text
 //! stage    rows into `tidemill_staged_<table>`, under batch and part          a transaction of its own, seen by nobody
@@ -23,6 +23,8 @@ mod lookup;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod lookup_tests;
 #[cfg(feature = "postgres")]
+mod poll;
+#[cfg(feature = "postgres")]
 mod postgres;
 #[cfg(feature = "postgres")]
 mod postgres_lookup;
@@ -42,6 +44,8 @@ mod table;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 mod tests;
 
+#[cfg(feature = "postgres")]
+pub use poll::PostgresRows;
 #[cfg(feature = "postgres")]
 pub use postgres::PostgresSink;
 #[cfg(feature = "postgres")]

@@ -31,7 +31,7 @@ use tidemill_core::{Block, Clock, Intake, Result, Stop, Timestamp};
 /// Records of a block are gathered this long.
 const GATHER: Duration = Duration::from_millis(100);
 /// Bytes of a block, after which no more are gathered.
-const BLOCK: usize = 256 << 10;
+pub(crate) const BLOCK: usize = 256 << 10;
 
 /// How a session ended, when it did not fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
