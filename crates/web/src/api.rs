@@ -5,6 +5,7 @@
 //! bounds rows. Called by the router.
 
 use crate::{
+    gate::not_allowed,
     health::{Readiness, readiness},
     rows::View,
     server::Shared,
@@ -12,10 +13,10 @@ use crate::{
 use axum::{
     Json,
     extract::{Path, State},
-    http::{StatusCode, Uri, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -176,6 +177,18 @@ fn json(text: impl Into<axum::body::Body>) -> Response {
 /// Any other path.
 pub(crate) async fn nothing_here() -> Response {
     problem(StatusCode::NOT_FOUND, "nothing is served here; the page is at /")
+}
+
+/// Any other path, by any method.
+pub(crate) async fn elsewhere(method: Method) -> Response {
+    if method == Method::GET { nothing_here().await } else { not_allowed(&HeaderValue::from_static("GET")) }
+}
+
+/// What a request's body says, or the answer that tells what is wrong with it.
+#[allow(dead_code, reason = "for the first route that takes a body")]
+pub(crate) fn taken<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Response>> {
+    serde_json::from_slice(body)
+        .map_err(|e| Box::new(problem(StatusCode::BAD_REQUEST, &format!("the body is not what is taken here: {e}"))))
 }
 
 /// An error as JSON.

@@ -3,8 +3,9 @@
 //! A web page from anywhere can make the user's browser send requests to
 //! `127.0.0.1`, and can rebind its own name to that address. So before any
 //! routing, the `Host` must name loopback with our port (rebinding fails with
-//! 421), a foreign `Origin` or a cross-site embedding is refused (403), and
-//! only `GET` is served (405).
+//! 421), and a foreign `Origin` or a cross-site embedding is refused (403). A
+//! request that may change something is held to more: where a browser says
+//! where it comes from, it comes from our own page or from the user.
 //!
 //! Invariant: every answer, refusals included, carries [`HEADERS`]; none
 //! carries a CORS header. Called by the server around all routes.
@@ -83,10 +84,9 @@ impl Guard {
         if is_embedded_elsewhere(headers) {
             return Some(problem(StatusCode::FORBIDDEN, "other sites may link to this page and not embed it"));
         }
-        if request.method() != Method::GET {
-            let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is served");
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-            return Some(response);
+        let from = headers.get("sec-fetch-site");
+        if request.method() != Method::GET && !from.is_none_or(|from| from == "same-origin" || from == "none") {
+            return Some(problem(StatusCode::FORBIDDEN, "other sites may link to this page and change nothing"));
         }
         None
     }

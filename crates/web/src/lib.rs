@@ -39,6 +39,7 @@
 mod api;
 mod assets;
 mod feed;
+mod gate;
 mod grafana;
 mod guard;
 mod health;
@@ -46,9 +47,11 @@ mod live;
 mod metrics;
 mod openapi;
 mod past;
+mod role;
 mod routes;
 mod rows;
 mod server;
 mod watch;
 
+pub use role::Role;
 pub use server::Server;

@@ -4,7 +4,7 @@
 //! of the server fits its schema, and has no key that the schema does not name:
 //! a test asks every route and compares. Called by the router.
 
-use crate::routes::{Answer, Parameter, ROUTES, Route};
+use crate::routes::{Answer, Parameter, ROUTES, Route, Verb};
 use axum::Json;
 use serde_json::{Map, Value, json};
 
@@ -14,7 +14,14 @@ pub(crate) async fn openapi() -> Json<Value> {
 }
 
 fn document() -> Value {
-    let paths: Map<String, Value> = ROUTES.iter().map(|route| (route.path.to_string(), path(route))).collect();
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let verb = match route.verb {
+            Verb::Get => "get",
+            Verb::Post => "post",
+        };
+        paths.entry(route.path).or_insert_with(|| json!({}))[verb] = operation(route);
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -28,7 +35,7 @@ fn document() -> Value {
     })
 }
 
-fn path(route: &Route) -> Value {
+fn operation(route: &Route) -> Value {
     let content = match route.answer {
         Answer::Json(name) => json!({ "application/json": { "schema": reference(name) } }),
         Answer::List(name) => {
@@ -57,7 +64,12 @@ fn path(route: &Route) -> Value {
         responses.insert(status.to_string(), json!({ "description": "refused, with the reason", "content": content }));
     }
     let parameters: Vec<Value> = route.parameters.iter().map(parameter).collect();
-    json!({ "get": { "summary": route.summary, "parameters": parameters, "responses": responses } })
+    let mut operation = json!({ "summary": route.summary, "parameters": parameters, "responses": responses });
+    if let Some(name) = route.takes {
+        let content = json!({ "application/json": { "schema": reference(name) } });
+        operation["requestBody"] = json!({ "required": true, "content": content });
+    }
+    operation
 }
 
 fn parameter(parameter: &Parameter) -> Value {

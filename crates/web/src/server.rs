@@ -4,14 +4,23 @@
 //! bounded, and after a stop no connection outlives [`PARTING`]. Called by
 //! whoever runs a program with a page.
 
-use crate::{api, assets, guard::Guard, live, routes::ROUTES, rows::Rendered, watch::Watch};
-use axum::{Router, middleware, routing::get};
+use crate::{
+    api,
+    gate::Gate,
+    guard::Guard,
+    live,
+    routes::{PARTS, ROUTES, Route},
+    rows::Rendered,
+    watch::Watch,
+};
+use axum::{Router, extract::DefaultBodyLimit, middleware, routing::MethodRouter};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use std::{
+    collections::BTreeMap,
     io,
     net::{IpAddr, SocketAddr},
     pin::pin,
@@ -169,20 +178,24 @@ async fn serve(stream: TcpStream, app: Router, stop: &Stop) {
     }
 }
 
-/// All routes behind the guard. The guard wraps a router that has no routes
-/// of its own, so that it sees a request before anything has matched its path.
+/// All routes, each path behind its gate, and all behind the guard. The guard
+/// wraps a router that has no routes of its own, so that it sees a request
+/// before anything has matched its path.
 fn app(shared: Arc<Shared>, address: SocketAddr) -> Router {
-    let mut routes = Router::new()
-        .route("/", get(assets::page))
-        .route("/assets/pages.js", get(assets::pages))
-        .route("/assets/{folder}/{file}", get(assets::asset));
-    for route in ROUTES {
-        routes = routes.route(route.path, (route.serve)());
-        if let Some(before) = route.before {
-            routes = routes.route(before, (route.serve)());
+    let mut paths: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
+    for route in PARTS.iter().chain(ROUTES) {
+        for path in [Some(route.path), route.before].into_iter().flatten() {
+            paths.entry(path).or_default().push(route);
         }
     }
-    let routes = routes.fallback(api::nothing_here).with_state(shared);
+    let mut routes = Router::new();
+    for (path, here) in paths {
+        let served = here.iter().fold(MethodRouter::new(), |served, route| served.merge((route.serve)()));
+        let gate = Arc::new(Gate::new(&here));
+        routes = routes.route(path, served.layer(middleware::from_fn_with_state(gate, crate::gate::gate)));
+    }
+    // The gates bound bodies, each by its own route.
+    let routes = routes.fallback(api::elsewhere).layer(DefaultBodyLimit::disable()).with_state(shared);
     Router::new()
         .fallback_service(routes)
         .layer(middleware::from_fn_with_state(Arc::new(Guard::new(address)), crate::guard::guard))

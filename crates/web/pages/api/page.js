@@ -11,11 +11,13 @@ export function open(root) {
     const answer = await fetch('/api/v1/openapi.json');
     if (!answer.ok || closed) return;
     const { paths } = await answer.json();
-    const rows = Object.entries(paths).map(([path, { get }]) => {
-      if (path.includes('{')) return [h('code', '', path), get.summary];
+    const routes = Object.entries(paths).flatMap(([path, of]) => Object.entries(of).map(([verb, { summary }]) => [path, verb, summary]));
+    const rows = routes.map(([path, verb, summary]) => {
+      if (verb !== 'get') return [h('code', '', `${verb.toUpperCase()} ${path}`), summary];
+      if (path.includes('{')) return [h('code', '', path), summary];
       const link = h('a', '', path);
       link.href = path;
-      return [link, get.summary];
+      return [link, summary];
     });
     card.append(table([t('method'), t('gives')], rows));
   })().catch(() => {});

@@ -149,7 +149,7 @@ async fn every_route_answers_as_its_description_says() {
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() > 12);
     let mut asked = 0;
-    for (path, of) in paths {
+    for (path, of) in paths.iter().filter(|(_, of)| of["get"].is_object()) {
         let get = &of["get"];
         assert!(get["summary"].as_str().is_some_and(|summary| summary.len() > 10), "{path}");
         for parameter in get["parameters"].as_array().unwrap() {
