@@ -52,7 +52,12 @@ export function follow(on) {
       on.line(null);
       for await (const [event, data] of events(answer.body)) {
         if (line !== mine) return;
-        on[event]?.(JSON.parse(data));
+        try {
+          on[event]?.(JSON.parse(data));
+        } catch (error) {
+          // A fault of a page's own is told, and is no reason to lose the line.
+          reportError(error);
+        }
       }
     } catch {
       // The line is lost, or was given up.
