@@ -104,7 +104,7 @@ fn a_file_of_tokens_that_is_open_or_wrong_is_refused() {
     write(at, "key.pem", CERTIFICATE, 0o600);
     tls(&[]).code(2).says(&["key.pem holds no private key"]);
     // Without a page nobody asks for all that.
-    run(at, &words(&["--no-web", "--for", "200ms"]), "").code(0);
+    run(at, &words(&["--no-web", "--web-tokens", "tokens", "--for", "200ms"]), "").code(0);
 }
 
 /// Asks as it is said and takes all that comes.
