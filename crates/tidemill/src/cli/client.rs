@@ -170,7 +170,9 @@ impl Client {
                 "the page at {shown} asks for a token: put it into a file of mode 0600 and name that with --token-file, or \
                  set {TOKEN}"
             ))),
-            ("401" | "403" | "421" | "429", Some(why)) => Err(Error::user(format!("the page at {shown} refuses: {why}"))),
+            ("401" | "403" | "421" | "429", Some(why)) => {
+                Err(Error::user(format!("the page at {shown} refuses: {why}")))
+            }
             _ => Err(strange()),
         }
     }

@@ -26,7 +26,7 @@ fn write(at: &Path, name: &str, text: &str, mode: u32) {
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let at = dir.path();
-    let program = "CREATE STREAM n WITH (connector = 'generator', rate = '100');\n\
+    let program = "CREATE STREAM n WITH (connector = 'generator', rows_per_plan = '100');\n\
                    CREATE VIEW total AS SELECT count(*) AS c FROM n;\n";
     write(at, "p.sql", program, 0o644);
     write(at, "tokens", &format!("# who\nviewer {VIEWER} looks\nadmin {ADMIN} does\n"), 0o600);
