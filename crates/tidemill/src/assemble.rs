@@ -30,7 +30,7 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{
-    BatchId, Board, Clock, Duration, Error, Event, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
+    BatchId, Board, Clock, Duration, Error, Event, Inspect, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
 };
 use tidemill_engine::{StreamingContext, SystemClock};
 use tidemill_web::Server;
@@ -69,7 +69,8 @@ type Check = Box<dyn Fn(&Board) -> Option<Error> + Send>;
 
 /// A context and what stands around it while it runs.
 pub struct Assembly {
-    context: StreamingContext,
+    /// Shared with the page, which looks at it beside its batches.
+    context: Arc<StreamingContext>,
     page: Option<SocketAddr>,
     show: Show,
     run_for: Option<Duration>,
@@ -108,7 +109,7 @@ impl fmt::Debug for Assembly {
 impl Assembly {
     /// A context that is declared and not started.
     pub fn new(context: StreamingContext) -> Self {
-        Self { context, page: None, show: Show::Auto, run_for: None, failing: None }
+        Self { context: Arc::new(context), page: None, show: Show::Auto, run_for: None, failing: None }
     }
 
     /// Serves the live page at a loopback address; port 0 takes any free port.
@@ -153,6 +154,7 @@ impl Assembly {
             .map_err(|e| Error::external("can't start threads").because(e))?;
         let board = self.context.board();
         let page = self.page.map(|address| runtime.block_on(Server::bind(address, Arc::clone(&board)))).transpose()?;
+        let page = page.map(|page| page.inspect(Arc::clone(&self.context) as Arc<dyn Inspect>));
         let address = page.as_ref().map(Server::address);
         let mut signals = {
             let _in_runtime = runtime.enter();

@@ -9,7 +9,7 @@
 //! /assets/*                   their parts     /metrics         Prometheus text
 //! /api/v1/program, health, graph, inputs      /api/v1/live     Server-Sent Events
 //! /api/v1/views[/{name}[/history]]            /api/v1/feed     the same as a WebSocket
-//! /api/v1/batches[/{batch}]                   /api/v1/openapi.json, grafana.json
+//! /api/v1/batches[/{batch}[/run]], states/{name}   /api/v1/openapi.json, grafana.json
 //! ```
 //!
 //! Invariants: a viewer never slows the board, however slow or stuck it is,
@@ -43,6 +43,7 @@ mod gate;
 mod grafana;
 mod guard;
 mod health;
+mod inspect;
 mod live;
 mod metrics;
 mod openapi;

@@ -8,6 +8,7 @@ use crate::{
     api,
     gate::Gate,
     guard::Guard,
+    inspect::Inspecting,
     live,
     routes::{PARTS, ROUTES, Route},
     rows::Rendered,
@@ -26,7 +27,7 @@ use std::{
     pin::pin,
     sync::Arc,
 };
-use tidemill_core::{Board, Duration, Error, Result, Stop};
+use tidemill_core::{Board, Duration, Error, Inspect, Result, Stop};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -55,6 +56,7 @@ pub(crate) struct Shared {
     pub(crate) stop: Stop,
     /// One permit a live viewer. A viewer too many gets 503 and tries again later.
     pub(crate) viewers: Arc<Semaphore>,
+    pub(crate) inspecting: Inspecting,
 }
 
 /// The web server of one program, bound and ready to run.
@@ -64,6 +66,7 @@ pub struct Server {
     address: SocketAddr,
     board: Arc<Board>,
     watch: Watch,
+    inspecting: Inspecting,
 }
 
 impl Server {
@@ -84,7 +87,14 @@ impl Server {
         let listener = TcpListener::bind(addr).await.map_err(|e| refused(addr, e))?;
         let address = listener.local_addr().map_err(|e| refused(addr, e))?;
         let watch = Watch::new(&board);
-        Ok(Self { listener, address, board, watch })
+        Ok(Self { listener, address, board, watch, inspecting: Inspecting::default() })
+    }
+
+    /// Lets the page look at the program beside its batches: a batch run again, a state's rows.
+    #[must_use]
+    pub fn inspect(mut self, inspect: Arc<dyn Inspect>) -> Self {
+        self.inspecting = Inspecting::of(inspect);
+        self
     }
 
     /// Says how long a running program may commit no batch before `/readyz`
@@ -112,6 +122,7 @@ impl Server {
             watch: self.watch,
             stop: stop.clone(),
             viewers: Arc::new(Semaphore::new(live::VIEWERS)),
+            inspecting: self.inspecting,
         });
         let app = app(Arc::clone(&shared), self.address);
         let tasks = TaskTracker::new();

@@ -7,6 +7,7 @@ mod browser;
 mod charts;
 mod frame;
 mod http;
+mod inspect;
 mod live;
 mod pages;
 mod requests;
