@@ -7,11 +7,12 @@
 use crate::{
     gate::not_allowed,
     health::{Readiness, readiness},
+    role::Caller,
     rows::View,
     server::Shared,
 };
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
     http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
@@ -172,6 +173,11 @@ pub(crate) async fn inputs(State(shared): State<Arc<Shared>>) -> Json<Vec<InputR
 
 fn json(text: impl Into<axum::body::Body>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text.into()).into_response()
+}
+
+/// `/api/v1/caller`: who asks, for pages that offer only what the caller may do.
+pub(crate) async fn caller(Extension(caller): Extension<Caller>) -> Response {
+    Json(serde_json::json!({ "name": &*caller.name, "role": caller.role.name() })).into_response()
 }
 
 /// Any other path.

@@ -62,6 +62,7 @@ impl Inspecting {
             return Err(problem(StatusCode::NOT_FOUND, "this program is served without a way to look into it"));
         };
         let Ok(turn) = Arc::clone(&self.turn).try_acquire_owned() else {
+            // Without `Retry-After`, by which the page tells the 429 of too many tokens.
             let why = "a batch or a state is looked at already: one at a time, so that the batches have the processor";
             return Err(problem(StatusCode::TOO_MANY_REQUESTS, why));
         };

@@ -40,7 +40,7 @@ impl fmt::Display for Role {
 /// `Extension<Caller>`, for what they log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Caller {
-    /// The name that stands beside the token, for people.
+    /// The name that stands beside the token, for people; `anybody` where there are no tokens.
     pub(crate) name: Arc<str>,
     pub(crate) role: Role,
 }

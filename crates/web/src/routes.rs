@@ -128,6 +128,10 @@ pub(crate) const PARTS: &[Route] = &[
     Route { path: "/assets/{folder}/{file}", serve: || get(assets::asset), ..OPEN },
 ];
 
+/// A route for operators that takes 64 bytes, for the gate's own tests.
+#[cfg(test)]
+pub(crate) const TESTED: Route = Route { path: "/x", bytes: 64, ..OPERATES };
+
 /// All others.
 pub(crate) const ROUTES: &[Route] = &[
     Route {
@@ -143,6 +147,13 @@ pub(crate) const ROUTES: &[Route] = &[
         summary: "whether the program works, with the reason; always 200",
         answer: Answer::Json("Health"),
         serve: || get(api::health),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/caller",
+        summary: "who asks: the name and role of the token that was sent",
+        answer: Answer::Json("Caller"),
+        serve: || get(api::caller),
         ..PLAIN
     },
     Route {
@@ -259,14 +270,14 @@ pub(crate) const ROUTES: &[Route] = &[
         summary: "whether the process lives",
         answer: Answer::Json("Live"),
         serve: || get(health::livez),
-        ..PLAIN
+        ..OPEN
     },
     Route {
         path: "/readyz",
-        summary: "whether the program works, with the reason; 503 when it does not",
+        summary: "whether the program works, with the reason for those who may look; 503 when it does not",
         answer: Answer::Json("Health"),
         refusals: &[503],
         serve: || get(health::readyz),
-        ..PLAIN
+        ..OPEN
     },
 ];

@@ -8,9 +8,11 @@
 //! Invariant: nothing waits without an end (connecting, sending with the head, and
 //! each silence of the body are bounded by the injected clock); a credential goes
 //! only to the server it is for, and over plain HTTP only to this machine;
+//! a server's answer sends us nowhere into this machine or the network around it;
 //! what a server says in an error is cut short before it is shown. Called by the
 //! collectors of [`crate::social`] and the sink [`crate::webhook`].
 
+mod away;
 pub mod clock;
 pub mod failure;
 pub mod proxy;
@@ -35,6 +37,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tidemill_core::{Clock, Options, Result, Timestamp};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
     task::JoinHandle,
 };
 use tokio_rustls::TlsConnector;
@@ -75,6 +78,8 @@ pub struct Request {
     url: Uri,
     headers: HeaderMap,
     body: Bytes,
+    /// Whether an answer has sent us to its host, for which nobody has vouched.
+    sent: bool,
 }
 
 /// Without headers, in which credentials are, and without the query, in which some networks want them.
@@ -105,7 +110,7 @@ impl Request {
                 "an address has no user and no password in it: credentials have options of their own".to_string()
             );
         }
-        Ok(Self { method: Method::GET, url: parsed, headers: HeaderMap::new(), body: Bytes::new() })
+        Ok(Self { method: Method::GET, url: parsed, headers: HeaderMap::new(), body: Bytes::new(), sent: false })
     }
 
     /// [`Request::get`] of an address that credentials may be sent to.
@@ -129,7 +134,7 @@ impl Request {
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
             return Err("an address begins with https://".to_string());
         }
-        Ok(Self { method, url, headers, body })
+        Ok(Self { method, url, headers, body, sent: false })
     }
 
     /// The server's name and port, for people: of an address whose path is a secret, this may be shown.
@@ -196,6 +201,11 @@ impl Request {
                 "the server sent us to {}, which is not given the credentials: set option `url` to it if it is right",
                 place(&next.url)
             ));
+        }
+        // The host that was named may send us from one of its doors to another.
+        next.sent = self.sent || next.host() != self.host();
+        if next.sent && (is_local(next.host()) || next.host().parse().is_ok_and(|ip| !away::is_public(ip))) {
+            return Err(away::inside(next.host()));
         }
         next.headers = self.headers.clone();
         Ok(next)
@@ -410,22 +420,32 @@ impl Link {
     }
 
     async fn connect(&self, request: &Request) -> Result<Box<dyn Stream>, String> {
-        self.dial(request.is_secure(), request.host(), request.port()).await
+        let (secure, host, port) = (request.is_secure(), request.host(), request.port());
+        if request.sent {
+            let stream = self.proxy.connect_away(secure, host, port).await?;
+            return speak(stream, secure, host, port).await;
+        }
+        self.dial(secure, host, port).await
     }
 
     /// Opens a connection to a server, through the proxy if there is one, with TLS if it is to be `secure`.
     pub(crate) async fn dial(&self, secure: bool, host: &str, port: u16) -> Result<Box<dyn Stream>, String> {
         let stream = self.proxy.connect(secure, host, port).await?;
-        crate::tcp::watch(&stream);
-        // A failure only costs delay.
-        let _delayed = stream.set_nodelay(true);
-        if !secure {
-            return Ok(Box::new(stream));
-        }
-        let name = ServerName::try_from(host.to_string()).map_err(|_| format!("`{host}` is no name of a server"))?;
-        let secure = TlsConnector::from(crate::jetstream::tls()?).connect(name, stream).await;
-        Ok(Box::new(secure.map_err(|e| format!("TLS with {host}:{port}: {e}"))?))
+        speak(stream, secure, host, port).await
     }
+}
+
+/// The connection, with TLS if it is to be `secure`.
+async fn speak(stream: TcpStream, secure: bool, host: &str, port: u16) -> Result<Box<dyn Stream>, String> {
+    crate::tcp::watch(&stream);
+    // A failure only costs delay.
+    let _delayed = stream.set_nodelay(true);
+    if !secure {
+        return Ok(Box::new(stream));
+    }
+    let name = ServerName::try_from(host.to_string()).map_err(|_| format!("`{host}` is no name of a server"))?;
+    let secure = TlsConnector::from(crate::jetstream::tls()?).connect(name, stream).await;
+    Ok(Box::new(secure.map_err(|e| format!("TLS with {host}:{port}: {e}"))?))
 }
 
 #[cfg(test)]
@@ -443,6 +463,38 @@ mod tests {
             assert!(request.moved(elsewhere).is_err(), "{elsewhere}");
         }
         assert!(Request::get("https://a.example/").unwrap().moved("https://b.example/").is_ok());
+    }
+
+    #[tokio::test]
+    async fn an_answer_sends_us_nowhere_into_this_machine_or_around_it() {
+        let request = Request::get("https://a.example/x").unwrap();
+        for inside in [
+            "http://localhost/",
+            "http://127.0.0.1:4040/",
+            "http://[::1]/",
+            "http://169.254.169.254/latest/meta-data/",
+            "https://10.0.0.1/",
+            "https://[fd00::1]/",
+            "http://0.0.0.0/",
+            "http://[::ffff:127.0.0.1]/",
+        ] {
+            let why = request.moved(inside).unwrap_err();
+            assert!(why.contains("set option `url`"), "{inside}: {why}");
+        }
+        // The step after the next is looked at as well, and so is a name that only stands for such an address.
+        let next = request.moved("https://b.example/").unwrap();
+        assert!(next.sent && next.moved("/y").unwrap().sent && next.moved("http://127.0.0.1/").is_err());
+        let name = Request { sent: true, ..Request::get("http://127.1:1/").unwrap() };
+        let link = Link { proxy: Proxy::Direct, ..Link::default() };
+        let why = match link.send(&name).await {
+            Err(Failure::Network(why)) => why,
+            other => panic!("{:?}", other.map(|_| ()).map_err(|_| "another failure")),
+        };
+        assert!(why.contains("this machine"), "{why}");
+        // What the program names it may name.
+        let local = Request::get("http://127.0.0.1:8080/x").unwrap();
+        assert!(!local.sent && !local.moved("/y").unwrap().sent && local.moved("http://127.0.0.1:8081/").is_ok());
+        assert!(local.moved("http://localhost:8081/").is_err());
     }
 
     #[test]

@@ -7,13 +7,13 @@
 //! Invariant: what a proxy answers is bounded and never taken for the server's
 //! word; a proxy's password is never shown. Called by [`super`].
 
-use super::secret::Secret;
+use super::{away, secret::Secret};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{env, fmt};
 use tidemill_core::{Error, Options, Result};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
 };
 
 /// Bytes of a proxy's answer at most.
@@ -213,6 +213,17 @@ impl Proxy {
             Some(way) => way.connect(host, port).await,
             None => TcpStream::connect((host, port)).await.map_err(|e| format!("{host}:{port}: {e}")),
         }
+    }
+
+    /// A connection to where a server has sent us, which is not in this machine or around it. Names that a proxy
+    /// looks up are its own to judge.
+    pub(super) async fn connect_away(&self, secure: bool, host: &str, port: u16) -> Result<TcpStream, String> {
+        if let Some(way) = self.way(secure, host)? {
+            return way.connect(host, port).await;
+        }
+        let failed = |e: std::io::Error| format!("{host}:{port}: {e}");
+        let found = lookup_host((host, port)).await.map_err(failed)?.collect();
+        TcpStream::connect(away::public_ones(host, found)?.as_slice()).await.map_err(failed)
     }
 }
 

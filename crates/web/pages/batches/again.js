@@ -1,5 +1,6 @@
 // A batch run again: what it read, gave and changed, and what of that differs from what it gave then.
 
+import { tell } from '../frame/ask.js';
 import { button, count, h, span, table } from '../frame/dom.js';
 import { difference, sample } from '../frame/sample.js';
 import { t } from '../frame/strings.js';
@@ -54,7 +55,7 @@ export class Again {
     let told;
     try {
       const path = `/api/v1/batches/${encodeURIComponent(this.batch)}/run`;
-      const answer = await fetch(path, { method: 'POST', headers: { 'content-type': 'application/json' }, body: '{}' });
+      const answer = await tell(path, {});
       told = await answer.json();
       if (turn !== this.turn) return;
       if (!answer.ok) return this.idle(told.error, 'warn');

@@ -1,5 +1,6 @@
 // Batches: a timeline and a histogram in which slow ones stand out, a list, and one batch in detail.
 
+import { ask } from '../frame/ask.js';
 import { calm, clock, count, h, say, span, table } from '../frame/dom.js';
 import { t } from '../frame/strings.js';
 import { Again } from './again.js';
@@ -81,7 +82,7 @@ export function open(root, { store, go, rest }) {
     if (!chosen) return detail.replaceChildren(h('p', 'await', t('choose')));
     let answers;
     try {
-      answers = await Promise.all([fetch(`/api/v1/batches/${encodeURIComponent(chosen)}`), fetch('/api/v1/graph')]);
+      answers = await Promise.all([ask(`/api/v1/batches/${encodeURIComponent(chosen)}`), ask('/api/v1/graph')]);
     } catch {
       return;
     }

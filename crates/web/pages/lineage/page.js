@@ -1,5 +1,6 @@
 // Lineage: inputs, operators and outputs as a graph, with the rates of now on its edges.
 
+import { ask } from '../frame/ask.js';
 import { button, count, h, rate, say, span, table } from '../frame/dom.js';
 import { sample } from '../frame/sample.js';
 import { t } from '../frame/strings.js';
@@ -24,7 +25,7 @@ export function open(root, { store, go, rest }) {
 
   async function fetchGraph() {
     try {
-      const answer = await fetch('/api/v1/graph');
+      const answer = await ask('/api/v1/graph');
       if (!answer.ok || closed) return;
       graph = await answer.json();
     } catch {
@@ -67,7 +68,7 @@ export function open(root, { store, go, rest }) {
     if (!last || asking || closed || last.batch === recent.at(-1)?.batch) return;
     asking = true;
     try {
-      const answer = await fetch(`/api/v1/batches/${last.batch}`);
+      const answer = await ask(`/api/v1/batches/${last.batch}`);
       if (answer.ok && !closed) take(await answer.json());
     } catch {
       // The line is lost; the frame says so.
@@ -146,7 +147,7 @@ export function open(root, { store, go, rest }) {
     const look = button(t('first_state'), async () => {
       look.disabled = true;
       try {
-        const answer = await fetch(`/api/v1/states/${encodeURIComponent(operator)}`);
+        const answer = await ask(`/api/v1/states/${encodeURIComponent(operator)}`);
         const told = await answer.json();
         if (closed) return;
         place.replaceChildren(look, answer.ok ? sample(told, true) : h('p', 'small warn', told.error));

@@ -66,7 +66,11 @@ pub(crate) fn misfits(schema: &Value, value: &Value, document: &Value, at: &str,
 
 /// A site whose every answer has something in each list.
 pub(crate) async fn full() -> Site {
-    let site = Site::open_with("127.0.0.1:0", |server| server.inspect(Arc::new(Fake::default()))).await;
+    filled(Site::open_with("127.0.0.1:0", |server| server.inspect(Arc::new(Fake::default()))).await)
+}
+
+/// The site with something in each list.
+pub(crate) fn filled(site: Site) -> Site {
     site.show("words", 7, &[("sea", 3), ("tide", 2)]);
     site.board.update_program(|p| {
         p.name = "trending".to_string();
@@ -257,7 +261,7 @@ async fn the_feed_is_a_web_socket_too_and_refuses_foreign_pages() {
 }
 
 /// The next text of a socket; `None` when it was closed.
-async fn message(socket: &mut TcpStream) -> Option<Value> {
+pub(crate) async fn message(socket: &mut TcpStream) -> Option<Value> {
     loop {
         let (head, short) = (socket.read_u8().await.ok()?, socket.read_u8().await.ok()?);
         let length = match short & 0x7f {

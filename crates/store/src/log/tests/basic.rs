@@ -95,7 +95,23 @@ fn callbacks_come_in_the_order_of_the_rows_however_many_threads_append_and_sync(
 #[test]
 fn names_and_columns_are_checked() {
     let log = quiet(&SimDisk::new()).unwrap();
-    for name in ["", ".x", "a/b", "ä", "a b", "\0", &"x".repeat(201)] {
+    for name in [
+        "",
+        ".",
+        "..",
+        ".x",
+        "a/b",
+        "../a",
+        "a\\b",
+        "%2e%2e",
+        "%2e",
+        "ä",
+        "a b",
+        "\0",
+        "a\0",
+        &"x".repeat(201),
+        &"x".repeat(249),
+    ] {
         assert_eq!(log.create_topic(name, &config(Sync::Always)).unwrap_err().blame(), Blame::User, "{name:?}");
     }
     let topic = log.create_topic(&"x".repeat(200), &config(Sync::Always)).unwrap();
