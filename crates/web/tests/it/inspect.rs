@@ -32,7 +32,7 @@ pub(crate) struct Fake {
 }
 
 fn sample(name: &str, rows: &[(&str, i64)]) -> Sample {
-    named(name, ["word", "n"], rows)
+    named(name, ["word", "count"], rows)
 }
 
 fn named(name: &str, columns: [&str; 2], rows: &[(&str, i64)]) -> Sample {
@@ -283,7 +283,7 @@ async fn again(browser: Browser) {
         assert!(lines.contains(&wanted), "{wanted} in {lines:#?}");
     }
     let said = browser.eval("return document.querySelector('.compare').innerText").await;
-    for wanted in ["The same 1 rows.", "3 rows then and 2 now: the number differs.", "the topic is gone", "1 rows are gone, 1 came, 2 are the same."] {
+    for wanted in ["Rows: 1, all of them the same.", "Rows then: 3, now: 2: the number differs.", "the topic is gone", "Rows gone: 1, come: 1, the same: 2."] {
         assert!(said.as_str().unwrap().contains(wanted), "{wanted} in {said}");
     }
     let signs = "return [...document.querySelectorAll('.compare tr .sign')].every((s) => s.getAttribute('aria-label'))";
@@ -308,6 +308,8 @@ async fn again(browser: Browser) {
     assert_eq!(wide, true);
     browser.eval("document.getElementById('tongue').click()").await;
 
+    nothing_strange(&browser).await;
+
     // Another batch shows nothing of this one; one that is not kept says so.
     browser.eval("location.hash = 'batches/12'").await;
     browser.wait("document.querySelector('.detail').textContent === 'Batch 12 is no longer remembered.'").await;
@@ -315,6 +317,9 @@ async fn again(browser: Browser) {
     assert_eq!(browser.eval("return document.querySelector('.plan').hidden").await, true);
     browser.eval("document.querySelector('.again button').click()").await;
     browser.wait("document.querySelector('.verdict').textContent === 'batch 12 is not kept: batches 1 to 9 are'").await;
+
+    // The browser tells of each refusal.
+    assert_eq!(browser.console().await.len(), 2);
 
     // From the lineage to a state's first rows.
     browser.eval("location.hash = 'lineage/operator words'").await;
