@@ -57,12 +57,14 @@ fn records(dir: &Path, name: &str, rows: &[(&str, i64)]) {
 
 /// The program, its page, and the batch that has read `word`.
 fn begin(dir: &Path, word: &str) -> (Running, String, u64) {
-    let arguments = ["run", "top.sql", "--data", "d", "--headless", "--interval", "50ms", "--web", "127.0.0.1:0"];
+    let arguments = ["run", "top.sql", "--data", "d", "--headless", "--interval", "200ms", "--web", "127.0.0.1:0"];
     let mut program = start(dir, &[&arguments[..], &["--accept-changes"]].concat(), "");
     let page = program.wait_for("page: http://").replace("page: http://", "");
     program.wait_for(word);
-    let batch = get(&page, "/api/v1/views/top")["batch"].as_u64().unwrap();
-    (program, page, batch)
+    // Batches that read nothing come after it.
+    let batches = get(&page, "/api/v1/batches");
+    let read = batches.as_array().unwrap().iter().find(|batch| batch["records_in"] != 0).unwrap();
+    (program, page, read["batch"].as_u64().unwrap())
 }
 
 /// What lies in the data directory and among the files of the sink, but for the log's own. The running program
