@@ -186,7 +186,8 @@ impl Pipeline {
             let note = notes.remove(operator.name()).flatten();
             let name = operator.name().to_string();
             let (Some(before), Some(after)) = (before, shown(&operator)?) else {
-                let note = Some(format!("its {} rows are too many to find out what the batch changed", operator.rows()));
+                let note =
+                    Some(format!("its {} rows are too many to find out what the batch changed", operator.rows()));
                 states.push(StateChange { operator: name, before: vec![], after: vec![], note, differ: None });
                 continue;
             };

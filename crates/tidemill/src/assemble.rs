@@ -110,7 +110,14 @@ impl fmt::Debug for Assembly {
 impl Assembly {
     /// A context that is declared and not started.
     pub fn new(context: StreamingContext) -> Self {
-        Self { context: Arc::new(context), page: None, access: Access::default(), show: Show::Auto, run_for: None, failing: None }
+        Self {
+            context: Arc::new(context),
+            page: None,
+            access: Access::default(),
+            show: Show::Auto,
+            run_for: None,
+            failing: None,
+        }
     }
 
     /// Serves the live page at an address, of loopback unless [`Assembly::access`] is

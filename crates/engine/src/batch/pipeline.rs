@@ -215,8 +215,7 @@ impl Pipeline {
     /// The same; what its plans sort and group takes so many bytes at most, and nothing on disk.
     pub(crate) fn within(self, bytes: usize) -> Result<Self> {
         let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
-        let built =
-            RuntimeEnvBuilder::new().with_memory_limit(bytes, 1.0).with_disk_manager_builder(disk).build_arc();
+        let built = RuntimeEnvBuilder::new().with_memory_limit(bytes, 1.0).with_disk_manager_builder(disk).build_arc();
         let runtime = built.map_err(|e| Error::internal("memory for a plan").because(e))?;
         Ok(Self { runtime, ..self })
     }

@@ -27,7 +27,9 @@ impl Inspect for StreamingContext {
     fn run_again(&self, batch: BatchId) -> Result<Rerun> {
         self.must_be_small(&format!("`tidemill replay-batch {batch}` runs it in a process of its own"))?;
         if !self.config.disk.is_shared() || self.config.data_dir.is_none() {
-            return Err(Error::user("a batch is run again over what a data directory keeps, and this program has none"));
+            return Err(Error::user(
+                "a batch is run again over what a data directory keeps, and this program has none",
+            ));
         }
         let begun = self.config.clock.now();
         let text = self.sql.text().ok_or_else(in_rust)?;

@@ -139,7 +139,11 @@ fn a_batch_of_a_running_program_gives_what_it_gave_and_a_changed_program_does_no
     assert_eq!((&told["program"], &told["records_then"]), (&json!("other"), &Value::Null));
     let top = output(&told, "top");
     assert_eq!((&top["kept"], &top["same"]), (&json!("program"), &json!(false)), "{top}");
-    assert_eq!((&top["removed"]["rows"], &top["added"]["rows"]), (&json!([["ebb", -3]]), &json!([["ebb", 1]])), "{top}");
+    assert_eq!(
+        (&top["removed"]["rows"], &top["added"]["rows"]),
+        (&json!([["ebb", -3]]), &json!([["ebb", 1]])),
+        "{top}"
+    );
     assert_eq!(output(&told, "insert-loud")["same"], true, "{told}");
     assert_eq!(output(&told, "insert-out")["same"], true, "by the program of then");
     program.signal(Signal::INT);

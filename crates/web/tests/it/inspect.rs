@@ -135,11 +135,8 @@ fn strange(batch: BatchId, names: &[String]) -> Rerun {
         note: Some(name.clone()),
     });
     let node = |name: &String| PlanNode { what: name.clone(), ..step(name, name, &[], Some(1), Some(1)) };
-    let plan = |name: &String| PlanReport {
-        output: name.clone(),
-        nodes: names.iter().map(node).collect(),
-        left_out: 0,
-    };
+    let plan =
+        |name: &String| PlanReport { output: name.clone(), nodes: names.iter().map(node).collect(), left_out: 0 };
     Rerun {
         batch,
         inputs: names.iter().map(of).collect(),
@@ -198,7 +195,10 @@ async fn a_batch_runs_again_and_is_compared_with_what_is_known_of_then() {
     let file = of("file");
     assert_eq!((&file["kept"], &file["counted"], &file["same"]), (&json!("count"), &json!(3), &json!(false)));
     let lost = of("lost");
-    assert_eq!((&lost["kept"], &lost["same"], &lost["why"]), (&json!("nothing"), &Value::Null, &json!("the topic is gone")));
+    assert_eq!(
+        (&lost["kept"], &lost["same"], &lost["why"]),
+        (&json!("nothing"), &Value::Null, &json!("the topic is gone"))
+    );
     assert_eq!((&told["records_then"], &told["refused_then"], &told["refused"]), (&json!(10), &json!(1), &json!(3)));
     assert_eq!(told["states"][0]["removed"]["rows"], json!([["sea", 3]]));
     assert_eq!((&told["inputs"][0]["total"], &told["inputs"][0]["rows"][1]), (&json!(10), &json!(["tide", 2])));
@@ -279,11 +279,18 @@ async fn again(browser: Browser) {
     let lines = "return [...document.querySelectorAll('.compare tbody tr')].map((r) => r.className + ' ' + [...r.cells].map((c) => c.textContent).join('|'))";
     let lines = browser.eval(lines).await;
     let lines = texts(&lines);
-    for wanted in ["gone −|sea|3", "came +|sea|4", "gone −|GONE|9", "came +|NEW|3", " Refused|1|3|≠", " Records|10|10|="] {
+    for wanted in
+        ["gone −|sea|3", "came +|sea|4", "gone −|GONE|9", "came +|NEW|3", " Refused|1|3|≠", " Records|10|10|="]
+    {
         assert!(lines.contains(&wanted), "{wanted} in {lines:#?}");
     }
     let said = browser.eval("return document.querySelector('.compare').innerText").await;
-    for wanted in ["Rows: 1, all of them the same.", "Rows then: 3, now: 2: the number differs.", "the topic is gone", "Rows gone: 1, come: 1, the same: 2."] {
+    for wanted in [
+        "Rows: 1, all of them the same.",
+        "Rows then: 3, now: 2: the number differs.",
+        "the topic is gone",
+        "Rows gone: 1, come: 1, the same: 2.",
+    ] {
         assert!(said.as_str().unwrap().contains(wanted), "{wanted} in {said}");
     }
     let signs = "return [...document.querySelectorAll('.compare tr .sign')].every((s) => s.getAttribute('aria-label'))";
@@ -325,7 +332,9 @@ async fn again(browser: Browser) {
     browser.eval("location.hash = 'lineage/operator words'").await;
     browser.wait("document.querySelector('.first-rows button')").await;
     browser.eval("document.querySelector('.first-rows button').click()").await;
-    browser.wait("[...document.querySelectorAll('.first-rows td')].map((c) => c.textContent).join() === 'sea,4,tide,2'").await;
+    browser
+        .wait("[...document.querySelectorAll('.first-rows td')].map((c) => c.textContent).join() === 'sea,4,tide,2'")
+        .await;
     browser.wait("document.querySelector('.first-rows').textContent.includes('The first 2 of 900 rows.')").await;
     nothing_strange(&browser).await;
     site.close().await;
