@@ -30,7 +30,7 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{
-    BatchId, Board, Clock, Duration, Error, Event, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
+    BatchId, Board, Clock, Duration, Error, Event, Inspect, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
 };
 use tidemill_engine::{StreamingContext, SystemClock};
 use tidemill_web::{Access, Server};
@@ -69,7 +69,8 @@ type Check = Box<dyn Fn(&Board) -> Option<Error> + Send>;
 
 /// A context and what stands around it while it runs.
 pub struct Assembly {
-    context: StreamingContext,
+    /// Shared with the page, which looks at it beside its batches.
+    context: Arc<StreamingContext>,
     page: Option<SocketAddr>,
     access: Access,
     show: Show,
@@ -109,7 +110,14 @@ impl fmt::Debug for Assembly {
 impl Assembly {
     /// A context that is declared and not started.
     pub fn new(context: StreamingContext) -> Self {
-        Self { context, page: None, access: Access::default(), show: Show::Auto, run_for: None, failing: None }
+        Self {
+            context: Arc::new(context),
+            page: None,
+            access: Access::default(),
+            show: Show::Auto,
+            run_for: None,
+            failing: None,
+        }
     }
 
     /// Serves the live page at an address, of loopback unless [`Assembly::access`] is
@@ -165,6 +173,7 @@ impl Assembly {
         let access = std::mem::take(&mut self.access);
         let bind = |address| runtime.block_on(Server::bind_for(address, Arc::clone(&board), access));
         let page = self.page.map(bind).transpose()?;
+        let page = page.map(|page| page.inspect(Arc::clone(&self.context) as Arc<dyn Inspect>));
         let url = page.as_ref().map(Server::url);
         let mut signals = {
             let _in_runtime = runtime.enter();

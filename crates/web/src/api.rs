@@ -191,7 +191,6 @@ pub(crate) async fn elsewhere(method: Method) -> Response {
 }
 
 /// What a request's body says, or the answer that tells what is wrong with it.
-#[allow(dead_code, reason = "for the first route that takes a body")]
 pub(crate) fn taken<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Response>> {
     serde_json::from_slice(body)
         .map_err(|e| Box::new(problem(StatusCode::BAD_REQUEST, &format!("the body is not what is taken here: {e}"))))

@@ -34,17 +34,17 @@ macro_rules! folder {
 const PAGES: &[Folder] = &[
     folder!("overview": "page.js", "view.js"),
     folder!("live": "page.js", "forms.js", "options.js", "plot.js", "cloud.js", "save.js"),
-    folder!("batches": "page.js", "charts.js"),
+    folder!("batches": "page.js", "charts.js", "detail.js", "plan.js", "again.js"),
     folder!("streams": "page.js"),
-    folder!("lineage": "page.js", "layout.js"),
+    folder!("lineage": "page.js", "layout.js", "drawing.js"),
     folder!("api": "page.js"),
 ];
 
 /// What all pages share.
 const SHARED: &[Folder] = &[
     folder!(
-        "frame": "main.js", "store.js", "feed.js", "ask.js", "lock.js", "chart.js", "dom.js", "strings.js", "frame.css",
-        "icon.svg",
+        "frame": "main.js", "store.js", "feed.js", "ask.js", "lock.js", "chart.js", "dom.js", "sample.js",
+        "strings.js", "frame.css", "icon.svg",
     ),
     folder!("vendor": "echarts.js.gz", "land.json.gz", "NOTICE.txt"),
 ];
@@ -143,6 +143,41 @@ mod tests {
         }
     }
 
+    /// Files that a file imports before it runs, and those that they import.
+    fn imports(file: &str, known: &mut Vec<String>) {
+        let (folder, text) = (file.split('/').next().unwrap(), ours().find(|(name, _)| name == file).unwrap().1);
+        for path in text.lines().filter_map(|line| line.strip_prefix("import ")?.split('\'').nth(1)) {
+            let file = match path.strip_prefix("../") {
+                Some(other) => other.to_string(),
+                None => format!("{folder}/{}", path.trim_start_matches("./")),
+            };
+            if file != "pages.js" && !known.contains(&file) {
+                known.push(file.clone());
+                imports(&file, known);
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_paint_waits_for_one_round_of_small_files() {
+        let mut needed = vec!["frame/main.js".to_string()];
+        imports("frame/main.js", &mut needed);
+        let first = format!("{}/page.js", PAGES[0].name);
+        needed.push(first.clone());
+        imports(&first, &mut needed);
+        // What is not named here is asked for only when another file has come: a round more.
+        for file in needed.iter().chain([&"frame/frame.css".to_string()]) {
+            assert!(INDEX.contains(&format!("\"/assets/{file}\"")), "{file} is not named in index.html");
+        }
+        let named: Vec<&str> = INDEX.split("\"/assets/").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        for name in named.iter().filter(|name| name.ends_with(".js") && **name != "pages.js") {
+            assert!(needed.iter().any(|file| file == name), "{name} is not needed at first");
+        }
+        let sent = |name: &&str| ours().find(|(file, _)| file == *name).map_or(0, |(_, text)| text.len());
+        let bytes = INDEX.len() + named.iter().map(sent).sum::<usize>();
+        assert!(bytes < 100_000, "{bytes} bytes before the first paint");
+    }
+
     #[test]
     fn every_text_is_there_in_both_languages_and_every_key_that_is_used_is_there() {
         let strings = ours().find(|(name, _)| name == "frame/strings.js").unwrap().1;
@@ -160,7 +195,7 @@ mod tests {
             keys.push(key);
         }
         let mut used = 0;
-        for (name, text) in ours().filter(|(name, _)| name.ends_with("page.js") || name.ends_with("main.js")) {
+        for (name, text) in ours().filter(|(name, _)| name.ends_with(".js")) {
             for (at, call) in text.match_indices("t('") {
                 // Another function may end in the same letter, as `select('` does.
                 if text[..at].ends_with(|c: char| c.is_alphanumeric()) {

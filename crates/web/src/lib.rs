@@ -9,7 +9,7 @@
 //! /assets/*                   their parts     /metrics         Prometheus text
 //! /api/v1/program, health, graph, inputs      /api/v1/live     Server-Sent Events
 //! /api/v1/views[/{name}[/history]]            /api/v1/feed     the same as a WebSocket
-//! /api/v1/batches[/{batch}]                   /api/v1/openapi.json, grafana.json, caller
+//! /api/v1/batches[/{batch}[/run]], states/{name}   /api/v1/openapi.json, grafana.json, caller
 //! ```
 //!
 //! Invariants: a viewer never slows the board, however slow or stuck it is,
@@ -49,6 +49,7 @@ mod health;
 #[allow(dead_code, reason = "the tests of the whole server use the rest")]
 #[path = "../tests/it/http.rs"]
 mod http;
+mod inspect;
 mod live;
 #[cfg(test)]
 mod matrix;

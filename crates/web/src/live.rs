@@ -275,18 +275,52 @@ mod tests {
         board.publish_view(ViewSnapshot { name: name.to_string(), batch: BatchId(batch), time: Timestamp(0), rows });
     }
 
+    fn shared(board: &Arc<Board>, stop: tidemill_core::Stop) -> Arc<Shared> {
+        Arc::new(Shared {
+            watch: Watch::new(board),
+            rendered: Rendered::default(),
+            board: Arc::clone(board),
+            stop,
+            viewers: Arc::new(tokio::sync::Semaphore::new(1)),
+            inspecting: crate::inspect::Inspecting::default(),
+        })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_batch_is_told_at_once_and_never_later_than_a_breath() {
+        let board = Arc::new(Board::default());
+        let (handle, stop) = StopHandle::new();
+        let shared = shared(&board, stop);
+        let seat = seat(&shared).unwrap();
+        let mut feed = Box::pin(feed(Arc::clone(&shared), seat));
+        let mut told = async |batch: u64| -> Duration {
+            let committed = Instant::now();
+            board.publish_batch(BatchReport { batch: BatchId(batch), ..BatchReport::default() });
+            loop {
+                let frame = String::from_utf8(feed.next().await.unwrap().unwrap().to_vec()).unwrap();
+                if frame.starts_with("event: batch") && frame.contains(&format!("\"batch\":{batch},")) {
+                    return committed.elapsed();
+                }
+            }
+        };
+        // The first is in the picture that a viewer begins with.
+        assert_eq!(told(1).await, Duration::ZERO);
+        time::sleep(BREATH).await;
+        assert_eq!(told(2).await, Duration::ZERO, "nothing is waited for when it was quiet");
+        for batch in 3..30 {
+            time::sleep(Duration::from_millis(7)).await;
+            let waited = told(batch).await;
+            assert!(waited <= BREATH, "{waited:?}");
+        }
+        handle.stop();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_view_is_sent_ten_times_a_second_at_most_and_ends_with_the_newest() {
         let board = Arc::new(Board::default());
         let (handle, stop) = StopHandle::new();
-        let viewers = Arc::new(tokio::sync::Semaphore::new(1));
-        let shared = Arc::new(Shared {
-            watch: Watch::new(&board),
-            rendered: Rendered::default(),
-            board: Arc::clone(&board),
-            stop,
-            viewers: Arc::clone(&viewers),
-        });
+        let shared = shared(&board, stop);
+        let viewers = Arc::clone(&shared.viewers);
         let seat = Arc::clone(&viewers).try_acquire_owned().unwrap();
         let reader = tokio::spawn(feed(shared, seat).collect::<Vec<_>>());
         for batch in 1..=2000 {

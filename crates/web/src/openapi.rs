@@ -101,19 +101,19 @@ fn parameter(parameter: &Parameter) -> Value {
     })
 }
 
-fn reference(name: &str) -> Value {
+pub(crate) fn reference(name: &str) -> Value {
     json!({ "$ref": format!("#/components/schemas/{name}") })
 }
 
 /// An object of these keys, all of them there, and no other.
-fn object(keys: &[(&str, Value)]) -> Value {
+pub(crate) fn object(keys: &[(&str, Value)]) -> Value {
     let properties: Map<String, Value> =
         keys.iter().map(|(key, schema)| ((*key).to_string(), schema.clone())).collect();
     let required: Vec<&str> = keys.iter().map(|(key, _)| *key).collect();
     json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false })
 }
 
-fn list(of: &Value) -> Value {
+pub(crate) fn list(of: &Value) -> Value {
     json!({ "type": "array", "items": of })
 }
 
@@ -214,6 +214,9 @@ fn schemas() -> Value {
             ]))),
         ]),
         "Graph": object(&[("nodes", list(&node(&text, &truth, &column)))]),
+        "RunAgain": object(&[]),
+        "Table": crate::inspect::table_schema(),
+        "Rerun": crate::inspect::schema(&letter),
     })
 }
 

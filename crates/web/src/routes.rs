@@ -22,7 +22,7 @@
 //! Invariant: nothing is served that is not in [`ROUTES`] or [`PARTS`]; tests
 //! see that each answers as its description says, and to whom.
 
-use crate::{api, assets, feed, grafana, health, live, metrics, openapi, role::Role, server::Shared};
+use crate::{api, assets, feed, grafana, health, inspect, live, metrics, openapi, role::Role, server::Shared};
 use axum::routing::{MethodRouter, get, post};
 use std::sync::Arc;
 
@@ -90,6 +90,8 @@ const MOMENT: Parameter = Parameter {
 };
 const BATCH: Parameter = Parameter { name: "batch", place: "path", kind: "integer", what: "the batch's number" };
 
+const STATE: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the operator's name" };
+
 /// A route that tells viewers something.
 const PLAIN: Route = Route {
     path: "",
@@ -109,7 +111,6 @@ const PLAIN: Route = Route {
 const TAKEN: usize = 64 * 1024;
 
 /// A route by which an operator changes something.
-#[allow(dead_code, reason = "for the first route that changes something")]
 const OPERATES: Route =
     Route { verb: Verb::Post, role: Some(Role::Operator), bytes: TAKEN, serve: || post(api::nothing_here), ..PLAIN };
 
@@ -197,6 +198,25 @@ pub(crate) const ROUTES: &[Route] = &[
         answer: Answer::Json("Batch"),
         refusals: &[404],
         serve: || get(api::batch),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/batches/{batch}/run",
+        summary: "runs one batch again, without effects: samples, plan, state changes, and what differs from then",
+        parameters: &[BATCH],
+        takes: Some("RunAgain"),
+        answer: Answer::Json("Rerun"),
+        refusals: &[400, 404, 409, 429, 500, 503],
+        serve: || post(inspect::run),
+        ..OPERATES
+    },
+    Route {
+        path: "/api/v1/states/{name}",
+        summary: "the first rows of an operator's state, as it was after the last commit",
+        parameters: &[STATE],
+        answer: Answer::Json("Table"),
+        refusals: &[404, 409, 429, 500, 503],
+        serve: || get(inspect::state),
         ..PLAIN
     },
     Route {

@@ -13,7 +13,7 @@
 //! string; times are ISO 8601.
 //!
 //! Invariant: a rendering is bounded in size, and is valid JSON in one line
-//! for whatever text the view holds. Called by the API and by the live feed.
+//! for whatever text the view holds. Called by the API, by the live feed, and for tables of a batch that is run again.
 
 use arrow_array::{Array, RecordBatch, cast::AsArray, types as t};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
@@ -29,6 +29,9 @@ use tidemill_core::{Board, ViewSnapshot};
 
 /// Rows of a view that are shown.
 const ROWS: usize = 1000;
+/// Rows of a table that is shown beside others, and bytes after which none is begun.
+const SHOWN: usize = 50;
+const SHOWN_BYTES: usize = 64 << 10;
 /// Bytes of a rendering after which no further row is begun.
 const BYTES: usize = 1 << 20;
 /// Characters of a cell that are shown.
@@ -83,6 +86,51 @@ impl Rendered {
         rendered.insert(name.to_string(), (Arc::downgrade(&snapshot), view.clone()));
         Some(view)
     }
+}
+
+/// The first of some rows as a table of their own: `{"name", "total", "columns", "rows", "cut"}`. `keep` says
+/// which rows are meant, by their place among all; `None` means all of them.
+pub(crate) fn table(name: &str, batches: &[RecordBatch], keep: Option<&[bool]>, total: u64) -> serde_json::Value {
+    let mut out = String::from("{\"name\":");
+    string(&mut out, name);
+    put(&mut out, format_args!(",\"total\":{total},\"columns\":["));
+    for (i, field) in batches.first().iter().flat_map(|rows| rows.schema_ref().fields()).enumerate() {
+        comma(&mut out, i);
+        out.push_str("{\"name\":");
+        string(&mut out, field.name());
+        put(&mut out, format_args!(",\"type\":\"{}\"}}", kind(field.data_type())));
+    }
+    out.push_str("],\"rows\":[");
+    let (mut shown, mut cut, mut at) = (0, 0, 0);
+    for rows in batches {
+        let meant = |row: usize| keep.is_none_or(|keep| keep.get(at + row) == Some(&true));
+        for row in (0..rows.num_rows()).filter(|row| meant(*row)) {
+            if shown == SHOWN || out.len() > SHOWN_BYTES {
+                break;
+            }
+            comma(&mut out, shown);
+            cut += cells(&mut out, &rows.slice(row, 1));
+            shown += 1;
+        }
+        at += rows.num_rows();
+    }
+    put(&mut out, format_args!("],\"cut\":{cut}}}"));
+    serde_json::from_str(&out).expect("what is written here is JSON")
+}
+
+/// Each row as one text: equal for equal rows.
+pub(crate) fn texts(batches: &[RecordBatch]) -> Vec<String> {
+    let options = FormatOptions::new().with_display_error(true).with_null("\u{0}");
+    let mut all = Vec::new();
+    for rows in batches {
+        let formatters: Vec<_> =
+            rows.columns().iter().filter_map(|column| ArrayFormatter::try_new(column, &options).ok()).collect();
+        all.extend((0..rows.num_rows()).map(|row| {
+            let cells = formatters.iter().map(|formatter| formatter.value(row).to_string());
+            cells.collect::<Vec<_>>().join("\u{1}")
+        }));
+    }
+    all
 }
 
 fn render(out: &mut String, snapshot: &ViewSnapshot) {

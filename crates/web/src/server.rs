@@ -10,6 +10,7 @@ use crate::{
     callers::{Callers, Peer},
     gate::Gate,
     guard::Guard,
+    inspect::Inspecting,
     live,
     routes::{PARTS, ROUTES, Route},
     rows::Rendered,
@@ -28,7 +29,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use std::{collections::BTreeMap, io, net::SocketAddr, pin::pin, sync::Arc};
-use tidemill_core::{Board, Duration, Error, Result, Stop};
+use tidemill_core::{Board, Duration, Error, Inspect, Result, Stop};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -58,6 +59,7 @@ pub(crate) struct Shared {
     pub(crate) stop: Stop,
     /// One permit a live viewer. A viewer too many gets 503 and tries again later.
     pub(crate) viewers: Arc<Semaphore>,
+    pub(crate) inspecting: Inspecting,
 }
 
 /// The web server of one program, bound and ready to run.
@@ -67,6 +69,7 @@ pub struct Server {
     address: SocketAddr,
     board: Arc<Board>,
     watch: Watch,
+    inspecting: Inspecting,
     access: Access,
 }
 
@@ -88,7 +91,14 @@ impl Server {
         let listener = TcpListener::bind(addr).await.map_err(|e| refused(addr, e))?;
         let address = listener.local_addr().map_err(|e| refused(addr, e))?;
         let watch = Watch::new(&board);
-        Ok(Self { listener, address, board, watch, access })
+        Ok(Self { listener, address, board, watch, access, inspecting: Inspecting::default() })
+    }
+
+    /// Lets the page look at the program beside its batches: a batch run again, a state's rows.
+    #[must_use]
+    pub fn inspect(mut self, inspect: Arc<dyn Inspect>) -> Self {
+        self.inspecting = Inspecting::of(inspect);
+        self
     }
 
     /// Says how long a running program may commit no batch before `/readyz`
@@ -122,6 +132,7 @@ impl Server {
             watch: self.watch,
             stop: stop.clone(),
             viewers: Arc::new(Semaphore::new(live::VIEWERS)),
+            inspecting: self.inspecting,
         });
         let (app, tls) = (app(Arc::clone(&shared), self.address, &self.access), self.access.tls);
         let tasks = TaskTracker::new();

@@ -24,7 +24,11 @@ use crate::{
     state::StateRegistry,
 };
 use datafusion::{
-    execution::{TaskContext, runtime_env::RuntimeEnv},
+    execution::{
+        TaskContext,
+        disk_manager::{DiskManagerBuilder, DiskManagerMode},
+        runtime_env::{RuntimeEnv, RuntimeEnvBuilder},
+    },
     physical_plan::ExecutionPlan,
     prelude::SessionConfig,
 };
@@ -206,6 +210,14 @@ impl Pipeline {
             told: Mutex::default(),
             patience: Patience::default(),
         }
+    }
+
+    /// The same; what its plans sort and group takes so many bytes at most, and nothing on disk.
+    pub(crate) fn within(self, bytes: usize) -> Result<Self> {
+        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
+        let built = RuntimeEnvBuilder::new().with_memory_limit(bytes, 1.0).with_disk_manager_builder(disk).build_arc();
+        let runtime = built.map_err(|e| Error::internal("memory for a plan").because(e))?;
+        Ok(Self { runtime, ..self })
     }
 
     /// Lets the program, some topics of which were made `anew`, take over what is kept, and gives the states their rows.

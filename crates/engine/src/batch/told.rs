@@ -47,31 +47,34 @@ impl Pipeline {
             run.watermarks_after().into_iter().chain(streams.iter().map(|(name, mark)| (name.clone(), mark.at())));
         detail.watermarks = known.filter(|(_, at)| *at > Timestamp::MIN).collect();
         report.watermark = detail.watermarks.values().min().copied();
-        let mut given = 0;
-        for output in &self.outputs {
-            let (rows, busy_us) = run.work.take(&output.step);
-            if matches!(output.kind, OutputKind::Sink(_)) {
-                given += rows;
-            }
-            let name = output.name.clone();
-            detail.outputs.push(OperatorReport { name, rows, busy_us, steps: Vec::new() });
-        }
-        report.rows_out += given;
-        detail.operators = run.work.reports();
-        self.fill_in(&mut detail);
+        (detail.operators, detail.outputs) = self.work_of(run);
+        let given = self.outputs.iter().zip(&detail.outputs).filter(|(o, _)| matches!(o.kind, OutputKind::Sink(_)));
+        report.rows_out += given.map(|(_, told)| told.rows).sum::<u64>();
         report.detail = Arc::new(detail);
     }
 
+    /// What the operators and the outputs gave and took in a run. Taken out of it: asked once.
+    pub(crate) fn work_of(&self, run: &BatchRun) -> (Vec<OperatorReport>, Vec<OperatorReport>) {
+        let mut outputs = Vec::new();
+        for output in &self.outputs {
+            let (rows, busy_us) = run.work.take(&output.step);
+            outputs.push(OperatorReport { name: output.name.clone(), rows, busy_us, steps: Vec::new() });
+        }
+        let mut operators = run.work.reports();
+        self.fill_in(&mut operators, &outputs);
+        (operators, outputs)
+    }
+
     /// An operator that is one plan of the query engine has no step of ours: what its output was given is its work.
-    fn fill_in(&self, detail: &mut BatchDetail) {
+    fn fill_in(&self, operators: &mut Vec<OperatorReport>, outputs: &[OperatorReport]) {
         let mut more: Vec<OperatorReport> = Vec::new();
-        for (output, told) in self.outputs.iter().zip(&detail.outputs) {
-            match detail.operators.iter_mut().find(|operator| operator.name == output.node) {
+        for (output, told) in self.outputs.iter().zip(outputs) {
+            match operators.iter_mut().find(|operator| operator.name == output.node) {
                 Some(operator) => operator.busy_us += told.busy_us,
                 None => more.push(OperatorReport { name: output.node.clone(), ..told.clone() }),
             }
         }
-        detail.operators.extend(more);
+        operators.extend(more);
     }
 
     /// Says what the batch has read of inputs that no receiver tells of.

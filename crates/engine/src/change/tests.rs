@@ -13,6 +13,7 @@ use tidemill_store::{
     rewind::{Goal, rewind},
 };
 
+mod again;
 mod letters;
 mod parts;
 

@@ -54,6 +54,11 @@ impl Step {
         Some(Self::named(operator, what, false))
     }
 
+    /// Its operator, and what it does.
+    pub(crate) fn names(&self) -> (&str, &str) {
+        (&self.operator, &self.what)
+    }
+
     /// Of a step that is shared by its readers, or of an output.
     pub(crate) fn named(operator: &str, what: &str, takes: bool) -> Arc<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);

@@ -45,7 +45,9 @@ export async function ask(path, options = {}) {
   const sent = held;
   const answer = await fetch(path, { ...options, headers, credentials: 'omit', cache: 'no-store' });
   // An answer to a token that was replaced meanwhile says nothing of the new one.
-  if ((answer.status === 401 || answer.status === 429) && sent === held) lock(answer.status);
+  // Too many tries of a token say when to come back; another 429 is a route's own.
+  const guessed = answer.status === 429 && answer.headers.has('Retry-After');
+  if ((answer.status === 401 || guessed) && sent === held) lock(answer.status);
   return answer;
 }
 

@@ -1,12 +1,11 @@
 // Lineage: inputs, operators and outputs as a graph, with the rates of now on its edges.
 
 import { ask } from '../frame/ask.js';
-import { count, h, rate, say, span, table } from '../frame/dom.js';
+import { button, count, h, rate, say, span, table } from '../frame/dom.js';
+import { sample } from '../frame/sample.js';
 import { t } from '../frame/strings.js';
-import { layout } from './layout.js';
+import { drawing } from './drawing.js';
 
-const SVG = 'http://www.w3.org/2000/svg';
-const [WIDE, HIGH, ACROSS, DOWN] = [190, 54, 270, 84];
 /** The time over which rates are taken, in microseconds. */
 const PRESENT = 5e6;
 
@@ -36,55 +35,16 @@ export function open(root, { store, go, rest }) {
     choose(rest());
   }
 
-  function svg(tag, attributes, parent) {
-    const made = document.createElementNS(SVG, tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    parent?.append(made);
-    return made;
-  }
-
   function draw() {
     edges.length = 0;
     if (!graph.nodes.length) return box.replaceChildren(h('p', 'await', t('no_graph')));
-    const places = layout(graph.nodes);
-    const rows = [...places.values()].map((place) => place.row);
-    const [top, bottom] = [Math.min(...rows), Math.max(...rows)];
-    const columns = Math.max(...[...places.values()].map((place) => place.column));
-    const [width, height] = [columns * ACROSS + WIDE + 20, (bottom - top) * DOWN + HIGH + 20];
-    const drawing = svg('svg', { viewBox: `0 0 ${width} ${height}`, width, height, role: 'group', 'aria-label': t('lineage') });
-    const at = (id) => ({ x: 10 + places.get(id).column * ACROSS, y: 10 + (places.get(id).row - top) * DOWN });
-    for (const node of graph.nodes) {
-      for (const id of node.inputs) {
-        if (!places.has(id)) continue;
-        const [a, b] = [at(id), at(node.id)];
-        const [x1, y1, x2, y2] = [a.x + WIDE, a.y + HIGH / 2, b.x, b.y + HIGH / 2];
-        const bend = (x2 - x1) / 2;
-        svg('path', { class: 'edge', d: `M${x1},${y1}C${x1 + bend},${y1} ${x2 - bend},${y2} ${x2},${y2}` }, drawing);
-        const label = svg('text', { class: 'rate', x: (x1 + x2) / 2, y: (y1 + y2) / 2 - 6, 'text-anchor': 'middle' }, drawing);
-        edges.push({ from: id, label });
-      }
-    }
-    for (const node of graph.nodes) {
-      const { x, y } = at(node.id);
-      const group = svg('g', { class: `node ${node.kind}`, tabindex: 0, role: 'button', transform: `translate(${x},${y})` }, drawing);
-      group.setAttribute('aria-label', `${t(node.kind)} ${node.name}`);
-      svg('rect', { width: WIDE, height: HIGH, rx: node.kind === 'operator' ? 8 : HIGH / 2 }, group);
-      const name = svg('text', { class: 'name', x: WIDE / 2, y: 23, 'text-anchor': 'middle' }, group);
-      name.textContent = short(node.name, 22);
-      const what = svg('text', { class: 'what', x: WIDE / 2, y: 41, 'text-anchor': 'middle' }, group);
-      what.textContent = short(`${node.kind === 'operator' ? node.what : t(node.kind)}${node.stateful ? ` · ${t('keeps_state')}` : ''}`, 30);
-      svg('title', {}, group).textContent = `${node.name}\n${node.what}`;
-      group.dataset.id = node.id;
-      const act = () => go('lineage', node.id);
-      group.addEventListener('click', act);
-      group.addEventListener('keydown', (event) => {
-        if (event.key === 'Enter' || event.key === ' ') {
-          event.preventDefault();
-          act();
-        }
-      });
-    }
-    box.replaceChildren(drawing);
+    const what = (node, long) => {
+      if (!long) return t(node.kind);
+      return `${node.kind === 'operator' ? node.what : t(node.kind)}${node.stateful ? ` · ${t('keeps_state')}` : ''}`;
+    };
+    const drawn = drawing(graph.nodes, { label: t('lineage'), what, act: (node) => go('lineage', node.id) });
+    edges.push(...drawn.edges);
+    box.replaceChildren(drawn.element);
     rates();
   }
 
@@ -145,8 +105,8 @@ export function open(root, { store, go, rest }) {
     head.append(h('span', '', t(node.kind)));
     const what = h('p', '', node.what);
     what.dir = 'auto';
-    live = { id, element: h('p', 'strong') };
-    const parts = [head, what, live.element];
+    live = { id, element: h('p', 'strong'), link: h('a') };
+    const parts = [head, what, live.element, live.link];
     const link = (to) => {
       const made = h('a', '', to.name);
       made.href = `#lineage/${encodeURIComponent(to.id)}`;
@@ -163,7 +123,7 @@ export function open(root, { store, go, rest }) {
     if (node.stateful) {
       const state = h('p', 'small quiet', `${t('keeps_state')}: `);
       state.append(h('code', '', `tidemill sql -e 'SELECT * FROM state."${node.name}"'`));
-      parts.push(state);
+      parts.push(state, firstRows(node.name));
     }
     if (node.kind === 'output' && store.views.has(node.name)) {
       const chart = h('a', '', t('show_chart'));
@@ -180,6 +140,27 @@ export function open(root, { store, go, rest }) {
     figures();
   }
 
+  /** The first rows of a state, for whoever asks for them: they are read from disk. */
+  function firstRows(operator) {
+    const place = h('div', 'first-rows');
+    place.setAttribute('aria-live', 'polite');
+    const look = button(t('first_state'), async () => {
+      look.disabled = true;
+      try {
+        const answer = await ask(`/api/v1/states/${encodeURIComponent(operator)}`);
+        const told = await answer.json();
+        if (closed) return;
+        place.replaceChildren(look, answer.ok ? sample(told, true) : h('p', 'small warn', told.error));
+      } catch (error) {
+        place.replaceChildren(look, h('p', 'small warn', String(error)));
+      } finally {
+        look.disabled = false;
+      }
+    });
+    place.append(look);
+    return place;
+  }
+
   /** Rows and time of the node that is shown, as they are now. */
   function figures() {
     if (!live) return;
@@ -190,6 +171,8 @@ export function open(root, { store, go, rest }) {
     if (now !== null) told.push(`${t('per_second')}: ${rate(now)}`);
     if (busy) told.push(`${t('batch')} ${newest.batch}: ${count(busy.rows)} ${t('rows')}, ${span(busy.busy_us)}`);
     say(live.element, told.join(' · '));
+    say(live.link, newest ? t('show_batch', newest.batch) : '');
+    if (newest) live.link.href = `#batches/${newest.batch}`;
   }
 
   fetchGraph();
@@ -201,5 +184,3 @@ export function open(root, { store, go, rest }) {
     close: () => (closed = true),
   };
 }
-
-const short = (text, most) => ([...text].length > most ? `${[...text].slice(0, most - 1).join('')}…` : text);

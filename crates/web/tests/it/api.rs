@@ -3,6 +3,7 @@
 use crate::{
     Site,
     http::{self, Live},
+    inspect::Fake,
     report,
 };
 use serde_json::{Value, json};
@@ -17,7 +18,7 @@ use tokio::{
 };
 
 /// What of `value` does not fit `schema`, with its place.
-fn misfits(schema: &Value, value: &Value, document: &Value, at: &str, found: &mut Vec<String>) {
+pub(crate) fn misfits(schema: &Value, value: &Value, document: &Value, at: &str, found: &mut Vec<String>) {
     if let Some(reference) = schema["$ref"].as_str() {
         let name = reference.rsplit('/').next().unwrap();
         return misfits(&document["components"]["schemas"][name], value, document, at, found);
@@ -65,7 +66,7 @@ fn misfits(schema: &Value, value: &Value, document: &Value, at: &str, found: &mu
 
 /// A site whose every answer has something in each list.
 pub(crate) async fn full() -> Site {
-    filled(Site::open().await)
+    filled(Site::open_with("127.0.0.1:0", |server| server.inspect(Arc::new(Fake::default()))).await)
 }
 
 /// The site with something in each list.

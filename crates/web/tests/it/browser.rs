@@ -166,7 +166,7 @@ async fn hostile_text(browser: Browser) {
 
 /// Whether nothing is in the document but what the page itself makes, nothing was run, and no rule broken.
 pub(crate) async fn nothing_strange(browser: &Browser) {
-    let own = "HTML HEAD META TITLE LINK SCRIPT BODY HEADER NAV IMG H1 H2 H3 SPAN P SECTION DIV MAIN ASIDE UL OL LI DL DT \
+    let own = "HTML HEAD META TITLE LINK SCRIPT BODY HEADER NAV IMG H1 H2 H3 H4 SPAN P SECTION DIV MAIN ASIDE UL OL LI DL DT \
                DD OUTPUT B I A BUTTON LABEL SELECT OPTION INPUT CODE PRE CANVAS TABLE THEAD TBODY TR TH TD NOSCRIPT svg \
                path g rect text title";
     let strange = format!(

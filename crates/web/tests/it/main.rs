@@ -8,6 +8,7 @@ mod browser;
 mod charts;
 mod frame;
 mod http;
+mod inspect;
 mod live;
 mod lock;
 mod pages;
