@@ -27,10 +27,11 @@ use std::{
     fmt,
     io::{self, IsTerminal, Write},
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
 };
 use tidemill_core::{
-    BatchId, Board, Clock, Duration, Error, Event, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
+    Answers, BatchId, Board, Clock, Duration, Error, Event, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
 };
 use tidemill_engine::{StreamingContext, SystemClock};
 use tidemill_web::Server;
@@ -69,8 +70,10 @@ type Check = Box<dyn Fn(&Board) -> Option<Error> + Send>;
 
 /// A context and what stands around it while it runs.
 pub struct Assembly {
-    context: StreamingContext,
+    /// The page's notebook asks it, too.
+    context: Arc<StreamingContext>,
     page: Option<SocketAddr>,
+    notebooks: Option<PathBuf>,
     show: Show,
     run_for: Option<Duration>,
     failing: Option<Check>,
@@ -108,7 +111,16 @@ impl fmt::Debug for Assembly {
 impl Assembly {
     /// A context that is declared and not started.
     pub fn new(context: StreamingContext) -> Self {
-        Self { context, page: None, show: Show::Auto, run_for: None, failing: None }
+        let notebooks = context.data_dir().map(|data| data.join("notebooks"));
+        Self { context: Arc::new(context), page: None, notebooks, show: Show::Auto, run_for: None, failing: None }
+    }
+
+    /// Keeps the page's notebooks in this folder, as where the program's file lies; else they are in the data
+    /// directory, where there is one.
+    #[must_use]
+    pub fn notebooks(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.notebooks = Some(folder.into());
+        self
     }
 
     /// Serves the live page at a loopback address; port 0 takes any free port.
@@ -152,7 +164,7 @@ impl Assembly {
             .build()
             .map_err(|e| Error::external("can't start threads").because(e))?;
         let board = self.context.board();
-        let page = self.page.map(|address| runtime.block_on(Server::bind(address, Arc::clone(&board)))).transpose()?;
+        let page = self.page.map(|address| runtime.block_on(self.server(address))).transpose()?;
         let address = page.as_ref().map(Server::address);
         let mut signals = {
             let _in_runtime = runtime.enter();
@@ -179,6 +191,16 @@ impl Assembly {
         // What ended the watch says more than what came of it.
         watched.and(ended)?;
         Ok(summary)
+    }
+
+    /// The page, with what its notebook asks and where that is kept.
+    async fn server(&self, address: SocketAddr) -> Result<Server> {
+        let server = Server::bind(address, self.context.board()).await?;
+        let server = server.answers(Arc::clone(&self.context) as Arc<dyn Answers>);
+        Ok(match &self.notebooks {
+            Some(folder) => server.shelf(Arc::new(crate::notebooks::Folder::new(folder))),
+            None => server,
+        })
     }
 }
 

@@ -10,6 +10,7 @@
 //! /api/v1/program, health, graph, inputs      /api/v1/live     Server-Sent Events
 //! /api/v1/views[/{name}[/history]]            /api/v1/feed     the same as a WebSocket
 //! /api/v1/batches[/{batch}]                   /api/v1/openapi.json, grafana.json
+//! /api/v1/query[/{id}[/cancel]], names        /api/v1/notebooks[/{name}]
 //! ```
 //!
 //! Invariants: a viewer never slows the board, however slow or stuck it is,
@@ -45,8 +46,10 @@ mod guard;
 mod health;
 mod live;
 mod metrics;
+mod notebooks;
 mod openapi;
 mod past;
+mod query;
 mod role;
 mod routes;
 mod rows;

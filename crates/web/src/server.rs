@@ -9,6 +9,7 @@ use crate::{
     gate::Gate,
     guard::Guard,
     live,
+    query::Desk,
     routes::{PARTS, ROUTES, Route},
     rows::Rendered,
     watch::Watch,
@@ -26,7 +27,7 @@ use std::{
     pin::pin,
     sync::Arc,
 };
-use tidemill_core::{Board, Duration, Error, Result, Stop};
+use tidemill_core::{Answers, Board, Duration, Error, Result, Shelf, Stop};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
@@ -55,6 +56,10 @@ pub(crate) struct Shared {
     pub(crate) stop: Stop,
     /// One permit a live viewer. A viewer too many gets 503 and tries again later.
     pub(crate) viewers: Arc<Semaphore>,
+    /// Where questions come in.
+    pub(crate) desk: Desk,
+    /// Where notebooks are kept, if anywhere.
+    pub(crate) shelf: Option<Arc<dyn Shelf>>,
 }
 
 /// The web server of one program, bound and ready to run.
@@ -64,6 +69,9 @@ pub struct Server {
     address: SocketAddr,
     board: Arc<Board>,
     watch: Watch,
+    answers: Option<Arc<dyn Answers>>,
+    longest: Option<Duration>,
+    shelf: Option<Arc<dyn Shelf>>,
 }
 
 impl Server {
@@ -84,7 +92,7 @@ impl Server {
         let listener = TcpListener::bind(addr).await.map_err(|e| refused(addr, e))?;
         let address = listener.local_addr().map_err(|e| refused(addr, e))?;
         let watch = Watch::new(&board);
-        Ok(Self { listener, address, board, watch })
+        Ok(Self { listener, address, board, watch, answers: None, longest: None, shelf: None })
     }
 
     /// Says how long a running program may commit no batch before `/readyz`
@@ -93,6 +101,27 @@ impl Server {
     #[must_use]
     pub fn stall_after(mut self, span: Duration) -> Self {
         self.watch.set_stall_after(span);
+        self
+    }
+
+    /// Lets the notebook ask; without it there is nobody who answers.
+    #[must_use]
+    pub fn answers(mut self, answers: Arc<dyn Answers>) -> Self {
+        self.answers = Some(answers);
+        self
+    }
+
+    /// How long a question may take (120 s unless set).
+    #[must_use]
+    pub fn longest_query(mut self, span: Duration) -> Self {
+        self.longest = Some(span);
+        self
+    }
+
+    /// Where notebooks are kept; without it they can be downloaded.
+    #[must_use]
+    pub fn shelf(mut self, shelf: Arc<dyn Shelf>) -> Self {
+        self.shelf = Some(shelf);
         self
     }
 
@@ -112,6 +141,8 @@ impl Server {
             watch: self.watch,
             stop: stop.clone(),
             viewers: Arc::new(Semaphore::new(live::VIEWERS)),
+            desk: Desk::new(self.answers, self.longest),
+            shelf: self.shelf,
         });
         let app = app(Arc::clone(&shared), self.address);
         let tasks = TaskTracker::new();

@@ -3,9 +3,12 @@
 //! Registered by [`super::session::session`]. Each works on whole columns; a null
 //! gives a null.
 
+mod allowed;
 mod bounded;
 mod json;
 mod text;
+
+pub(super) use allowed::{ALLOWED, keep_allowed};
 
 use datafusion::{execution::SessionState, logical_expr::ScalarUDF};
 
