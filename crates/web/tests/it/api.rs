@@ -17,7 +17,7 @@ use tokio::{
 };
 
 /// What of `value` does not fit `schema`, with its place.
-fn misfits(schema: &Value, value: &Value, document: &Value, at: &str, found: &mut Vec<String>) {
+pub(crate) fn misfits(schema: &Value, value: &Value, document: &Value, at: &str, found: &mut Vec<String>) {
     if let Some(reference) = schema["$ref"].as_str() {
         let name = reference.rsplit('/').next().unwrap();
         return misfits(&document["components"]["schemas"][name], value, document, at, found);
@@ -65,7 +65,11 @@ fn misfits(schema: &Value, value: &Value, document: &Value, at: &str, found: &mu
 
 /// A site whose every answer has something in each list.
 pub(crate) async fn full() -> Site {
-    let site = Site::open().await;
+    let (site, _) = crate::notebook::asking(|server| server).await;
+    let book = json!({ "text": "x", "revision": null });
+    assert_eq!(crate::notebook::post(site.address, "/api/v1/notebooks/words", &book).await.status, 200);
+    let question = json!({ "sql": "echo", "id": "words" });
+    assert_eq!(crate::notebook::post(site.address, "/api/v1/query", &question).await.status, 200);
     site.show("words", 7, &[("sea", 3), ("tide", 2)]);
     site.board.update_program(|p| {
         p.name = "trending".to_string();
@@ -158,7 +162,7 @@ async fn every_route_answers_as_its_description_says() {
         }
         let Some(content) = get["responses"]["200"]["content"].as_object() else { continue };
         let (media, schema) = content.iter().next().unwrap();
-        let target = path.replace("{name}", "words").replace("{batch}", "7");
+        let target = path.replace("{name}", "words").replace("{id}", "words").replace("{batch}", "7");
         if media == "text/event-stream" {
             continue;
         }
@@ -173,7 +177,7 @@ async fn every_route_answers_as_its_description_says() {
         }
         // What is not there is told as described, too.
         if path.contains('{') {
-            let target = path.replace("{name}", "nothing").replace("{batch}", "99");
+            let target = path.replace("{name}", "nothing").replace("{id}", "nothing").replace("{batch}", "99");
             let reply = http::get(site.address, &target).await;
             assert_eq!(reply.status, 404, "{target}");
             assert!(get["responses"]["404"].is_object() && reply.json()["error"].is_string(), "{target}");

@@ -8,6 +8,8 @@ mod charts;
 mod frame;
 mod http;
 mod live;
+mod notebook;
+mod notebook_page;
 mod pages;
 mod requests;
 mod webdriver;
