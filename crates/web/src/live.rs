@@ -286,6 +286,8 @@ mod tests {
             board: Arc::clone(&board),
             stop,
             viewers: Arc::clone(&viewers),
+            desk: crate::query::Desk::new(None, None),
+            shelf: None,
         });
         let seat = Arc::clone(&viewers).try_acquire_owned().unwrap();
         let reader = tokio::spawn(feed(shared, seat).collect::<Vec<_>>());
