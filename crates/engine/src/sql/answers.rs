@@ -10,6 +10,7 @@
 use super::{
     functions,
     query::{Asked, DEAD, rows_table},
+    session::{config, session},
 };
 use crate::StreamingContext;
 use arrow_schema::Schema;
@@ -159,6 +160,8 @@ impl Answers for StreamingContext {
         let mut tables: Vec<AskedTable> = self.queryable(None)?.into_iter().map(table).collect();
         tables.extend(self.state_names()?);
         tables.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Names { tables, functions: functions::ALLOWED.iter().map(|name| (*name).to_string()).collect() })
+        let session = session(config(1), None);
+        functions::keep_allowed(&session);
+        Ok(Names { tables, functions: functions::names(&session) })
     }
 }

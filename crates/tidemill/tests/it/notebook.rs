@@ -138,14 +138,14 @@ fn nothing_outside_of_the_program_is_opened() {
 fn a_cross_join_is_cancelled_and_computes_no_more() {
     let dir = tempfile::tempdir().unwrap();
     let asked = Asked::start(dir.path());
-    let many = "(SELECT unnest(range(1, 3000000)) AS n FROM top WHERE word = 'sea')";
+    let many = "(SELECT unnest(range(1, 1000000)) AS n FROM top WHERE word = 'sea')";
     for (id, condition) in [("pairs", "a.n + b.n > 0"), ("none", "a.n + b.n < 0")] {
         let sql = format!("SELECT count(*) FROM {many} a CROSS JOIN {many} b WHERE {condition}");
         let path = format!("/api/v1/query/{id}");
         std::thread::scope(|scope| {
             let waiting = scope.spawn(|| asked.post("/api/v1/query", &json!({ "sql": sql, "id": id })));
             // It joins when both sides were read.
-            while asked.get(&path).1["read"].as_u64().unwrap_or(0) == 0 {
+            while asked.get(&path).1["read"].as_u64().unwrap_or(0) < 4 {
                 assert!(!waiting.is_finished(), "it has ended");
                 std::thread::yield_now();
             }

@@ -8,7 +8,9 @@ mod bounded;
 mod json;
 mod text;
 
-pub(super) use allowed::{ALLOWED, keep_allowed};
+#[cfg(test)]
+pub(super) use allowed::LEFT_OUT;
+pub(super) use allowed::{keep_allowed, names};
 
 use datafusion::{execution::SessionState, logical_expr::ScalarUDF};
 
