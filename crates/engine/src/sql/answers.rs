@@ -29,7 +29,7 @@ use std::{
 use tidemill_core::{
     Answer, Answers, AskedTable, BatchId, Error, Names, Offset, Progress, Question, Result, StreamName, Timestamp,
 };
-use tidemill_store::Past;
+use tidemill_store::{Past, ledger::OperatorEntry};
 
 /// A batch of the past that is kept.
 #[derive(Debug, Clone)]
@@ -73,7 +73,7 @@ impl StreamingContext {
             for (stream, ranges) in &kept.ranges {
                 let ends = ends.entry(stream.clone()).or_default();
                 for range in ranges {
-                    let Ok(partition) = range.partition.0.parse() else { continue };
+                    let Ok(partition) = range.partition.0.parse::<u32>() else { continue };
                     if kept.id <= batch {
                         ends.insert(partition, range.end);
                     } else {
@@ -107,7 +107,7 @@ impl StreamingContext {
     /// it keeps them.
     fn state_names(&self) -> Result<Vec<AskedTable>> {
         let entries = self.past()?.map(|past| past.program().operators).unwrap_or_default();
-        let named = |entry: tidemill_store::ledger::OperatorEntry| {
+        let named = |entry: OperatorEntry| -> Result<AskedTable> {
             let columns = entry.columns()?.filter(|_| entry.kind != "aggregate");
             let columns = columns.map(|columns| names_of(&columns)).unwrap_or_default();
             Ok(AskedTable { name: format!("state.{}", quoted(&entry.name)), kind: "state", columns })
