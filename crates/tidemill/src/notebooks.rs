@@ -43,7 +43,9 @@ impl Folder {
     fn file(&self, name: &str) -> Result<PathBuf> {
         let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
         if name.is_empty() || name.starts_with('.') || name.len() > 64 || !name.bytes().all(plain) {
-            return Err(Error::user(format!("{name:?} is no name of a notebook: use letters, digits, `.`, `_` and `-`")));
+            return Err(Error::user(format!(
+                "{name:?} is no name of a notebook: use letters, digits, `.`, `_` and `-`"
+            )));
         }
         Ok(self.path.join(format!("{name}{END}")))
     }

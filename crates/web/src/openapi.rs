@@ -245,10 +245,7 @@ fn notebook() -> Map<String, Value> {
                 ("id", text.clone()),
             ]),
         ),
-        (
-            "Followed",
-            object(&[("id", text.clone()), ("state", state), ("read", count.clone()), ("elapsed_ms", count)]),
-        ),
+        ("Followed", object(&[("id", text.clone()), ("state", state), ("read", count.clone()), ("elapsed_ms", count)])),
         ("Names", object(&[("tables", list(&table)), ("functions", list(&text))])),
         ("Notebooks", object(&[("kept", truth), ("names", list(&text))])),
         ("Notebook", object(&[("text", text.clone()), ("revision", or_null("string"))])),

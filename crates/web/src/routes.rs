@@ -22,9 +22,7 @@
 //! Invariant: nothing is served that is not in [`ROUTES`] or [`PARTS`]; tests
 //! see that each answers as its description says, and to whom.
 
-use crate::{
-    api, assets, feed, grafana, health, live, metrics, notebooks, openapi, query, role::Role, server::Shared,
-};
+use crate::{api, assets, feed, grafana, health, live, metrics, notebooks, openapi, query, role::Role, server::Shared};
 use axum::routing::{MethodRouter, get, post};
 use std::sync::Arc;
 

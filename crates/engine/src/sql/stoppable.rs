@@ -22,9 +22,7 @@ use datafusion::{
         expr::ScalarFunction,
     },
     physical_expr::PhysicalExpr,
-    physical_plan::{
-        DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, stream::RecordBatchStreamAdapter,
-    },
+    physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, stream::RecordBatchStreamAdapter},
 };
 use futures::StreamExt;
 use std::{

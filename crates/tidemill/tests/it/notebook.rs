@@ -25,14 +25,15 @@ struct Asked {
 impl Asked {
     fn start(dir: &Path) -> Self {
         fs::write(dir.join("top.sql"), PROGRAM).unwrap();
-        let arguments =
-            ["run", "top.sql", "--headless", "--web", "127.0.0.1:0", "--data", "d", "--interval", "50ms"];
+        let arguments = ["run", "top.sql", "--headless", "--web", "127.0.0.1:0", "--data", "d", "--interval", "50ms"];
         let mut program = start(dir, &arguments, INPUT);
         let page = program.wait_for("page: http://");
         let address = page.trim_start_matches("page: http://").to_string();
         let asked = Self { program, address };
         // Until all that was sent has been counted.
-        while asked.rows("SELECT count(*) FROM posts") != json!([[4]]) || asked.rows("SELECT * FROM dead").as_array().is_none_or(Vec::is_empty) {}
+        while asked.rows("SELECT count(*) FROM posts") != json!([[4]])
+            || asked.rows("SELECT * FROM dead").as_array().is_none_or(Vec::is_empty)
+        {}
         asked
     }
 
@@ -82,7 +83,10 @@ fn history_views_states_and_dead_letters_are_asked_beside_the_program() {
     let dir = tempfile::tempdir().unwrap();
     let asked = Asked::start(dir.path());
     assert_eq!(asked.rows("SELECT word, total FROM top ORDER BY word"), json!([["sea", 4], ["tide", 2]]));
-    assert_eq!(asked.rows("SELECT value, _offset FROM posts WHERE _offset = 2"), json!([["{\"word\":\"<b>\",\"n\":\"many\"}", 2]]));
+    assert_eq!(
+        asked.rows("SELECT value, _offset FROM posts WHERE _offset = 2"),
+        json!([["{\"word\":\"<b>\",\"n\":\"many\"}", 2]])
+    );
     assert_eq!(asked.rows("SELECT raw, stream FROM dead"), json!([["{\"word\":\"<b>\",\"n\":\"many\"}", "posts"]]));
     assert_eq!(asked.rows("SELECT count(*) FROM state.top"), json!([[2]]));
     let question = json!({ "sql": "SELECT total FROM top WHERE word = {{word}}", "params": { "word": "sea" } });
@@ -90,7 +94,12 @@ fn history_views_states_and_dead_letters_are_asked_beside_the_program() {
     // The batch of now, as a fixed one, gives the same while others come.
     let (_, batches) = asked.get("/api/v1/batches");
     let last = batches.as_array().unwrap().last().unwrap()["batch"].clone();
-    for sql in ["SELECT word, total FROM top ORDER BY word", "SELECT count(*) FROM posts", "SELECT count(*) FROM dead", "SELECT count(*) FROM state.top"] {
+    for sql in [
+        "SELECT word, total FROM top ORDER BY word",
+        "SELECT count(*) FROM posts",
+        "SELECT count(*) FROM dead",
+        "SELECT count(*) FROM state.top",
+    ] {
         let (status, then) = asked.post("/api/v1/query", &json!({ "sql": sql, "at_batch": last }));
         assert_eq!((status, &then["rows"], &then["batch"]), (200, &asked.rows(sql), &last), "{sql}: {then}");
     }
@@ -98,7 +107,8 @@ fn history_views_states_and_dead_letters_are_asked_beside_the_program() {
     let expected = json!([2, 3, "there is no column `totl`; did you mean `total`?"]);
     assert_eq!((status, json!([error["line"], error["column"], error["error"]])), (400, expected));
     let (_, names) = asked.get("/api/v1/names");
-    let tables: Vec<_> = names["tables"].as_array().unwrap().iter().map(|table| table["name"].as_str().unwrap()).collect();
+    let tables: Vec<_> =
+        names["tables"].as_array().unwrap().iter().map(|table| table["name"].as_str().unwrap()).collect();
     assert_eq!(tables, ["\"top.dead\"", "dead", "posts", "state.top", "top"]);
     asked.end();
 }
@@ -128,7 +138,8 @@ fn nothing_outside_of_the_program_is_opened() {
     assert!(!dir.path().join("out.csv").exists());
     // More than its share of memory is refused, and the program goes on.
     let many = "(SELECT unnest(range(1, 9000000)) AS n)";
-    let (status, error) = asked.post("/api/v1/query", &json!({ "sql": format!("SELECT array_agg(a.n) FROM {many} a, {many} b") }));
+    let (status, error) =
+        asked.post("/api/v1/query", &json!({ "sql": format!("SELECT array_agg(a.n) FROM {many} a, {many} b") }));
     assert!(status >= 400, "{status} {error}");
     assert_eq!(asked.rows("SELECT total FROM top WHERE word = 'sea'"), json!([[4]]));
     asked.end();

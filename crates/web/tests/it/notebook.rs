@@ -93,9 +93,8 @@ impl Shelf for StandIn {
 pub(crate) async fn asking(set: impl FnOnce(Server) -> Server) -> (Site, Arc<StandIn>) {
     let stand_in = Arc::<StandIn>::default();
     let both = Arc::clone(&stand_in);
-    let site = Site::open_with("127.0.0.1:0", |server| {
-        set(server.answers(Arc::clone(&both) as Arc<dyn Answers>).shelf(both))
-    });
+    let site =
+        Site::open_with("127.0.0.1:0", |server| set(server.answers(Arc::clone(&both) as Arc<dyn Answers>).shelf(both)));
     (site.await, stand_in)
 }
 
@@ -129,10 +128,18 @@ async fn an_answer_has_columns_with_types_and_says_when_it_is_cut() {
     assert_eq!(reply.status, 200);
     let got = reply.json();
     assert_eq!(got["columns"], json!([{ "name": "text", "type": "text" }, { "name": "n", "type": "number" }]));
-    let rows = json!([["echo", 0], ["x' --", 1], ["b Whole(-5)", 2], ["c Number(0.5)", 3], ["d Truth(true)", 4], ["e Null", 5]]);
+    let rows = json!([
+        ["echo", 0],
+        ["x' --", 1],
+        ["b Whole(-5)", 2],
+        ["c Number(0.5)", 3],
+        ["d Truth(true)", 4],
+        ["e Null", 5]
+    ]);
     assert_eq!((&got["rows"], &got["more"], &got["read"]), (&rows, &json!(false), &json!(7)));
     let mut found = Vec::new();
-    let schema = &document["paths"]["/api/v1/query"]["post"]["responses"]["200"]["content"]["application/json"]["schema"];
+    let schema =
+        &document["paths"]["/api/v1/query"]["post"]["responses"]["200"]["content"]["application/json"]["schema"];
     api::misfits(schema, &got, &document, "rows", &mut found);
     assert!(found.is_empty(), "{found:#?}");
 
@@ -152,7 +159,8 @@ async fn an_answer_has_columns_with_types_and_says_when_it_is_cut() {
 async fn an_error_gives_its_line_and_column() {
     let (site, _) = asking(|server| server).await;
     let reply = ask(site.address, &json!({ "sql": "wrong", "id": "mine" })).await;
-    let expected = json!({ "error": "there is no column `vlaue`; did you mean `value`?", "line": 2, "column": 8, "id": "mine" });
+    let expected =
+        json!({ "error": "there is no column `vlaue`; did you mean `value`?", "line": 2, "column": 8, "id": "mine" });
     assert_eq!((reply.status, reply.json()), (400, expected));
     let reply = ask(site.address, &json!({ "sql": "broken" })).await;
     assert_eq!((reply.status, &reply.json()["line"]), (500, &Value::Null));
@@ -208,7 +216,9 @@ async fn a_few_run_at_once_and_one_whose_asker_has_gone_makes_room() {
     let address = site.address;
     let mut asked = Vec::new();
     for n in 1..=4 {
-        asked.push(tokio::spawn(async move { ask(address, &json!({ "sql": "endless", "id": format!("q-{n}") })).await }));
+        asked.push(tokio::spawn(
+            async move { ask(address, &json!({ "sql": "endless", "id": format!("q-{n}") })).await },
+        ));
         begun(&stand_in, n).await;
     }
     let refused = ask(address, &json!({ "sql": "echo" })).await;

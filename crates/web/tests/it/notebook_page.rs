@@ -92,7 +92,9 @@ async fn cells(browser: Browser) {
 
     write(&browser, SQL, "many").await;
     browser.eval("document.querySelector('[data-tool=run_all]').click()").await;
-    browser.wait("/The first 1000 rows; there are more\\./.test(document.querySelector('.of-sql .more').textContent)").await;
+    browser
+        .wait("/The first 1000 rows; there are more\\./.test(document.querySelector('.of-sql .more').textContent)")
+        .await;
     nothing_strange_but_refused(&browser).await;
     site.close().await;
 }
@@ -117,7 +119,9 @@ async fn forms(browser: Browser) {
     key(&browser, SQL, "Enter", "ctrlKey: true").await;
     browser.wait("document.querySelectorAll('.of-sql .bars li').length === 3").await;
     let choose = |form: &str| {
-        format!("const pick = document.querySelector('.of-sql [data-pick=form]'); pick.value = '{form}'; pick.dispatchEvent(new Event('change'))")
+        format!(
+            "const pick = document.querySelector('.of-sql [data-pick=form]'); pick.value = '{form}'; pick.dispatchEvent(new Event('change'))"
+        )
     };
     for (form, drawn) in [
         ("lines", "canvas"),
@@ -139,7 +143,9 @@ async fn forms(browser: Browser) {
     assert!(count() > before);
     site.board.publish_batch(report(2));
     browser.wait("/batch 2$/.test(document.querySelector('.of-sql .said').textContent)").await;
-    browser.eval("const at = document.getElementById('at-batch'); at.value = '1'; at.dispatchEvent(new Event('input'))").await;
+    browser
+        .eval("const at = document.getElementById('at-batch'); at.value = '1'; at.dispatchEvent(new Event('input'))")
+        .await;
     browser.wait("document.querySelector('.of-sql .check input').disabled").await;
     key(&browser, SQL, "Enter", "ctrlKey: true").await;
     browser.wait("/batch 1$/.test(document.querySelector('.of-sql .said').textContent)").await;
@@ -245,10 +251,23 @@ async fn hostile(browser: Browser) {
     let (site, _) = opened(&browser).await;
     let address = site.address;
     // As text of a file, which anyone may have written, with links that lead where none may.
-    let links = ["javascript:window.__pwned=1", "JaVaScRiPt:window.__pwned=1", "data:text/html,x", "//evil.example", "/api/v1/x", "file:///etc/passwd", "vbscript:x", "blob:x", "https:evil.example", "#x\"onclick=\"y"];
+    let links = [
+        "javascript:window.__pwned=1",
+        "JaVaScRiPt:window.__pwned=1",
+        "data:text/html,x",
+        "//evil.example",
+        "/api/v1/x",
+        "file:///etc/passwd",
+        "vbscript:x",
+        "blob:x",
+        "https:evil.example",
+        "#x\"onclick=\"y",
+    ];
     let mut text: String = links.iter().map(|to| format!("[go]({to})\n\n")).collect();
     for payload in PAYLOADS {
-        text += &format!("{payload}\n\n- {payload}\n\n> {payload}\n\n# {payload}\n\n**{payload}** `{payload}` [{payload}]({payload})\n\n<!-- cell -->\n\n");
+        text += &format!(
+            "{payload}\n\n- {payload}\n\n> {payload}\n\n# {payload}\n\n**{payload}** `{payload}` [{payload}]({payload})\n\n<!-- cell -->\n\n"
+        );
     }
     text += "```sql form=bars\"><script>window.__pwned=1</script> label=%3Cscript%3E\necho {{who}}\n```\n";
     let book = json!({ "text": text, "revision": null });
@@ -258,12 +277,18 @@ async fn hostile(browser: Browser) {
     browser.wait("document.querySelectorAll('.cell').length > 50").await;
     assert_eq!(browser.eval("return document.querySelectorAll('.prose a').length").await, 0, "no link was made");
     for payload in PAYLOADS {
-        let give = format!("const who = document.querySelector('.values input'); who.value = {}; who.dispatchEvent(new Event('input'))", json!(payload));
+        let give = format!(
+            "const who = document.querySelector('.values input'); who.value = {}; who.dispatchEvent(new Event('input'))",
+            json!(payload)
+        );
         browser.eval(&give).await;
         // A field of one line has no breaks.
         let wanted: String = payload.chars().filter(|c| !matches!(c, '\n' | '\r')).collect();
         browser.eval("document.querySelector('.of-sql [data-tool=run]').click()").await;
-        let shown = format!("[...document.querySelectorAll('.of-sql .bars .label, .of-sql td')].some((e) => e.textContent === {})", json!(wanted));
+        let shown = format!(
+            "[...document.querySelectorAll('.of-sql .bars .label, .of-sql td')].some((e) => e.textContent === {})",
+            json!(wanted)
+        );
         browser.wait(&shown).await;
     }
     nothing_strange(&browser).await;
@@ -275,7 +300,10 @@ async fn hostile(browser: Browser) {
     browser.go(&format!("http://{address}/?plain#notebook/plain")).await;
     browser.wait("document.querySelectorAll('.prose li').length === 2").await;
     let drawn = browser.eval("return [...document.querySelectorAll('.prose h2, .prose strong, .prose em, .prose code, .prose a')].map((e) => `${e.tagName} ${e.textContent} ${e.getAttribute('href') ?? ''}`.trim())").await;
-    assert_eq!(texts(&drawn), ["H2 Title", "STRONG bold", "EM weak", "CODE code", "A web https://example.org/a?b=c", "A page #live/words"]);
+    assert_eq!(
+        texts(&drawn),
+        ["H2 Title", "STRONG bold", "EM weak", "CODE code", "A web https://example.org/a?b=c", "A page #live/words"]
+    );
     assert_eq!(browser.eval("return document.querySelector('.prose a').rel").await, "noopener noreferrer");
     site.close().await;
 }

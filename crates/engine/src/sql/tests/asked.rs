@@ -176,8 +176,7 @@ fn stopped(sql: &str) -> String {
     let program = small();
     let (context, progress) = (program.context(), Arc::<Progress>::default());
     let end = std::thread::scope(|scope| {
-        let asked =
-            scope.spawn(|| futures::executor::block_on(context.answer(of(sql), Arc::clone(&progress))));
+        let asked = scope.spawn(|| futures::executor::block_on(context.answer(of(sql), Arc::clone(&progress))));
         // The second side of a join is read when the first is there as a whole.
         while progress.read() < 6 && !asked.is_finished() {
             std::thread::yield_now();
@@ -209,10 +208,16 @@ fn gates_change_no_answer() {
     let program = small();
     for (sql, expected) in [
         ("SELECT a.tag FROM v a JOIN v b ON a.n < b.n ORDER BY 1", vec!["|a|", "|it's|", "|it's|"]),
-        ("SELECT a.tag, b.tag AS c FROM v a LEFT JOIN v b ON a.n = -b.n AND a.n > b.n", vec!["|a||", "|b||", "|it's||"]),
+        (
+            "SELECT a.tag, b.tag AS c FROM v a LEFT JOIN v b ON a.n = -b.n AND a.n > b.n",
+            vec!["|a||", "|b||", "|it's||"],
+        ),
         ("SELECT tag FROM v WHERE n = (SELECT max(n) FROM v)", vec!["|b|"]),
         ("SELECT tag FROM v a WHERE EXISTS (SELECT 1 FROM v b WHERE b.n > a.n AND b.n < 2)", vec!["|it's|"]),
-        ("WITH RECURSIVE t AS (SELECT 1 AS k UNION ALL SELECT k + 1 FROM t WHERE k < 4) SELECT sum(k) AS s FROM t", vec!["|10|"]),
+        (
+            "WITH RECURSIVE t AS (SELECT 1 AS k UNION ALL SELECT k + 1 FROM t WHERE k < 4) SELECT sum(k) AS s FROM t",
+            vec!["|10|"],
+        ),
         ("SELECT tag, row_number() OVER (ORDER BY n) AS k FROM v", vec!["|a|2|", "|b|3|", "|it's|1|"]),
     ] {
         assert_eq!(sorted(&ask(&program, of(sql)).unwrap().rows), expected, "{sql}");
@@ -258,7 +263,9 @@ fn what_can_be_named_is_told() {
     let (program, _) = words(dir.path(), &["a refuse"]);
     let names = program.context().names().unwrap();
     let kinds: Vec<_> = names.tables.iter().map(|table| (table.name.as_str(), table.kind)).collect();
-    for wanted in [("dead", "letters"), ("lines", "topic"), ("\"p.dead\"", "letters"), ("state.top", "state"), ("top", "view")] {
+    for wanted in
+        [("dead", "letters"), ("lines", "topic"), ("\"p.dead\"", "letters"), ("state.top", "state"), ("top", "view")]
+    {
         assert!(kinds.contains(&wanted), "{wanted:?} in {kinds:?}");
     }
     for table in &names.tables {
