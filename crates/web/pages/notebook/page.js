@@ -141,7 +141,7 @@ export function open(root, app) {
     return Object.fromEntries(found.map((name) => [name, book.parameters[name] ?? '']));
   }
 
-  const draft = calm(() => remember({ name: book.name, kept: book.kept, revision: book.revision, text: text() }), 300);
+  const draft = calm(() => remember({ name: book.name, kept: book.kept, revision: book.revision, text: text(), dirty }), 300);
 
   function changed() {
     dirty = true;
@@ -323,7 +323,8 @@ export function open(root, app) {
     else if (kept) {
       show(kept.name, kept.text, kept.revision);
       book.kept = kept.kept;
-      changed();
+      if (kept.dirty) changed();
+      books.value = all.includes(kept.kept) ? kept.kept : '';
     } else if (all.includes(app.store.program?.name)) await load(app.store.program.name);
     else fresh();
     root.dataset.ready = 'true';
