@@ -19,6 +19,7 @@
 //! # Ok::<(), tidemill_core::Error>(())
 //! ```
 
+mod ask;
 mod batch;
 mod board;
 mod claim;
@@ -38,6 +39,7 @@ mod time;
 mod watermark;
 mod window;
 
+pub use ask::{Answer, Answers, AskedTable, Kept, Names, Notebook, Parameter, Progress, Question, Shelf};
 pub use batch::{Batch, BatchId, Offset, OffsetRange, PartitionId, Position, StreamName};
 pub use board::{BatchReport, Board, Event, InputReport, PartitionReport, Phase, Program, ViewSnapshot};
 pub use claim::Claim;

@@ -61,6 +61,11 @@ impl StreamingContext {
         &self.config.name
     }
 
+    /// Its data directory, if it was given one.
+    pub fn data_dir(&self) -> Option<&std::path::Path> {
+        self.config.data_dir.as_deref()
+    }
+
     /// The log, while the program runs on one.
     pub(crate) fn log(&self) -> Option<Arc<tidemill_store::log::Log>> {
         self.log.lock().upgrade()

@@ -27,10 +27,11 @@ use std::{
     fmt,
     io::{self, IsTerminal, Write},
     net::SocketAddr,
+    path::PathBuf,
     sync::Arc,
 };
 use tidemill_core::{
-    BatchId, Board, Clock, Duration, Error, Event, Inspect, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
+    Answers, BatchId, Board, Clock, Duration, Error, Event, Inspect, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
 };
 use tidemill_engine::{StreamingContext, SystemClock};
 use tidemill_web::{Access, Server};
@@ -69,10 +70,11 @@ type Check = Box<dyn Fn(&Board) -> Option<Error> + Send>;
 
 /// A context and what stands around it while it runs.
 pub struct Assembly {
-    /// Shared with the page, which looks at it beside its batches.
+    /// Shared with the page, which looks at it beside its batches, and whose notebook asks it.
     context: Arc<StreamingContext>,
     page: Option<SocketAddr>,
     access: Access,
+    notebooks: Option<PathBuf>,
     show: Show,
     run_for: Option<Duration>,
     failing: Option<Check>,
@@ -110,14 +112,24 @@ impl fmt::Debug for Assembly {
 impl Assembly {
     /// A context that is declared and not started.
     pub fn new(context: StreamingContext) -> Self {
+        let notebooks = context.data_dir().map(|data| data.join("notebooks"));
         Self {
             context: Arc::new(context),
             page: None,
             access: Access::default(),
+            notebooks,
             show: Show::Auto,
             run_for: None,
             failing: None,
         }
+    }
+
+    /// Keeps the page's notebooks in this folder, as where the program's file lies; else they are in the data
+    /// directory, where there is one.
+    #[must_use]
+    pub fn notebooks(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.notebooks = Some(folder.into());
+        self
     }
 
     /// Serves the live page at an address, of loopback unless [`Assembly::access`] is
@@ -171,9 +183,7 @@ impl Assembly {
             .map_err(|e| Error::external("can't start threads").because(e))?;
         let board = self.context.board();
         let access = std::mem::take(&mut self.access);
-        let bind = |address| runtime.block_on(Server::bind_for(address, Arc::clone(&board), access));
-        let page = self.page.map(bind).transpose()?;
-        let page = page.map(|page| page.inspect(Arc::clone(&self.context) as Arc<dyn Inspect>));
+        let page = self.page.map(|address| runtime.block_on(self.server(address, access))).transpose()?;
         let url = page.as_ref().map(Server::url);
         let mut signals = {
             let _in_runtime = runtime.enter();
@@ -200,6 +210,17 @@ impl Assembly {
         // What ended the watch says more than what came of it.
         watched.and(ended)?;
         Ok(summary)
+    }
+
+    /// The page, with what its notebook asks and where that is kept.
+    async fn server(&self, address: SocketAddr, access: Access) -> Result<Server> {
+        let server = Server::bind_for(address, self.context.board(), access).await?;
+        let server = server.inspect(Arc::clone(&self.context) as Arc<dyn Inspect>);
+        let server = server.answers(Arc::clone(&self.context) as Arc<dyn Answers>);
+        Ok(match &self.notebooks {
+            Some(folder) => server.shelf(Arc::new(crate::notebooks::Folder::new(folder))),
+            None => server,
+        })
     }
 }
 

@@ -43,6 +43,7 @@
 
 pub mod assemble;
 pub mod logging;
+pub mod notebooks;
 mod terminal;
 
 pub use tidemill_agent as agent;

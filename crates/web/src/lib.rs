@@ -10,6 +10,7 @@
 //! /api/v1/program, health, graph, inputs      /api/v1/live     Server-Sent Events
 //! /api/v1/views[/{name}[/history]]            /api/v1/feed     the same as a WebSocket
 //! /api/v1/batches[/{batch}[/run]], states/{name}   /api/v1/openapi.json, grafana.json, caller
+//! /api/v1/query[/{id}[/cancel]], names        /api/v1/notebooks[/{name}]
 //! ```
 //!
 //! Invariants: a viewer never slows the board, however slow or stuck it is,
@@ -54,8 +55,10 @@ mod live;
 #[cfg(test)]
 mod matrix;
 mod metrics;
+mod notebooks;
 mod openapi;
 mod past;
+mod query;
 mod role;
 mod routes;
 mod rows;

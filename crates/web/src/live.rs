@@ -283,6 +283,8 @@ mod tests {
             stop,
             viewers: Arc::new(tokio::sync::Semaphore::new(1)),
             inspecting: crate::inspect::Inspecting::default(),
+            desk: crate::query::Desk::new(None, None),
+            shelf: None,
         })
     }
 

@@ -61,7 +61,11 @@ fn operation(route: &Route) -> Value {
     let token: &[u16] = if route.role.is_some() { &[401, 403, 429] } else { &[401, 429] };
     let body: &[u16] = if route.verb == Verb::Post { &[408, 413, 415] } else { &[] };
     for status in route.refusals.iter().chain(token).chain(body) {
-        let schema = if route.path == "/readyz" && *status == 503 { reference("Health") } else { reference("Error") };
+        let schema = reference(match (route.path, status) {
+            ("/readyz", 503) => "Health",
+            ("/api/v1/query", 400 | 409 | 500..) => "Refused",
+            _ => "Error",
+        });
         // A wrong parameter or a wrong upgrade is told as text.
         let content = match status {
             400 => json!({
@@ -168,7 +172,7 @@ fn schemas() -> Value {
     ]);
     let health =
         [("ready", truth.clone()), ("phase", phase.clone()), ("state", text.clone()), ("reason", text.clone())];
-    json!({
+    let mut schemas = json!({
         "Error": object(&[("error", text.clone())]),
         "Live": object(&[("live", truth.clone())]),
         "Health": object(&health),
@@ -217,7 +221,59 @@ fn schemas() -> Value {
         "RunAgain": object(&[]),
         "Table": crate::inspect::table_schema(),
         "Rerun": crate::inspect::schema(&letter),
-    })
+    });
+    schemas.as_object_mut().into_iter().for_each(|all| all.extend(notebook()));
+    schemas
+}
+
+/// What the notebook asks and is told.
+fn notebook() -> Map<String, Value> {
+    let (count, text, truth) =
+        (json!({ "type": "integer", "minimum": 0 }), json!({ "type": "string" }), json!({ "type": "boolean" }));
+    let or_null = |kind: &str| json!({ "type": [kind, "null"] });
+    let literal = json!({ "type": ["string", "number", "boolean", "null"] });
+    let mut question = object(&[
+        ("sql", text.clone()),
+        ("at_batch", or_null("integer")),
+        ("params", by_name(&literal)),
+        ("limit", count.clone()),
+        ("id", text.clone()),
+    ]);
+    question["required"] = json!(["sql"]);
+    let column = object(&[("name", text.clone()), ("type", text.clone())]);
+    let rows = object(&[
+        ("id", text.clone()),
+        ("batch", count.clone()),
+        ("time", json!({ "type": "integer" })),
+        ("read", count.clone()),
+        ("elapsed_ms", count.clone()),
+        ("columns", list(&column)),
+        ("rows", list(&list(&literal))),
+        ("cut", count.clone()),
+        ("more", truth.clone()),
+    ]);
+    let state = json!({ "type": "string", "enum": ["running", "done", "failed", "stopped"] });
+    let table = object(&[("name", text.clone()), ("kind", text.clone()), ("columns", list(&text))]);
+    let all = [
+        ("Question", question),
+        ("Nothing", json!({ "type": "object" })),
+        ("Rows", rows),
+        (
+            "Refused",
+            object(&[
+                ("error", text.clone()),
+                ("line", or_null("integer")),
+                ("column", or_null("integer")),
+                ("id", text.clone()),
+            ]),
+        ),
+        ("Followed", object(&[("id", text.clone()), ("state", state), ("read", count.clone()), ("elapsed_ms", count)])),
+        ("Names", object(&[("tables", list(&table)), ("functions", list(&text))])),
+        ("Notebooks", object(&[("kept", truth), ("names", list(&text))])),
+        ("Notebook", object(&[("text", text.clone()), ("revision", or_null("string"))])),
+        ("Kept", object(&[("revision", text)])),
+    ];
+    all.into_iter().map(|(name, schema)| (name.to_string(), schema)).collect()
 }
 
 fn range(text: &Value, count: &Value) -> Value {

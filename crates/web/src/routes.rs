@@ -22,7 +22,9 @@
 //! Invariant: nothing is served that is not in [`ROUTES`] or [`PARTS`]; tests
 //! see that each answers as its description says, and to whom.
 
-use crate::{api, assets, feed, grafana, health, inspect, live, metrics, openapi, role::Role, server::Shared};
+use crate::{
+    api, assets, feed, grafana, health, inspect, live, metrics, notebooks, openapi, query, role::Role, server::Shared,
+};
 use axum::routing::{MethodRouter, get, post};
 use std::sync::Arc;
 
@@ -88,6 +90,8 @@ const MOMENT: Parameter = Parameter {
     kind: "integer",
     what: "as it was after this batch, as far as that is remembered",
 };
+const QUERY: Parameter = Parameter { name: "id", place: "path", kind: "string", what: "the query's id" };
+const NOTEBOOK: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the notebook's name" };
 const BATCH: Parameter = Parameter { name: "batch", place: "path", kind: "integer", what: "the batch's number" };
 
 const STATE: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the operator's name" };
@@ -250,6 +254,72 @@ pub(crate) const ROUTES: &[Route] = &[
         refusals: &[400, 426, 503],
         serve: || get(feed::feed),
         ..PLAIN
+    },
+    Route {
+        path: "/api/v1/query",
+        summary: "the rows of a SELECT over views, topics, states, tables and dead letters",
+        role: Some(Role::Viewer),
+        takes: Some("Question"),
+        answer: Answer::Json("Rows"),
+        refusals: &[400, 404, 409, 429, 500, 503, 504],
+        serve: || post(query::query),
+        ..OPERATES
+    },
+    Route {
+        path: "/api/v1/query/{id}",
+        summary: "how far a query is: rows read, time, and whether it runs",
+        parameters: &[QUERY],
+        answer: Answer::Json("Followed"),
+        refusals: &[404],
+        serve: || get(query::follow),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/query/{id}/cancel",
+        summary: "ends a query that runs",
+        role: Some(Role::Viewer),
+        parameters: &[QUERY],
+        takes: Some("Nothing"),
+        answer: Answer::Json("Followed"),
+        refusals: &[404],
+        serve: || post(query::cancel),
+        ..OPERATES
+    },
+    Route {
+        path: "/api/v1/names",
+        summary: "what a query may name: tables with their columns, and functions",
+        answer: Answer::Json("Names"),
+        refusals: &[500],
+        serve: || get(query::names),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/notebooks",
+        summary: "the notebooks that are kept, and whether there is a place for them",
+        answer: Answer::Json("Notebooks"),
+        refusals: &[500],
+        serve: || get(notebooks::list),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/notebooks/{name}",
+        summary: "a notebook's text and its revision",
+        parameters: &[NOTEBOOK],
+        answer: Answer::Json("Notebook"),
+        refusals: &[400, 404, 500],
+        serve: || get(notebooks::read),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/notebooks/{name}",
+        summary: "keeps a notebook over the revision that was seen; null keeps a new one",
+        parameters: &[NOTEBOOK],
+        takes: Some("Notebook"),
+        bytes: notebooks::BODY,
+        answer: Answer::Json("Kept"),
+        refusals: &[400, 404, 409, 413, 500],
+        serve: || post(notebooks::keep),
+        ..OPERATES
     },
     Route { path: "/api/v1/openapi.json", summary: "this description", serve: || get(openapi::openapi), ..PLAIN },
     Route {

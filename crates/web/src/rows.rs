@@ -17,7 +17,7 @@
 
 use arrow_array::{Array, RecordBatch, cast::AsArray, types as t};
 use arrow_cast::display::{ArrayFormatter, FormatOptions};
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Schema};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::{
@@ -137,29 +137,56 @@ fn render(out: &mut String, snapshot: &ViewSnapshot) {
     let rows = &snapshot.rows;
     out.push_str("{\"name\":");
     string(out, &snapshot.name);
-    put(out, format_args!(",\"batch\":{},\"time\":{},\"total\":{}", snapshot.batch, snapshot.time.0, rows.num_rows()));
-    out.push_str(",\"columns\":[");
-    for (i, field) in rows.schema_ref().fields().iter().enumerate() {
+    put(out, format_args!(",\"batch\":{},\"time\":{},\"total\":{},", snapshot.batch, snapshot.time.0, rows.num_rows()));
+    columns(out, rows.schema_ref());
+    out.push_str(",\"rows\":[");
+    let (_, cut) = cells(out, rows, ROWS, BYTES);
+    put(out, format_args!("],\"cut\":{cut}}}"));
+}
+
+/// Writes `"columns":…,"rows":…,"cut":…,"more":…` of an answer, and begins no row beyond `bytes`.
+pub(crate) fn table(out: &mut String, answer: &tidemill_core::Answer, bytes: usize) {
+    let (mut shown, mut cut, all) = (0, 0, answer.rows.iter().map(RecordBatch::num_rows).sum::<usize>());
+    columns(out, &answer.schema);
+    out.push_str(",\"rows\":[");
+    for rows in answer.rows.iter().filter(|rows| rows.num_rows() > 0) {
+        if shown > 0 {
+            if out.len() > bytes {
+                break;
+            }
+            out.push(',');
+        }
+        let (own, cells) = cells(out, rows, usize::MAX, bytes);
+        shown += own;
+        cut += cells;
+        if own < rows.num_rows() {
+            break;
+        }
+    }
+    put(out, format_args!("],\"cut\":{cut},\"more\":{}", answer.more || shown < all));
+}
+
+fn columns(out: &mut String, schema: &Schema) {
+    out.push_str("\"columns\":[");
+    for (i, field) in schema.fields().iter().enumerate() {
         comma(out, i);
         out.push_str("{\"name\":");
         string(out, field.name());
         put(out, format_args!(",\"type\":\"{}\"}}", kind(field.data_type())));
     }
-    out.push_str("],\"rows\":[");
-    let cut = cells(out, rows);
-    put(out, format_args!("],\"cut\":{cut}}}"));
+    out.push(']');
 }
 
-/// Writes the rows and counts the cells that were cut.
-fn cells(out: &mut String, rows: &RecordBatch) -> usize {
+/// Writes the first rows, up to either bound, and counts them and the cells that were cut. The first is always there.
+fn cells(out: &mut String, rows: &RecordBatch, most: usize, bytes: usize) -> (usize, usize) {
     let options = FormatOptions::new().with_display_error(true);
     // A type that can't be shown shows an empty column of its name in its place.
     let formatters: Vec<_> =
         rows.columns().iter().map(|column| ArrayFormatter::try_new(column, &options).ok()).collect();
     let mut cut = 0;
-    for row in 0..rows.num_rows().min(ROWS) {
-        if out.len() > BYTES {
-            break;
+    for row in 0..rows.num_rows().min(most) {
+        if out.len() > bytes && row > 0 {
+            return (row, cut);
         }
         comma(out, row);
         out.push('[');
@@ -169,7 +196,7 @@ fn cells(out: &mut String, rows: &RecordBatch) -> usize {
         }
         out.push(']');
     }
-    cut
+    (rows.num_rows().min(most), cut)
 }
 
 fn cell(out: &mut String, column: &dyn Array, formatter: Option<&ArrayFormatter<'_>>, row: usize, cut: &mut usize) {

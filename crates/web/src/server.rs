@@ -12,6 +12,7 @@ use crate::{
     guard::Guard,
     inspect::Inspecting,
     live,
+    query::Desk,
     routes::{PARTS, ROUTES, Route},
     rows::Rendered,
     tls::Tls,
@@ -29,7 +30,7 @@ use hyper_util::{
     service::TowerToHyperService,
 };
 use std::{collections::BTreeMap, io, net::SocketAddr, pin::pin, sync::Arc};
-use tidemill_core::{Board, Duration, Error, Inspect, Result, Stop};
+use tidemill_core::{Answers, Board, Duration, Error, Inspect, Result, Shelf, Stop};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -60,6 +61,10 @@ pub(crate) struct Shared {
     /// One permit a live viewer. A viewer too many gets 503 and tries again later.
     pub(crate) viewers: Arc<Semaphore>,
     pub(crate) inspecting: Inspecting,
+    /// Where questions come in.
+    pub(crate) desk: Desk,
+    /// Where notebooks are kept, if anywhere.
+    pub(crate) shelf: Option<Arc<dyn Shelf>>,
 }
 
 /// The web server of one program, bound and ready to run.
@@ -71,6 +76,9 @@ pub struct Server {
     watch: Watch,
     inspecting: Inspecting,
     access: Access,
+    answers: Option<Arc<dyn Answers>>,
+    longest: Option<Duration>,
+    shelf: Option<Arc<dyn Shelf>>,
 }
 
 impl Server {
@@ -91,7 +99,8 @@ impl Server {
         let listener = TcpListener::bind(addr).await.map_err(|e| refused(addr, e))?;
         let address = listener.local_addr().map_err(|e| refused(addr, e))?;
         let watch = Watch::new(&board);
-        Ok(Self { listener, address, board, watch, access, inspecting: Inspecting::default() })
+        let inspecting = Inspecting::default();
+        Ok(Self { listener, address, board, watch, access, inspecting, answers: None, longest: None, shelf: None })
     }
 
     /// Lets the page look at the program beside its batches: a batch run again, a state's rows.
@@ -107,6 +116,27 @@ impl Server {
     #[must_use]
     pub fn stall_after(mut self, span: Duration) -> Self {
         self.watch.set_stall_after(span);
+        self
+    }
+
+    /// Lets the notebook ask; without it there is nobody who answers.
+    #[must_use]
+    pub fn answers(mut self, answers: Arc<dyn Answers>) -> Self {
+        self.answers = Some(answers);
+        self
+    }
+
+    /// How long a question may take (120 s unless set).
+    #[must_use]
+    pub fn longest_query(mut self, span: Duration) -> Self {
+        self.longest = Some(span);
+        self
+    }
+
+    /// Where notebooks are kept; without it they can be downloaded.
+    #[must_use]
+    pub fn shelf(mut self, shelf: Arc<dyn Shelf>) -> Self {
+        self.shelf = Some(shelf);
         self
     }
 
@@ -133,6 +163,8 @@ impl Server {
             stop: stop.clone(),
             viewers: Arc::new(Semaphore::new(live::VIEWERS)),
             inspecting: self.inspecting,
+            desk: Desk::new(self.answers, self.longest),
+            shelf: self.shelf,
         });
         let (app, tls) = (app(Arc::clone(&shared), self.address, &self.access), self.access.tls);
         let tasks = TaskTracker::new();

@@ -14,8 +14,12 @@ use datafusion::sql::sqlparser::{
     parser::{Parser, ParserError},
     tokenizer::{Token, TokenWithSpan, Tokenizer},
 };
-use std::{collections::BTreeSet, fmt, sync::Arc};
-use tidemill_core::{Error, Result, nearest};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
+use tidemill_core::{Error, Parameter, Result, nearest};
 
 /// Tokens of one statement at most: far above what people write, far below what exhausts a stack.
 const TOKENS: usize = 20_000;
@@ -92,6 +96,19 @@ pub(super) fn program(text: &str, mixed: &mut BTreeSet<String>) -> Result<Vec<St
     statements(text, mixed)?.into_iter().map(|statement| statement.map_err(|broken| broken.error)).collect()
 }
 
+/// As [`program`], of a text in which `{{name}}` stands for the value of a parameter.
+///
+/// # Errors
+/// As [`program`], and when a parameter has no value.
+pub(super) fn question(
+    text: &str,
+    mixed: &mut BTreeSet<String>,
+    parameters: &BTreeMap<String, Parameter>,
+) -> Result<Vec<Statement>> {
+    let fill = |tokens| super::parameters::filled(tokens, parameters);
+    read(text, mixed, &fill)?.into_iter().map(|statement| statement.map_err(|broken| broken.error)).collect()
+}
+
 /// As [`program`], and goes on behind a statement that can't be read.
 ///
 /// # Errors
@@ -99,6 +116,15 @@ pub(super) fn program(text: &str, mixed: &mut BTreeSet<String>) -> Result<Vec<St
 pub(super) fn statements(
     text: &str,
     mixed: &mut BTreeSet<String>,
+) -> Result<Vec<std::result::Result<Statement, Broken>>> {
+    read(text, mixed, &Ok)
+}
+
+/// Reads statements; `fill` may put other words into one before it is read.
+fn read(
+    text: &str,
+    mixed: &mut BTreeSet<String>,
+    fill: &dyn Fn(Vec<TokenWithSpan>) -> Result<Vec<TokenWithSpan>>,
 ) -> Result<Vec<std::result::Result<Statement, Broken>>> {
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().map_err(|e| {
         let at = Place { line: e.location.line, column: e.location.column };
@@ -114,7 +140,8 @@ pub(super) fn statements(
             Token::Word(word) => Some(word.value.clone()),
             _ => None,
         });
-        statements.push(one(tokens, at, mixed).map_err(|error| Broken { error, name }));
+        let statement = fill(tokens).and_then(|tokens| one(tokens, at, mixed));
+        statements.push(statement.map_err(|error| Broken { error, name }));
     }
     Ok(statements)
 }

@@ -43,6 +43,8 @@ struct Program {
 pub(crate) struct StateTables {
     disk: Arc<dyn Disk>,
     programs: Vec<Program>,
+    /// The batch after which states are meant that name none; `None` is the last.
+    at: Option<BatchId>,
 }
 
 impl fmt::Debug for StateTables {
@@ -53,7 +55,13 @@ impl fmt::Debug for StateTables {
 
 impl StateTables {
     pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
-        Self { disk, programs: Vec::new() }
+        Self { disk, programs: Vec::new(), at: None }
+    }
+
+    /// The same, as they were after a batch.
+    pub(crate) fn after(mut self, at: Option<BatchId>) -> Self {
+        self.at = at;
+        self
     }
 
     /// Adds the program `name` of the data directory `data`.
@@ -80,6 +88,7 @@ impl StateTables {
             Some((program, operator)) => (Some(program), operator),
             None => (None, path),
         };
+        let version = version.or(self.at);
         let mut found = Vec::new();
         let mut names = Vec::new();
         for of in self.programs.iter().filter(|of| program.is_none_or(|program| program == of.name)) {
@@ -138,7 +147,7 @@ impl StateTables {
     }
 }
 
-fn kept(past: &Past) -> String {
+pub(super) fn kept(past: &Past) -> String {
     match (past.recent().next(), past.recent().next_back()) {
         (Some(first), Some(last)) => format!("batches {} to {}", first.id, last.id),
         _ => "none".to_string(),

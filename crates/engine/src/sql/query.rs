@@ -9,6 +9,8 @@
 //! references; topics are read up to where they ended when the query was planned.
 
 use super::{
+    answers::Moment,
+    functions,
     mistakes::{self, of_df},
     parse::{self, Kind},
     past::{STATE, StateTables},
@@ -26,7 +28,8 @@ use datafusion::{
         disk_manager::{DiskManagerBuilder, DiskManagerMode},
         runtime_env::RuntimeEnvBuilder,
     },
-    prelude::{DataFrame, SQLOptions},
+    physical_plan::execute_stream,
+    prelude::{SQLOptions, SessionContext, col, lit},
     sql::{parser::Statement as DfStatement, sqlparser::ast::Statement as AstStatement},
 };
 use futures::StreamExt;
@@ -35,22 +38,61 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tidemill_core::{Error, Result, nearest};
+use tidemill_core::{Answer, Error, Progress, Question, Result, nearest};
 use tidemill_store::{
     DataDir, Disk, Past, RealDisk,
     log::{Log, Topic},
 };
 
 /// Memory that one query may use.
-const MEMORY: usize = 256 << 20;
+pub(super) const MEMORY: usize = 256 << 20;
 
 /// End of the name of a topic of dead letters.
-const DEAD: &str = ".dead";
+pub(super) const DEAD: &str = ".dead";
 /// The catalog of a session.
 const CATALOG: &str = "datafusion";
 
 /// Tables that a query may name.
-type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
+pub(super) type Tables = BTreeMap<String, Arc<dyn TableProvider>>;
+
+/// A question, and what it is asked over.
+pub(super) struct Asked {
+    pub(super) question: Question,
+    pub(super) tables: Tables,
+    pub(super) states: Option<StateTables>,
+    /// The past that is meant; `None` is now.
+    pub(super) moment: Option<Moment>,
+    pub(super) progress: Arc<Progress>,
+}
+
+impl Asked {
+    /// All rows of a query over what is there now.
+    fn now(query: &str, tables: Tables, states: Option<StateTables>) -> Self {
+        let question = Question { sql: query.to_string(), rows: usize::MAX, ..Question::default() };
+        Self { question, tables, states, moment: None, progress: Arc::default() }
+    }
+
+    /// Answers on a thread of its own. Dropping what this gives ends it.
+    pub(super) async fn answer(self) -> Result<Answer> {
+        let _stops = Stops(Arc::clone(&self.progress));
+        start(move || run(self))?.await.map_err(gone)?
+    }
+
+    /// All rows; one batch without rows where there are none: the columns are an answer, too.
+    async fn all(self) -> Result<Vec<RecordBatch>> {
+        let Answer { schema, rows, .. } = self.answer().await?;
+        Ok(if rows.is_empty() { vec![RecordBatch::new_empty(schema)] } else { rows })
+    }
+}
+
+/// Stops a computation for which nobody waits any more.
+struct Stops(Arc<Progress>);
+
+impl Drop for Stops {
+    fn drop(&mut self) {
+        self.0.stop();
+    }
+}
 
 impl StreamingContext {
     /// Rows of a SELECT over the views as they are shown now, the static tables,
@@ -68,21 +110,19 @@ impl StreamingContext {
     /// # Errors
     /// As [`StreamingContext::sql`].
     pub async fn sql_async(&self, query: &str) -> Result<Vec<RecordBatch>> {
-        let (tables, states) = (self.queryable()?, self.states());
-        let query = query.to_string();
-        start(move || run(query, tables, states))?.await.map_err(gone)?
+        Asked::now(query, self.queryable(None)?, self.states()).all().await
     }
 
     /// The program's own states, when it keeps any.
-    fn states(&self) -> Option<StateTables> {
+    pub(super) fn states(&self) -> Option<StateTables> {
         let data = self.config.data_dir.as_ref()?;
         let mut states = StateTables::new(Arc::clone(&self.config.disk));
         states.add(data, self.name(), self.operators());
         Some(states)
     }
 
-    fn queryable(&self) -> Result<Tables> {
-        let mut tables = topic_tables(self.log().iter().flat_map(|log| log.topics()))?;
+    pub(super) fn queryable(&self, then: Option<&Moment>) -> Result<Tables> {
+        let mut tables = topic_tables(self.log().iter().flat_map(|log| log.topics()), then)?;
         if let Some(own) = tables.get(&format!("{}{DEAD}", self.name())).cloned() {
             tables.entry(DEAD[1..].to_string()).or_insert(own);
         }
@@ -180,24 +220,24 @@ impl Shell {
     /// As [`StreamingContext::sql`].
     pub async fn query_async(&self, query: &str) -> Result<Vec<RecordBatch>> {
         let log = self.log()?;
-        let mut tables = topic_tables(log.topics())?;
+        let mut tables = topic_tables(log.topics(), None)?;
         // The dead letters of the only program need no name.
         let mut dead = tables.iter().filter(|(name, _)| name.ends_with(DEAD));
         if let (Some((_, only)), None) = (dead.next(), dead.next()) {
             let only = Arc::clone(only);
             tables.entry(DEAD[1..].to_string()).or_insert(only);
         }
-        let (query, states) = (query.to_string(), Some(self.states.clone()));
-        start(move || run(query, tables, states))?.await.map_err(gone)?
+        Asked::now(query, tables, Some(self.states.clone())).all().await
     }
 }
 
-fn topic_tables(topics: impl IntoIterator<Item = Arc<Topic>>) -> Result<Tables> {
+fn topic_tables(topics: impl IntoIterator<Item = Arc<Topic>>, then: Option<&Moment>) -> Result<Tables> {
     topics
         .into_iter()
         .map(|topic| {
             let name = topic.name().to_string();
-            Ok((name, Arc::new(Table(TopicTable::new(topic)?)) as Arc<dyn TableProvider>))
+            let ends = then.and_then(|then| then.ends.get(&name)).cloned().unwrap_or_default();
+            Ok((name, Arc::new(Table(TopicTable::new(topic)?.until(ends))) as Arc<dyn TableProvider>))
         })
         .collect()
 }
@@ -207,10 +247,10 @@ pub(super) fn rows_table(rows: &RecordBatch) -> Result<Arc<dyn TableProvider>> {
     Ok(Arc::new(table))
 }
 
-type Answer = tokio::sync::oneshot::Receiver<Result<Vec<RecordBatch>>>;
+type Coming = tokio::sync::oneshot::Receiver<Result<Answer>>;
 
 /// Runs a query on a thread of its own with room to recurse, for as long as someone waits for its answer.
-fn start<F: Future<Output = Result<Vec<RecordBatch>>>>(query: impl FnOnce() -> F + Send + 'static) -> Result<Answer> {
+fn start<F: Future<Output = Result<Answer>>>(query: impl FnOnce() -> F + Send + 'static) -> Result<Coming> {
     let (mut tell, answer) = tokio::sync::oneshot::channel();
     std::thread::Builder::new()
         .name("tidemill-query".into())
@@ -233,13 +273,14 @@ fn gone(error: tokio::sync::oneshot::error::RecvError) -> Error {
     Error::internal("a query ended without an answer").because(error)
 }
 
-async fn run(query: String, tables: Tables, states: Option<StateTables>) -> Result<Vec<RecordBatch>> {
+async fn run(asked: Asked) -> Result<Answer> {
+    let Asked { question, tables, states, moment, progress } = asked;
     let mut mixed: BTreeSet<String> = tables
         .values()
         .flat_map(|table| table.schema().fields().iter().map(|f| f.name().clone()).collect::<Vec<_>>())
         .filter(|name| parse::is_mixed(name))
         .collect();
-    let mut statements = parse::program(&query, &mut mixed)?;
+    let mut statements = parse::question(&question.sql, &mut mixed, &question.parameters)?;
     let (Some(statement), true) = (statements.pop(), statements.is_empty()) else {
         return Err(Error::user("a query is one SELECT"));
     };
@@ -249,16 +290,22 @@ async fn run(query: String, tables: Tables, states: Option<StateTables>) -> Resu
             "{at}: only SELECT works here: declare streams, views and sinks in a program"
         )));
     };
-    super::refused::check_query(&select).map_err(|error| {
+    let told = |error: Error| {
         let (at, text) = mistakes::placed(error.chain(), &words, at);
         Error::user(format!("{at}: {text}"))
-    })?;
+    };
+    super::refused::check_query(&select).map_err(told)?;
     let runtime = RuntimeEnvBuilder::new()
         .with_memory_limit(MEMORY, 1.0)
         .with_disk_manager_builder(DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled))
         .build_arc()
         .map_err(of_df)?;
     let session = session(config(1), Some(runtime));
+    functions::keep_allowed(&session);
+    let tables = match &moment {
+        Some(then) => letters_until(then, tables, &session)?,
+        None => tables,
+    };
     for (name, table) in &tables {
         session.register_table(TableReference::bare(name.as_str()), Arc::clone(table)).map_err(of_df)?;
         if let Some((before, after)) = name.rsplit_once('.') {
@@ -274,10 +321,6 @@ async fn run(query: String, tables: Tables, states: Option<StateTables>) -> Resu
     let statement = DfStatement::Statement(Box::new(AstStatement::Query(select)));
     for reference in state.resolve_table_references(&statement).map_err(of_df)? {
         if reference.schema() == Some(STATE) {
-            let told = |error: Error| {
-                let (at, text) = mistakes::placed(error.chain(), &words, at);
-                Error::user(format!("{at}: {text}"))
-            };
             let Some(states) = &states else {
                 return Err(told(Error::user("a program without a data directory keeps no state that could be asked")));
             };
@@ -294,31 +337,37 @@ async fn run(query: String, tables: Tables, states: Option<StateTables>) -> Resu
             continue;
         }
         if !session.table_exist(reference.clone()).map_err(of_df)? {
+            let forgotten = moment.as_ref().filter(|then| then.forgotten.contains(reference.table()));
+            if let Some(then) = forgotten {
+                let text = format!("what `{reference}` showed after batch {} is no longer remembered", then.batch);
+                return Err(told(Error::user(text)));
+            }
             let names: Vec<&str> = tables.keys().map(String::as_str).collect();
             let hint = match nearest(reference.table(), &names) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None if names.is_empty() => "there is nothing to select from yet".to_string(),
                 None => format!("there are {}", names.join(", ")),
             };
-            let text = format!("there is no view, table or topic `{reference}`; {hint}");
-            let (at, text) = mistakes::placed(text, &words, at);
-            return Err(Error::user(format!("{at}: {text}")));
+            return Err(told(Error::user(format!("there is no view, table or topic `{reference}`; {hint}"))));
         }
     }
-    let fail = |e| {
-        let (at, text) = mistakes::placed(of_df(e).chain(), &words, at);
-        Error::user(format!("{at}: {text}"))
-    };
+    let fail = |e| told(of_df(e));
     let plan = state.statement_to_plan(statement).await.map_err(fail)?;
     let only_reads = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     only_reads.verify_plan(&plan).map_err(fail)?;
     super::shape::check_depth(&plan).map_err(fail)?;
-    let frame = DataFrame::new(state, plan);
-    let schema = Arc::clone(frame.schema().inner());
-    let mut answer = frame.execute_stream().await.map_err(fail)?;
-    let (mut rows, mut bytes) = (Vec::new(), 0);
-    while let Some(part) = answer.next().await {
+    let schema = Arc::clone(plan.schema().inner());
+    let plan = super::stoppable::planned(&state, &plan, &progress).await.map_err(told)?;
+    let mut coming = execute_stream(plan, session.task_ctx()).map_err(fail)?;
+    let (mut rows, mut count, mut bytes, mut more) = (Vec::new(), 0, 0, false);
+    while let Some(part) = coming.next().await {
         let part = part.map_err(fail)?;
+        let room = question.rows - count;
+        if part.num_rows() > room {
+            more = true;
+        }
+        let part = part.slice(0, part.num_rows().min(room));
+        count += part.num_rows();
         bytes += part.get_array_memory_size();
         // The plan's memory does not hold its answer.
         if bytes > MEMORY {
@@ -328,10 +377,22 @@ async fn run(query: String, tables: Tables, states: Option<StateTables>) -> Resu
             )));
         }
         rows.push(part);
+        if more {
+            break;
+        }
     }
-    if rows.is_empty() {
-        // The columns are an answer, too.
-        rows.push(RecordBatch::new_empty(schema));
+    Ok(Answer { schema, rows, more })
+}
+
+/// The tables, with the program's own dead letters as they were then.
+fn letters_until(then: &Moment, mut tables: Tables, session: &SessionContext) -> Result<Tables> {
+    for name in [&then.letters, &DEAD[1..].to_string()] {
+        let Some(table) = tables.get(name).filter(|table| table.schema().index_of("batch").is_ok()) else { continue };
+        // Those of receivers belong to no batch.
+        let alone = col("batch").is_null().and(col(crate::plan::META[2]).lt_eq(lit(then.time())));
+        let until = session.read_table(Arc::clone(table)).map_err(of_df)?;
+        let until = until.filter(col("batch").lt_eq(lit(then.batch.0)).or(alone)).map_err(of_df)?;
+        tables.insert(name.clone(), until.into_view());
     }
-    Ok(rows)
+    Ok(tables)
 }

@@ -2,6 +2,7 @@
 
 mod again;
 mod aggregates;
+mod asked;
 mod beside;
 mod decoding;
 mod event_time;

@@ -26,7 +26,7 @@ use datafusion::{
     },
     scalar::ScalarValue,
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tidemill_core::{Offset, Result, Timestamp};
 use tidemill_store::log::{LogRows, Topic};
 
@@ -37,6 +37,8 @@ pub(super) struct TopicTable {
     schema: SchemaRef,
     /// The column of raw records, if it has one.
     raw: Option<usize>,
+    /// Where partitions end for this table, of those that go on behind it.
+    ends: BTreeMap<u32, Offset>,
 }
 
 impl TopicTable {
@@ -52,7 +54,13 @@ impl TopicTable {
         fields.push(Arc::new(Field::new(META[1], DataType::UInt32, false)));
         let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         fields.push(Arc::new(Field::new(META[2], time, false)));
-        Ok(Self { topic, schema: Arc::new(Schema::new(fields)), raw })
+        Ok(Self { topic, schema: Arc::new(Schema::new(fields)), raw, ends: BTreeMap::new() })
+    }
+
+    /// The same, without what lies from these offsets on.
+    pub(super) fn until(mut self, ends: BTreeMap<u32, Offset>) -> Self {
+        self.ends = ends;
+        self
     }
 
     /// The offsets of each partition that may hold what the filters ask for.
@@ -60,6 +68,7 @@ impl TopicTable {
         let mut ranges = Vec::new();
         for partition in 0..self.topic.config().partitions {
             let (mut from, mut to) = (self.topic.start(partition), self.topic.end(partition));
+            to = self.ends.get(&partition).map_or(to, |end| to.min(*end));
             for bound in filters.iter().filter_map(bound) {
                 match bound {
                     Bound::Offset(Operator::Eq, at) => (from, to) = (from.max(at), to.min(next(at))),

@@ -5,6 +5,7 @@
 
 use super::{change::HEADING, out::outln, page::PageArgs, program::ProgramArgs, values};
 use clap::Args;
+use std::path::Path;
 use tidemill::{
     Duration, Error, Result,
     assemble::{Assembly, Show},
@@ -90,7 +91,9 @@ impl Run {
         }
         let show = if self.headless { Show::Lines } else { Show::Auto };
         let page = (!self.no_web).then_some(self.page.web);
-        let ended = Assembly::new(context).page(page).access(access).show(show).run_for(self.run_for).run()?;
+        let beside = self.program.path.parent().unwrap_or(Path::new("")).join(".");
+        let assembly = Assembly::new(context).page(page).access(access).notebooks(beside);
+        let ended = assembly.show(show).run_for(self.run_for).run()?;
         super::print_summary(&ended)?;
         outln!("Kept in {}; the same command continues there.", self.program.data.path.display());
         Ok(())

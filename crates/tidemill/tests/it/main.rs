@@ -21,6 +21,7 @@ mod letters;
 mod limits;
 mod live;
 mod load;
+mod notebook;
 mod pipes;
 mod programs;
 mod prompt;

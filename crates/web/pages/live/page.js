@@ -282,7 +282,7 @@ export function open(root, app) {
 }
 
 /** One number, as large as there is room. */
-class Big {
+export class Big {
   constructor() {
     this.element = h('div', 'big');
     this.value = this.element.appendChild(h('output'));

@@ -66,7 +66,12 @@ pub(crate) fn misfits(schema: &Value, value: &Value, document: &Value, at: &str,
 
 /// A site whose every answer has something in each list.
 pub(crate) async fn full() -> Site {
-    filled(Site::open_with("127.0.0.1:0", |server| server.inspect(Arc::new(Fake::default()))).await)
+    let (site, _) = crate::notebook::asking(|server| server.inspect(Arc::new(Fake::default()))).await;
+    let book = json!({ "text": "x", "revision": null });
+    assert_eq!(crate::notebook::post(site.address, "/api/v1/notebooks/words", &book).await.status, 200);
+    let question = json!({ "sql": "echo", "id": "words" });
+    assert_eq!(crate::notebook::post(site.address, "/api/v1/query", &question).await.status, 200);
+    filled(site)
 }
 
 /// The site with something in each list.
@@ -163,7 +168,7 @@ async fn every_route_answers_as_its_description_says() {
         }
         let Some(content) = get["responses"]["200"]["content"].as_object() else { continue };
         let (media, schema) = content.iter().next().unwrap();
-        let target = path.replace("{name}", "words").replace("{batch}", "7");
+        let target = path.replace("{name}", "words").replace("{id}", "words").replace("{batch}", "7");
         if media == "text/event-stream" {
             continue;
         }
@@ -178,7 +183,7 @@ async fn every_route_answers_as_its_description_says() {
         }
         // What is not there is told as described, too.
         if path.contains('{') {
-            let target = path.replace("{name}", "nothing").replace("{batch}", "99");
+            let target = path.replace("{name}", "nothing").replace("{id}", "nothing").replace("{batch}", "99");
             let reply = http::get(site.address, &target).await;
             assert_eq!(reply.status, 404, "{target}");
             assert!(get["responses"]["404"].is_object() && reply.json()["error"].is_string(), "{target}");

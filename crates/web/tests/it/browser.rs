@@ -168,7 +168,7 @@ async fn hostile_text(browser: Browser) {
 pub(crate) async fn nothing_strange(browser: &Browser) {
     let own = "HTML HEAD META TITLE LINK SCRIPT BODY HEADER NAV IMG H1 H2 H3 H4 SPAN P SECTION DIV MAIN ASIDE UL OL LI DL DT \
                DD OUTPUT B I A BUTTON LABEL SELECT OPTION INPUT CODE PRE CANVAS TABLE THEAD TBODY TR TH TD NOSCRIPT svg \
-               path g rect text title";
+               path g rect text title TEXTAREA MARK STRONG EM BLOCKQUOTE HR H4 H5 H6";
     let strange = format!(
         "const own = new Set({own:?}.split(/\\s+/));
          return [...document.querySelectorAll('*')].map((e) => e.tagName).filter((tag) => !own.has(tag))"

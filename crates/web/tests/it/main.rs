@@ -11,6 +11,8 @@ mod http;
 mod inspect;
 mod live;
 mod lock;
+mod notebook;
+mod notebook_page;
 mod pages;
 mod requests;
 mod webdriver;
