@@ -19,6 +19,7 @@
 //! # Ok::<(), tidemill_core::Error>(())
 //! ```
 
+mod alert;
 mod batch;
 mod board;
 mod claim;
@@ -37,6 +38,7 @@ mod time;
 mod watermark;
 mod window;
 
+pub use alert::{AlertAsk, AlertChange, AlertNow, AlertReport, AlertState, Silence};
 pub use batch::{Batch, BatchId, Offset, OffsetRange, PartitionId, Position, StreamName};
 pub use board::{BatchReport, Board, Event, InputReport, PartitionReport, Phase, Program, ViewSnapshot};
 pub use claim::Claim;

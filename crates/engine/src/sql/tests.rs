@@ -2,6 +2,7 @@
 
 mod again;
 mod aggregates;
+mod alerts;
 mod beside;
 mod decoding;
 mod event_time;
