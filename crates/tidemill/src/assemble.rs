@@ -33,7 +33,7 @@ use tidemill_core::{
     BatchId, Board, Clock, Duration, Error, Event, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
 };
 use tidemill_engine::{StreamingContext, SystemClock};
-use tidemill_web::Server;
+use tidemill_web::{Access, Server};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{Signal, SignalKind, signal},
@@ -71,6 +71,7 @@ type Check = Box<dyn Fn(&Board) -> Option<Error> + Send>;
 pub struct Assembly {
     context: StreamingContext,
     page: Option<SocketAddr>,
+    access: Access,
     show: Show,
     run_for: Option<Duration>,
     failing: Option<Check>,
@@ -108,13 +109,22 @@ impl fmt::Debug for Assembly {
 impl Assembly {
     /// A context that is declared and not started.
     pub fn new(context: StreamingContext) -> Self {
-        Self { context, page: None, show: Show::Auto, run_for: None, failing: None }
+        Self { context, page: None, access: Access::default(), show: Show::Auto, run_for: None, failing: None }
     }
 
-    /// Serves the live page at a loopback address; port 0 takes any free port.
+    /// Serves the live page at an address, of loopback unless [`Assembly::access`] is
+    /// enough for others; port 0 takes any free port.
     #[must_use]
     pub fn page(mut self, address: Option<SocketAddr>) -> Self {
         self.page = address;
+        self
+    }
+
+    /// Who may reach the page, and ask it; unless it is said, all who reach this
+    /// machine's loopback.
+    #[must_use]
+    pub fn access(mut self, access: Access) -> Self {
+        self.access = access;
         self
     }
 
@@ -144,7 +154,7 @@ impl Assembly {
     /// # Errors
     /// When the page's port is busy, the program can't be started, or a fault
     /// ended it.
-    pub fn run(self) -> Result<Ended> {
+    pub fn run(mut self) -> Result<Ended> {
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("tidemill-page")
@@ -152,8 +162,10 @@ impl Assembly {
             .build()
             .map_err(|e| Error::external("can't start threads").because(e))?;
         let board = self.context.board();
-        let page = self.page.map(|address| runtime.block_on(Server::bind(address, Arc::clone(&board)))).transpose()?;
-        let address = page.as_ref().map(Server::address);
+        let access = std::mem::take(&mut self.access);
+        let bind = |address| runtime.block_on(Server::bind_for(address, Arc::clone(&board), access));
+        let page = self.page.map(bind).transpose()?;
+        let url = page.as_ref().map(Server::url);
         let mut signals = {
             let _in_runtime = runtime.enter();
             Signals::new()?
@@ -162,7 +174,7 @@ impl Assembly {
         self.context.start()?;
         let (stop_page, stopping) = StopHandle::new();
         let serving = page.map(|server| runtime.spawn(server.run(stopping)));
-        let mut watch = Watch::new(&self, Arc::clone(&board), address)?;
+        let mut watch = Watch::new(&self, Arc::clone(&board), url)?;
         let watched = runtime.block_on(watch.run(&self, events, &mut signals));
         // The program has ended, or nobody can see it any more.
         let ended = match &watched {
@@ -243,7 +255,7 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(assembly: &Assembly, board: Arc<Board>, page: Option<SocketAddr>) -> Result<Self> {
+    fn new(assembly: &Assembly, board: Arc<Board>, page: Option<String>) -> Result<Self> {
         let terminal = io::stdout().is_terminal();
         let screen = assembly.show == Show::Auto && terminal && std::env::var_os("TERM").is_none_or(|t| t != "dumb");
         let lines = assembly.show != Show::Nothing && !screen;
@@ -263,7 +275,7 @@ impl Watch {
             screen,
             lines,
             title: assembly.context.name().to_string(),
-            page: page.map(|address| format!("http://{address}")),
+            page,
             note: None,
             seen: Ended::default(),
             delays: VecDeque::new(),

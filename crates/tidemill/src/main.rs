@@ -23,9 +23,16 @@ use tidemill::Error;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// How a shell sees a wrong command line.
+const WRONG: u8 = 2;
+
 fn main() -> ExitCode {
     let arguments = cli::Cli::parse_from(words(std::env::args_os().collect()));
     tidemill::logging::init(arguments.verbose);
+    if let Err(error) = arguments.command.check() {
+        report(&error);
+        return ExitCode::from(WRONG);
+    }
     match arguments.command.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -5,17 +5,19 @@
 //! bounds rows. Called by the router.
 
 use crate::{
+    gate::not_allowed,
     health::{Readiness, readiness},
+    role::Caller,
     rows::View,
     server::Shared,
 };
 use axum::{
-    Json,
+    Extension, Json,
     extract::{Path, State},
-    http::{StatusCode, Uri, header},
+    http::{HeaderValue, Method, StatusCode, Uri, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -173,9 +175,26 @@ fn json(text: impl Into<axum::body::Body>) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text.into()).into_response()
 }
 
+/// `/api/v1/caller`: who asks, for pages that offer only what the caller may do.
+pub(crate) async fn caller(Extension(caller): Extension<Caller>) -> Response {
+    Json(serde_json::json!({ "name": &*caller.name, "role": caller.role.name() })).into_response()
+}
+
 /// Any other path.
 pub(crate) async fn nothing_here() -> Response {
     problem(StatusCode::NOT_FOUND, "nothing is served here; the page is at /")
+}
+
+/// Any other path, by any method.
+pub(crate) async fn elsewhere(method: Method) -> Response {
+    if method == Method::GET { nothing_here().await } else { not_allowed(&HeaderValue::from_static("GET")) }
+}
+
+/// What a request's body says, or the answer that tells what is wrong with it.
+#[allow(dead_code, reason = "for the first route that takes a body")]
+pub(crate) fn taken<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Response>> {
+    serde_json::from_slice(body)
+        .map_err(|e| Box::new(problem(StatusCode::BAD_REQUEST, &format!("the body is not what is taken here: {e}"))))
 }
 
 /// An error as JSON.

@@ -42,7 +42,10 @@ const PAGES: &[Folder] = &[
 
 /// What all pages share.
 const SHARED: &[Folder] = &[
-    folder!("frame": "main.js", "store.js", "feed.js", "chart.js", "dom.js", "strings.js", "frame.css", "icon.svg"),
+    folder!(
+        "frame": "main.js", "store.js", "feed.js", "ask.js", "lock.js", "chart.js", "dom.js", "strings.js", "frame.css",
+        "icon.svg",
+    ),
     folder!("vendor": "echarts.js.gz", "land.json.gz", "NOTICE.txt"),
 ];
 

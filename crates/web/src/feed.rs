@@ -27,7 +27,9 @@ pub(crate) async fn feed(State(shared): State<Arc<Shared>>, upgrade: WebSocketUp
         Ok(seat) => seat,
         Err(refusal) => return *refusal,
     };
-    upgrade.max_message_size(MESSAGE).max_frame_size(MESSAGE).on_upgrade(move |socket| tell(socket, shared, seat))
+    // A browser that sent a token as a subprotocol hears which of them was taken; see [`crate::callers`].
+    let upgrade = upgrade.protocols(["tidemill"]).max_message_size(MESSAGE).max_frame_size(MESSAGE);
+    upgrade.on_upgrade(move |socket| tell(socket, shared, seat))
 }
 
 /// Tells until the client closes, breaks a rule, or the server stops.

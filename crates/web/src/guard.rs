@@ -2,14 +2,15 @@
 //!
 //! A web page from anywhere can make the user's browser send requests to
 //! `127.0.0.1`, and can rebind its own name to that address. So before any
-//! routing, the `Host` must name loopback with our port (rebinding fails with
-//! 421), a foreign `Origin` or a cross-site embedding is refused (403), and
-//! only `GET` is served (405).
+//! routing, the `Host` must name loopback with our port, or a name that was
+//! given for this server (rebinding fails with 421), and a foreign `Origin` or a cross-site embedding is refused (403). A
+//! request that may change something is held to more: where a browser says
+//! where it comes from, it comes from our own page or from the user.
 //!
 //! Invariant: every answer, refusals included, carries [`HEADERS`]; none
 //! carries a CORS header. Called by the server around all routes.
 
-use crate::api::problem;
+use crate::{access::Access, api::problem};
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
@@ -37,33 +38,57 @@ const HEADERS: [(HeaderName, HeaderValue); 6] = [
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
 ];
 
-/// The names under which this server may be asked.
+/// The names under which this server may be asked, in lower case, with the port where clients say it.
 #[derive(Debug)]
 pub(crate) struct Guard {
-    /// In lower case, with the port.
-    hosts: Vec<String>,
+    own: Vec<String>,
+    /// Those that were given. What is in front of the server may speak TLS for it there.
+    given: Vec<String>,
+    tls: bool,
 }
 
 impl Guard {
     /// For a server that listens on `address`.
-    pub(crate) fn new(address: SocketAddr) -> Self {
-        let port = address.port();
-        let mut hosts = vec![
-            format!("127.0.0.1:{port}"),
-            format!("localhost:{port}"),
-            format!("[::1]:{port}"),
-            // The same as the first, unless it is another address of 127.0.0.0/8.
-            address.to_string(),
-        ];
-        if port == 80 {
-            // Clients leave out the default port.
-            hosts.extend(["127.0.0.1", "localhost", "[::1]"].map(String::from));
+    pub(crate) fn new(address: SocketAddr, access: &Access) -> Self {
+        let (port, tls) = (address.port(), access.tls.is_some());
+        let usual = if tls { 443 } else { 80 };
+        let mut own = vec![format!("127.0.0.1:{port}"), format!("localhost:{port}"), format!("[::1]:{port}")];
+        if !address.ip().is_unspecified() {
+            // Another address of 127.0.0.0/8, or one that other machines can reach.
+            own.push(address.to_string());
         }
-        Self { hosts }
+        if port == usual {
+            // Clients leave out the default port.
+            let bare: Vec<String> = own.iter().filter_map(|host| Some(host.rsplit_once(':')?.0.to_string())).collect();
+            own.extend(bare);
+        }
+        let mut given = Vec::new();
+        for name in &access.hosts {
+            match name.rsplit_once(':').filter(|(_, port)| !port.contains(']')) {
+                Some((bare, port)) => {
+                    given.push(name.clone());
+                    given.extend((port == "443" || port == "80").then(|| bare.to_string()));
+                }
+                None => {
+                    given.push(format!("{name}:{port}"));
+                    given.extend((port == usual).then(|| name.clone()));
+                }
+            }
+        }
+        Self { own, given, tls }
     }
 
     fn names_us(&self, host: &str) -> bool {
-        self.hosts.iter().any(|ours| ours.eq_ignore_ascii_case(host))
+        self.own.iter().chain(&self.given).any(|ours| ours.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether a page of this origin came from us.
+    fn is_ours(&self, origin: &str) -> bool {
+        if let Some(host) = origin.strip_prefix("https://") {
+            let mut named = self.given.iter().chain(self.own.iter().filter(|_| self.tls));
+            return named.any(|ours| ours.eq_ignore_ascii_case(host));
+        }
+        !self.tls && origin.strip_prefix("http://").is_some_and(|host| self.names_us(host))
     }
 
     /// The refusal of a request, if it is refused.
@@ -72,21 +97,21 @@ impl Guard {
         if !self.host_is_ours(request) {
             return Some(problem(
                 StatusCode::MISDIRECTED_REQUEST,
-                "this server answers only to 127.0.0.1, localhost and [::1] with its port in the Host header",
+                "this server answers only to 127.0.0.1, localhost and [::1] with its port in the Host header, and to the \
+                 names that `--web-host` gave it",
             ));
         }
         if let Some(origin) = headers.get(header::ORIGIN)
-            && !origin.to_str().ok().and_then(|o| o.strip_prefix("http://")).is_some_and(|o| self.names_us(o))
+            && !origin.to_str().is_ok_and(|origin| self.is_ours(origin))
         {
             return Some(problem(StatusCode::FORBIDDEN, "requests from other sites are refused"));
         }
         if is_embedded_elsewhere(headers) {
             return Some(problem(StatusCode::FORBIDDEN, "other sites may link to this page and not embed it"));
         }
-        if request.method() != Method::GET {
-            let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "only GET is served");
-            response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET"));
-            return Some(response);
+        let from = headers.get("sec-fetch-site");
+        if request.method() != Method::GET && !from.is_none_or(|from| from == "same-origin" || from == "none") {
+            return Some(problem(StatusCode::FORBIDDEN, "other sites may link to this page and change nothing"));
         }
         None
     }

@@ -4,9 +4,9 @@
 //! stalled, that waits for a full disk or a service, or that has lost an input
 //! for good, never reads ready, and the answer says which. Called by the router.
 
-use crate::{server::Shared, watch::Watch};
+use crate::{role::Caller, server::Shared, watch::Watch};
 use axum::{
-    Json,
+    Extension, Json,
     extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
@@ -31,9 +31,13 @@ pub(crate) async fn livez() -> Response {
     Json(serde_json::json!({ "live": true })).into_response()
 }
 
-/// `/readyz`: 200 when the program works, 503 with the reason when not.
-pub(crate) async fn readyz(State(shared): State<Arc<Shared>>) -> Response {
-    let readiness = readiness(&shared.board, &shared.watch);
+/// `/readyz`: 200 when the program works, 503 with the reason when not. The
+/// reason may name files and servers, so it is for those who may look.
+pub(crate) async fn readyz(State(shared): State<Arc<Shared>>, caller: Option<Extension<Caller>>) -> Response {
+    let mut readiness = readiness(&shared.board, &shared.watch);
+    if caller.is_none() {
+        readiness.reason = "the reason is told to those who send a token".to_string();
+    }
     let status = if readiness.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(readiness)).into_response()
 }

@@ -9,13 +9,13 @@
 //! /assets/*                   their parts     /metrics         Prometheus text
 //! /api/v1/program, health, graph, inputs      /api/v1/live     Server-Sent Events
 //! /api/v1/views[/{name}[/history]]            /api/v1/feed     the same as a WebSocket
-//! /api/v1/batches[/{batch}]                   /api/v1/openapi.json, grafana.json
+//! /api/v1/batches[/{batch}]                   /api/v1/openapi.json, grafana.json, caller
 //! ```
 //!
 //! Invariants: a viewer never slows the board, however slow or stuck it is,
-//! and costs a bounded amount of memory. Only loopback is served, and only to
-//! requests whose `Host` names loopback, because any web page may send
-//! requests to `127.0.0.1`. Text from the stream reaches the page as text and
+//! and costs a bounded amount of memory. Only loopback is served unless there
+//! are tokens and TLS ([`Access`]), and only to requests whose `Host` names this
+//! server, because any web page may send requests to `127.0.0.1`. Text from the stream reaches the page as text and
 //! never as markup.
 //!
 //! ```
@@ -36,19 +36,35 @@
 //!
 //! [`Board`]: tidemill_core::Board
 
+mod access;
 mod api;
 mod assets;
+mod callers;
 mod feed;
+mod gate;
 mod grafana;
 mod guard;
 mod health;
+#[cfg(test)]
+#[allow(dead_code, reason = "the tests of the whole server use the rest")]
+#[path = "../tests/it/http.rs"]
+mod http;
 mod live;
+#[cfg(test)]
+mod matrix;
 mod metrics;
 mod openapi;
 mod past;
+mod role;
 mod routes;
 mod rows;
 mod server;
+mod tls;
+mod tokens;
 mod watch;
 
+pub use access::Access;
+pub use role::Role;
 pub use server::Server;
+pub use tls::Tls;
+pub use tokens::Tokens;

@@ -4,7 +4,10 @@
 //! of the server fits its schema, and has no key that the schema does not name:
 //! a test asks every route and compares. Called by the router.
 
-use crate::routes::{Answer, Parameter, ROUTES, Route};
+use crate::{
+    role::Role,
+    routes::{Answer, Parameter, ROUTES, Route, Verb},
+};
 use axum::Json;
 use serde_json::{Map, Value, json};
 
@@ -14,21 +17,32 @@ pub(crate) async fn openapi() -> Json<Value> {
 }
 
 fn document() -> Value {
-    let paths: Map<String, Value> = ROUTES.iter().map(|route| (route.path.to_string(), path(route))).collect();
+    let mut paths = Map::new();
+    for route in ROUTES {
+        let verb = match route.verb {
+            Verb::Get => "get",
+            Verb::Post => "post",
+        };
+        paths.entry(route.path).or_insert_with(|| json!({}))[verb] = operation(route);
+    }
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Tidemill",
             "version": env!("CARGO_PKG_VERSION"),
-            "description": "How a running program fares. Served on this machine only; times are microseconds since the epoch.",
+            "description": "How a running program fares. A token is needed where the program was started with some. Times are microseconds since the epoch.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "paths": paths,
-        "components": { "schemas": schemas() },
+        "security": [{ "token": [] }],
+        "components": {
+            "schemas": schemas(),
+            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+        },
     })
 }
 
-fn path(route: &Route) -> Value {
+fn operation(route: &Route) -> Value {
     let content = match route.answer {
         Answer::Json(name) => json!({ "application/json": { "schema": reference(name) } }),
         Answer::List(name) => {
@@ -43,8 +57,11 @@ fn path(route: &Route) -> Value {
         Answer::Socket => responses.insert("101".to_string(), json!({ "description": "a WebSocket" })),
         _ => responses.insert("200".to_string(), json!({ "description": route.summary, "content": content })),
     };
-    for status in route.refusals {
-        let schema = if route.path == "/readyz" { reference("Health") } else { reference("Error") };
+    // What the gate may answer instead; see [`crate::gate`].
+    let token: &[u16] = if route.role.is_some() { &[401, 403, 429] } else { &[401, 429] };
+    let body: &[u16] = if route.verb == Verb::Post { &[408, 413, 415] } else { &[] };
+    for status in route.refusals.iter().chain(token).chain(body) {
+        let schema = if route.path == "/readyz" && *status == 503 { reference("Health") } else { reference("Error") };
         // A wrong parameter or a wrong upgrade is told as text.
         let content = match status {
             400 => json!({
@@ -57,7 +74,17 @@ fn path(route: &Route) -> Value {
         responses.insert(status.to_string(), json!({ "description": "refused, with the reason", "content": content }));
     }
     let parameters: Vec<Value> = route.parameters.iter().map(parameter).collect();
-    json!({ "get": { "summary": route.summary, "parameters": parameters, "responses": responses } })
+    let mut operation = json!({ "summary": route.summary, "parameters": parameters, "responses": responses });
+    // Without the word, what stands for the whole document holds.
+    if route.role.is_none() {
+        operation["security"] = json!([]);
+    }
+    operation["x-role"] = json!(route.role.map(Role::name));
+    if let Some(name) = route.takes {
+        let content = json!({ "application/json": { "schema": reference(name) } });
+        operation["requestBody"] = json!({ "required": true, "content": content });
+    }
+    operation
 }
 
 fn parameter(parameter: &Parameter) -> Value {
@@ -145,6 +172,10 @@ fn schemas() -> Value {
         "Error": object(&[("error", text.clone())]),
         "Live": object(&[("live", truth.clone())]),
         "Health": object(&health),
+        "Caller": object(&[
+            ("name", text.clone()),
+            ("role", json!({ "type": "string", "enum": Role::ALL.map(Role::name) })),
+        ]),
         "Program": object(&[
             ("name", text.clone()),
             ("started", time.clone()),

@@ -1,13 +1,39 @@
-//! Every route of the server, in one list.
+//! Every route of the server, in one list, with its method and the role that it needs.
 //!
 //! The router is made of it, and so is the description under
 //! `/api/v1/openapi.json`: what is served is described, and what is described
-//! is served. Invariant: all answer `GET` alone, and tests see that each
-//! answers as its description says.
+//! is served. A route that tells something ends in `..PLAIN` (`GET`, for
+//! viewers), one that changes something in `..OPERATES` or `..ADMINISTERS`
+//! (`POST` of JSON, whole and bounded before its handler runs; [`api::taken`]
+//! reads it):
+//!
+//! ```text
+//! Route {
+//!     path: "/api/v1/things/{name}/stop",
+//!     summary: "stops a thing",
+//!     takes: Some("Stop"),
+//!     answer: Answer::Json("Thing"),
+//!     refusals: &[404],
+//!     serve: || post(things::stop),
+//!     ..OPERATES
+//! },
+//! ```
+//!
+//! Invariant: nothing is served that is not in [`ROUTES`] or [`PARTS`]; tests
+//! see that each answers as its description says, and to whom.
 
-use crate::{api, feed, grafana, health, live, metrics, openapi, server::Shared};
-use axum::routing::{MethodRouter, get};
+use crate::{api, assets, feed, grafana, health, live, metrics, openapi, role::Role, server::Shared};
+use axum::routing::{MethodRouter, get, post};
 use std::sync::Arc;
+
+/// The method of a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verb {
+    /// Tells, and changes nothing.
+    Get,
+    /// Takes JSON, and may change something.
+    Post,
+}
 
 /// What a route answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +64,13 @@ pub(crate) struct Parameter {
 /// One route.
 pub(crate) struct Route {
     pub(crate) path: &'static str,
+    pub(crate) verb: Verb,
+    /// What a caller must be at least; `None` for a route that is open to all who reach the server.
+    pub(crate) role: Option<Role>,
+    /// Schema of the JSON that it takes.
+    pub(crate) takes: Option<&'static str>,
+    /// Bytes of a request's body at most.
+    pub(crate) bytes: usize,
     /// Where the same is served, too: the path of before there were versions.
     pub(crate) before: Option<&'static str>,
     pub(crate) summary: &'static str,
@@ -57,8 +90,13 @@ const MOMENT: Parameter = Parameter {
 };
 const BATCH: Parameter = Parameter { name: "batch", place: "path", kind: "integer", what: "the batch's number" };
 
+/// A route that tells viewers something.
 const PLAIN: Route = Route {
     path: "",
+    verb: Verb::Get,
+    role: Some(Role::Viewer),
+    takes: None,
+    bytes: 0,
     before: None,
     summary: "",
     parameters: &[],
@@ -67,7 +105,33 @@ const PLAIN: Route = Route {
     serve: || get(api::nothing_here),
 };
 
-/// All of them.
+/// Bytes that a route takes, unless it says other.
+const TAKEN: usize = 64 * 1024;
+
+/// A route by which an operator changes something.
+#[allow(dead_code, reason = "for the first route that changes something")]
+const OPERATES: Route =
+    Route { verb: Verb::Post, role: Some(Role::Operator), bytes: TAKEN, serve: || post(api::nothing_here), ..PLAIN };
+
+/// A route by which an admin changes something.
+#[allow(dead_code, reason = "for the first route that changes something")]
+const ADMINISTERS: Route = Route { role: Some(Role::Admin), ..OPERATES };
+
+/// A route that is open, also to those who have no token.
+const OPEN: Route = Route { role: None, ..PLAIN };
+
+/// The pages and what they are made of: the same in every copy of this program, so open, and not described.
+pub(crate) const PARTS: &[Route] = &[
+    Route { path: "/", serve: || get(assets::page), ..OPEN },
+    Route { path: "/assets/pages.js", serve: || get(assets::pages), ..OPEN },
+    Route { path: "/assets/{folder}/{file}", serve: || get(assets::asset), ..OPEN },
+];
+
+/// A route for operators that takes 64 bytes, for the gate's own tests.
+#[cfg(test)]
+pub(crate) const TESTED: Route = Route { path: "/x", bytes: 64, ..OPERATES };
+
+/// All others.
 pub(crate) const ROUTES: &[Route] = &[
     Route {
         path: "/api/v1/program",
@@ -82,6 +146,13 @@ pub(crate) const ROUTES: &[Route] = &[
         summary: "whether the program works, with the reason; always 200",
         answer: Answer::Json("Health"),
         serve: || get(api::health),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/caller",
+        summary: "who asks: the name and role of the token that was sent",
+        answer: Answer::Json("Caller"),
+        serve: || get(api::caller),
         ..PLAIN
     },
     Route {
@@ -100,6 +171,7 @@ pub(crate) const ROUTES: &[Route] = &[
         answer: Answer::Json("View"),
         refusals: &[400, 404],
         serve: || get(api::view),
+        ..PLAIN
     },
     Route {
         path: "/api/v1/views/{name}/history",
@@ -178,14 +250,14 @@ pub(crate) const ROUTES: &[Route] = &[
         summary: "whether the process lives",
         answer: Answer::Json("Live"),
         serve: || get(health::livez),
-        ..PLAIN
+        ..OPEN
     },
     Route {
         path: "/readyz",
-        summary: "whether the program works, with the reason; 503 when it does not",
+        summary: "whether the program works, with the reason for those who may look; 503 when it does not",
         answer: Answer::Json("Health"),
         refusals: &[503],
         serve: || get(health::readyz),
-        ..PLAIN
+        ..OPEN
     },
 ];

@@ -1,24 +1,36 @@
 //! Binds, accepts and serves: the one place that touches a socket.
 //!
-//! Invariant: connections, header size and the time to send a header are
-//! bounded, and after a stop no connection outlives [`PARTING`]. Called by
+//! Invariant: connections, header size and the time to send a header, or to
+//! agree on TLS, are bounded, and after a stop no connection outlives [`PARTING`]. Called by
 //! whoever runs a program with a page.
 
-use crate::{api, assets, guard::Guard, live, routes::ROUTES, rows::Rendered, watch::Watch};
-use axum::{Router, middleware, routing::get};
-use hyper::server::conn::http1;
+use crate::{
+    access::Access,
+    api,
+    callers::{Callers, Peer},
+    gate::Gate,
+    guard::Guard,
+    live,
+    routes::{PARTS, ROUTES, Route},
+    rows::Rendered,
+    tls::Tls,
+    watch::Watch,
+};
+use axum::{Router, extract::DefaultBodyLimit, middleware, routing::MethodRouter};
+use hyper::{
+    Request,
+    body::Incoming,
+    server::conn::http1,
+    service::{Service, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    pin::pin,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io, net::SocketAddr, pin::pin, sync::Arc};
 use tidemill_core::{Board, Duration, Error, Result, Stop};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
     sync::Semaphore,
     time,
@@ -55,6 +67,7 @@ pub struct Server {
     address: SocketAddr,
     board: Arc<Board>,
     watch: Watch,
+    access: Access,
 }
 
 impl Server {
@@ -63,19 +76,19 @@ impl Server {
     /// # Errors
     /// A user's error when the address is not loopback or the port is busy; it names the fix.
     pub async fn bind(addr: SocketAddr, board: Arc<Board>) -> Result<Self> {
-        if !addr.ip().is_loopback() {
-            return Err(Error::user(format!(
-                "the page is served on this machine only, so {addr} is refused: use `--web {}:{}` and, from another machine, \
-                 an SSH tunnel (`ssh -L {port}:127.0.0.1:{port} HOST`)",
-                IpAddr::from([127, 0, 0, 1]),
-                addr.port(),
-                port = addr.port(),
-            )));
-        }
+        Self::bind_for(addr, board, Access::default()).await
+    }
+
+    /// Binds `addr` for those whom `access` lets in; port 0 takes any free port.
+    ///
+    /// # Errors
+    /// A user's error when `access` is not enough for the address, or the port is busy; it names the fix.
+    pub async fn bind_for(addr: SocketAddr, board: Arc<Board>, access: Access) -> Result<Self> {
+        access.check(addr)?;
         let listener = TcpListener::bind(addr).await.map_err(|e| refused(addr, e))?;
         let address = listener.local_addr().map_err(|e| refused(addr, e))?;
         let watch = Watch::new(&board);
-        Ok(Self { listener, address, board, watch })
+        Ok(Self { listener, address, board, watch, access })
     }
 
     /// Says how long a running program may commit no batch before `/readyz`
@@ -92,6 +105,12 @@ impl Server {
         self.address
     }
 
+    /// What to open in a browser.
+    pub fn url(&self) -> String {
+        let scheme = if self.access.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+
     /// Serves until `stop`, then lets open connections end for at most a second.
     ///
     /// # Errors
@@ -104,7 +123,7 @@ impl Server {
             stop: stop.clone(),
             viewers: Arc::new(Semaphore::new(live::VIEWERS)),
         });
-        let app = app(Arc::clone(&shared), self.address);
+        let (app, tls) = (app(Arc::clone(&shared), self.address, &self.access), self.access.tls);
         let tasks = TaskTracker::new();
         {
             let shared = Arc::clone(&shared);
@@ -116,11 +135,11 @@ impl Server {
             loop {
                 let slot = Arc::clone(&slots).acquire_owned().await.expect("the semaphore is never closed");
                 match self.listener.accept().await {
-                    Ok((stream, _peer)) => {
+                    Ok((stream, peer)) => {
                         complained = false;
-                        let (app, stop) = (app.clone(), stop.clone());
+                        let (app, tls, stop) = (app.clone(), tls.clone(), stop.clone());
                         tasks.spawn(async move {
-                            serve(stream, app, &stop).await;
+                            serve(stream, Peer(peer.ip()), tls, app, &stop).await;
                             drop(slot);
                         });
                     }
@@ -146,14 +165,38 @@ impl Server {
 }
 
 /// Serves one connection to its end.
-async fn serve(stream: TcpStream, app: Router, stop: &Stop) {
+async fn serve(stream: TcpStream, peer: Peer, tls: Option<Tls>, app: Router, stop: &Stop) {
     // Small events should leave at once; a failure only costs delay.
     let _delayed = stream.set_nodelay(true);
+    let Some(tls) = tls else {
+        return speak(stream, peer, app, stop).await;
+    };
+    let agreed = tokio::select! {
+        agreed = time::timeout(HEADER, tls.acceptor().accept(stream)) => agreed,
+        () = stop.stopped() => return,
+    };
+    match agreed {
+        Ok(Ok(stream)) => speak(stream, peer, app, stop).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a web connection did not agree on TLS"),
+        Err(_) => tracing::debug!("a web connection took too long to agree on TLS"),
+    }
+}
+
+/// Speaks HTTP until the other side or the server has enough.
+async fn speak<S>(stream: S, peer: Peer, app: Router, stop: &Stop)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let app = TowerToHyperService::new(app);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        app.call(request)
+    });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER)
         .max_buf_size(HEADER_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(app))
+        .serve_connection(TokioIo::new(stream), service)
         // The live feed is a WebSocket for those who ask for one.
         .with_upgrades();
     let mut connection = pin!(connection);
@@ -169,23 +212,28 @@ async fn serve(stream: TcpStream, app: Router, stop: &Stop) {
     }
 }
 
-/// All routes behind the guard. The guard wraps a router that has no routes
-/// of its own, so that it sees a request before anything has matched its path.
-fn app(shared: Arc<Shared>, address: SocketAddr) -> Router {
-    let mut routes = Router::new()
-        .route("/", get(assets::page))
-        .route("/assets/pages.js", get(assets::pages))
-        .route("/assets/{folder}/{file}", get(assets::asset));
-    for route in ROUTES {
-        routes = routes.route(route.path, (route.serve)());
-        if let Some(before) = route.before {
-            routes = routes.route(before, (route.serve)());
+/// All routes, each path behind its gate, and all behind the guard. The guard
+/// wraps a router that has no routes of its own, so that it sees a request
+/// before anything has matched its path.
+fn app(shared: Arc<Shared>, address: SocketAddr, access: &Access) -> Router {
+    let callers = Arc::new(Callers::new(access.tokens.clone()));
+    let mut paths: BTreeMap<&str, Vec<&Route>> = BTreeMap::new();
+    for route in PARTS.iter().chain(ROUTES) {
+        for path in [Some(route.path), route.before].into_iter().flatten() {
+            paths.entry(path).or_default().push(route);
         }
     }
-    let routes = routes.fallback(api::nothing_here).with_state(shared);
+    let mut routes = Router::new();
+    for (path, here) in paths {
+        let served = here.iter().fold(MethodRouter::new(), |served, route| served.merge((route.serve)()));
+        let gate = Arc::new(Gate::new(&here, Arc::clone(&callers)));
+        routes = routes.route(path, served.layer(middleware::from_fn_with_state(gate, crate::gate::gate)));
+    }
+    // The gates bound bodies, each by its own route.
+    let routes = routes.fallback(api::elsewhere).layer(DefaultBodyLimit::disable()).with_state(shared);
     Router::new()
         .fallback_service(routes)
-        .layer(middleware::from_fn_with_state(Arc::new(Guard::new(address)), crate::guard::guard))
+        .layer(middleware::from_fn_with_state(Arc::new(Guard::new(address, access)), crate::guard::guard))
 }
 
 fn refused(addr: SocketAddr, error: io::Error) -> Error {

@@ -7,6 +7,7 @@ mod agent;
 mod backup;
 mod change;
 mod check;
+mod client;
 mod consume;
 mod data;
 mod dead;
@@ -14,6 +15,7 @@ mod demo;
 mod import;
 mod kafka;
 mod out;
+mod page;
 mod plan;
 mod produce;
 mod program;
@@ -22,6 +24,7 @@ mod replay;
 mod replay_batch;
 mod rewind;
 mod run;
+mod secrets;
 mod serving;
 mod simulate;
 mod sql;
@@ -63,7 +66,8 @@ Examples:
 `tidemill COMMAND --help` explains a command and shows examples.
 
 Environment: TIDEMILL_DATA is the data directory where --data is not given; TIDEMILL_LOG chooses what \
-is logged (`tidemill_engine=debug,warn`), whatever -v says; NO_COLOR leaves colours out."
+is logged (`tidemill_engine=debug,warn`), whatever -v says; NO_COLOR leaves colours out; TIDEMILL_WEB_TOKEN is a \
+token of an admin for the page, and TIDEMILL_TOKEN the token that `status` sends."
 )]
 pub(crate) struct Cli {
     /// Log more: -v what happens, -vv details, -vvv everything.
@@ -100,6 +104,15 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// Whether the command line is one that can be followed, before anything is done.
+    pub(crate) fn check(&self) -> Result<()> {
+        match self {
+            Self::Demo(command) => command.check(),
+            Self::Run(command) => command.check(),
+            _ => Ok(()),
+        }
+    }
+
     /// Does it.
     pub(crate) fn run(self) -> Result<()> {
         match self {

@@ -3,13 +3,13 @@
 //! Invariant: as [`tidemill::assemble`] has it: what was finished is kept, and
 //! the same command continues there.
 
-use super::{change::HEADING, out::outln, program::ProgramArgs, values};
+use super::{change::HEADING, out::outln, page::PageArgs, program::ProgramArgs, values};
 use clap::Args;
-use std::net::SocketAddr;
 use tidemill::{
     Duration, Error, Result,
     assemble::{Assembly, Show},
     engine::Versions,
+    web::Access,
 };
 
 /// Run a SQL program until it is stopped.
@@ -34,9 +34,8 @@ pub(crate) struct Run {
     #[command(flatten)]
     program: ProgramArgs,
 
-    /// Address of the page on this machine; port 0 takes any free port.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4040", value_parser = values::address)]
-    web: SocketAddr,
+    #[command(flatten)]
+    page: PageArgs,
 
     /// Serve no page.
     #[arg(long)]
@@ -69,7 +68,13 @@ pub(crate) struct Run {
 }
 
 impl Run {
+    /// What is wrong with the command line beyond its single words.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.no_web { Ok(()) } else { self.page.access().map(drop) }
+    }
+
     pub(crate) fn run(self) -> Result<()> {
+        let access = if self.no_web { Access::default() } else { self.page.access()? };
         let versions = Versions { batches: self.keep_versions, age: self.keep_versions_for, ..Versions::default() };
         let (accept, memory) = (self.accept_changes, self.state_memory);
         let context = self.program.context(|builder| {
@@ -84,8 +89,8 @@ impl Run {
             )));
         }
         let show = if self.headless { Show::Lines } else { Show::Auto };
-        let page = (!self.no_web).then_some(self.web);
-        let ended = Assembly::new(context).page(page).show(show).run_for(self.run_for).run()?;
+        let page = (!self.no_web).then_some(self.page.web);
+        let ended = Assembly::new(context).page(page).access(access).show(show).run_for(self.run_for).run()?;
         super::print_summary(&ended)?;
         outln!("Kept in {}; the same command continues there.", self.program.data.path.display());
         Ok(())

@@ -1,24 +1,15 @@
 //! `tidemill status`: asks a running program's page how it fares.
 //!
-//! Invariant: the answer is bounded, the wait is bounded, and only loopback is
-//! asked, as only loopback is served.
+//! Invariant: as [`super::client`] has it: answers and waits are bounded, and a
+//! token is not sent in clear.
 
 use super::{
+    client::ClientArgs,
     out::{out, outln},
-    values,
 };
 use clap::Args;
 use serde_json::Value;
-use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpStream},
-};
-use tidemill::{Duration, Error, Result};
-
-/// Bytes of an answer at most.
-const ANSWER: u64 = 16 << 20;
-/// How long to wait for it.
-const WAIT: Duration = Duration::from_secs(5);
+use tidemill::Result;
 
 /// Ask a running program how it fares.
 #[derive(Debug, Args)]
@@ -26,11 +17,11 @@ const WAIT: Duration = Duration::from_secs(5);
 Examples:
   tidemill status
   tidemill status --web 127.0.0.1:4041
-  tidemill status --json")]
+  tidemill status --json
+  tidemill status --web https://mill.example:4040 --token-file token")]
 pub(crate) struct Status {
-    /// Address of the program's page.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4040", value_parser = values::address)]
-    web: SocketAddr,
+    #[command(flatten)]
+    page: ClientArgs,
 
     /// Print what the page says as one JSON object.
     #[arg(long)]
@@ -39,8 +30,9 @@ pub(crate) struct Status {
 
 impl Status {
     pub(crate) fn run(self) -> Result<()> {
+        let client = self.page.client()?;
         let [program, inputs, batches] =
-            ["/api/program", "/api/inputs", "/api/batches"].map(|path| get(self.web, path));
+            ["/api/v1/program", "/api/v1/inputs", "/api/v1/batches"].map(|path| client.get(path));
         let (program, inputs, batches) = (program?, inputs?, batches?);
         if self.json {
             outln!("{}", serde_json::json!({ "program": program, "inputs": inputs, "batches": batches }));
@@ -99,31 +91,6 @@ fn text(program: &Value, inputs: &Value, batches: &Value) -> String {
         ));
     }
     lines.join("\n") + "\n"
-}
-
-/// A plain GET of a JSON answer.
-fn get(address: SocketAddr, path: &str) -> Result<Value> {
-    let nobody = |e: std::io::Error| {
-        Error::external(format!(
-            "no program answers at {address}: start one, or name its page with --web ADDR (a running program prints it)"
-        ))
-        .because(e)
-    };
-    let mut stream = TcpStream::connect_timeout(&address, WAIT).map_err(nobody)?;
-    stream.set_read_timeout(Some(WAIT)).map_err(nobody)?;
-    stream.set_write_timeout(Some(WAIT)).map_err(nobody)?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nAccept: application/json\r\nConnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).map_err(nobody)?;
-    let mut answer = Vec::new();
-    stream.take(ANSWER).read_to_end(&mut answer).map_err(nobody)?;
-    let strange = || Error::external(format!("what answers at http://{address}{path} is no Tidemill page"));
-    let end = answer.windows(4).position(|w| w == b"\r\n\r\n").ok_or_else(strange)?;
-    let head = String::from_utf8_lossy(&answer[..end]);
-    if !head.lines().next().is_some_and(|line| line.contains(" 200")) {
-        return Err(strange());
-    }
-    serde_json::from_slice(&answer[end + 4..]).map_err(|e| strange().because(e))
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@ mod ends;
 mod examples;
 mod fences;
 mod golden;
+mod guard;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod letters;

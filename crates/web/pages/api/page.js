@@ -1,5 +1,6 @@
 // API: the routes of the server, from its own description.
 
+import { ask, hasToken } from '../frame/ask.js';
 import { h, table } from '../frame/dom.js';
 import { t } from '../frame/strings.js';
 
@@ -8,14 +9,17 @@ export function open(root) {
   card.append(h('h2', '', t('api')), h('p', '', t('api_text')));
   let closed = false;
   (async () => {
-    const answer = await fetch('/api/v1/openapi.json');
+    const answer = await ask('/api/v1/openapi.json');
     if (!answer.ok || closed) return;
     const { paths } = await answer.json();
-    const rows = Object.entries(paths).map(([path, { get }]) => {
-      if (path.includes('{')) return [h('code', '', path), get.summary];
+    const routes = Object.entries(paths).flatMap(([path, of]) => Object.entries(of).map(([verb, { summary }]) => [path, verb, summary]));
+    const rows = routes.map(([path, verb, summary]) => {
+      if (verb !== 'get') return [h('code', '', `${verb.toUpperCase()} ${path}`), summary];
+      // A link brings no token along.
+      if (path.includes('{') || hasToken()) return [h('code', '', path), summary];
       const link = h('a', '', path);
       link.href = path;
-      return [link, get.summary];
+      return [link, summary];
     });
     card.append(table([t('method'), t('gives')], rows));
   })().catch(() => {});

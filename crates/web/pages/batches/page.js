@@ -1,5 +1,6 @@
 // Batches: a timeline and a histogram in which slow ones stand out, a list, and one batch in detail.
 
+import { ask } from '../frame/ask.js';
 import { button, bytes, calm, clock, count, h, instant, say, span, table } from '../frame/dom.js';
 import { t } from '../frame/strings.js';
 import { Histogram, Timeline } from './charts.js';
@@ -74,7 +75,7 @@ export function open(root, { store, go, rest }) {
     if (!chosen) return detail.replaceChildren(h('p', 'await', t('choose')));
     let answer;
     try {
-      answer = await fetch(`/api/v1/batches/${encodeURIComponent(chosen)}`);
+      answer = await ask(`/api/v1/batches/${encodeURIComponent(chosen)}`);
     } catch {
       return;
     }

@@ -5,7 +5,9 @@
 // `close()` of it is called when another page is opened.
 
 import { pages } from '../pages.js';
+import { onUnlock } from './ask.js';
 import { clock, h, instant, long, say } from './dom.js';
+import * as lock from './lock.js';
 import { Store } from './store.js';
 import { speak, t } from './strings.js';
 
@@ -15,7 +17,7 @@ const store = new Store();
 let page = null;
 let opening = 0;
 
-/** What a page is given. */
+/** What a page is given. It asks the server by `ask` and `tell` of `frame/ask.js`. */
 const app = {
   store,
   /** What stands behind the page's name in the address: `#batches/17` gives `17`. */
@@ -121,6 +123,7 @@ function write() {
   say($('tongue'), t('tongue'));
   document.documentElement.dataset.theme = theme;
   say($('theme'), t('theme', t(theme)));
+  lock.write();
   close();
   navigate();
   frame.phase(store.program);
@@ -209,5 +212,7 @@ addEventListener('keydown', (event) => {
   app.go(pages[(at + step + pages.length) % pages.length]);
 });
 store.listen(frame);
+// What a page has asked for without a token it asks for again.
+onUnlock(write);
 write();
 store.open();

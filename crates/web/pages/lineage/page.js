@@ -1,5 +1,6 @@
 // Lineage: inputs, operators and outputs as a graph, with the rates of now on its edges.
 
+import { ask } from '../frame/ask.js';
 import { count, h, rate, say, span, table } from '../frame/dom.js';
 import { t } from '../frame/strings.js';
 import { layout } from './layout.js';
@@ -25,7 +26,7 @@ export function open(root, { store, go, rest }) {
 
   async function fetchGraph() {
     try {
-      const answer = await fetch('/api/v1/graph');
+      const answer = await ask('/api/v1/graph');
       if (!answer.ok || closed) return;
       graph = await answer.json();
     } catch {
@@ -107,7 +108,7 @@ export function open(root, { store, go, rest }) {
     if (!last || asking || closed || last.batch === recent.at(-1)?.batch) return;
     asking = true;
     try {
-      const answer = await fetch(`/api/v1/batches/${last.batch}`);
+      const answer = await ask(`/api/v1/batches/${last.batch}`);
       if (answer.ok && !closed) take(await answer.json());
     } catch {
       // The line is lost; the frame says so.

@@ -1,5 +1,6 @@
 // Live charts: one view in a form that suits it, as it moves, paused, or as it was.
 
+import { ask } from '../frame/ask.js';
 import { button, clock, count, h, number, say } from '../frame/dom.js';
 import { t } from '../frame/strings.js';
 import { Bars, Empty, Table } from '../overview/view.js';
@@ -141,7 +142,7 @@ export function open(root, app) {
 
   async function remember(of) {
     try {
-      const answer = await fetch(`/api/v1/views/${encodeURIComponent(of)}/history`);
+      const answer = await ask(`/api/v1/views/${encodeURIComponent(of)}/history`);
       if (!answer.ok || closed || of !== name) return;
       const { snapshots } = await answer.json();
       const first = steps[0]?.view.batch ?? Infinity;

@@ -65,7 +65,11 @@ fn misfits(schema: &Value, value: &Value, document: &Value, at: &str, found: &mu
 
 /// A site whose every answer has something in each list.
 pub(crate) async fn full() -> Site {
-    let site = Site::open().await;
+    filled(Site::open().await)
+}
+
+/// The site with something in each list.
+pub(crate) fn filled(site: Site) -> Site {
     site.show("words", 7, &[("sea", 3), ("tide", 2)]);
     site.board.update_program(|p| {
         p.name = "trending".to_string();
@@ -149,7 +153,7 @@ async fn every_route_answers_as_its_description_says() {
     let paths = document["paths"].as_object().unwrap();
     assert!(paths.len() > 12);
     let mut asked = 0;
-    for (path, of) in paths {
+    for (path, of) in paths.iter().filter(|(_, of)| of["get"].is_object()) {
         let get = &of["get"];
         assert!(get["summary"].as_str().is_some_and(|summary| summary.len() > 10), "{path}");
         for parameter in get["parameters"].as_array().unwrap() {
@@ -256,7 +260,7 @@ async fn the_feed_is_a_web_socket_too_and_refuses_foreign_pages() {
 }
 
 /// The next text of a socket; `None` when it was closed.
-async fn message(socket: &mut TcpStream) -> Option<Value> {
+pub(crate) async fn message(socket: &mut TcpStream) -> Option<Value> {
     loop {
         let (head, short) = (socket.read_u8().await.ok()?, socket.read_u8().await.ok()?);
         let length = match short & 0x7f {

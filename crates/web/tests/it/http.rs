@@ -51,15 +51,21 @@ pub(crate) async fn open(address: SocketAddr, request: &str) -> Opened {
     Opened { head: Reply { status, headers, body: Vec::new() }, stream }
 }
 
-/// Sends bytes as they are and reads the whole answer.
-pub(crate) async fn send(address: SocketAddr, request: &str) -> Reply {
-    let Opened { mut head, mut stream } = open(address, request).await;
-    let length: usize = head.header("content-length").map_or(0, |length| length.parse().unwrap());
-    if !request.starts_with("HEAD") {
+impl Opened {
+    /// With the body, as long as the head says.
+    pub(crate) async fn rest(self) -> Reply {
+        let Self { mut head, mut stream } = self;
+        let length: usize = head.header("content-length").map_or(0, |length| length.parse().unwrap());
         head.body = vec![0; length];
         stream.read_exact(&mut head.body).await.unwrap();
+        head
     }
-    head
+}
+
+/// Sends bytes as they are and reads the whole answer.
+pub(crate) async fn send(address: SocketAddr, request: &str) -> Reply {
+    let opened = open(address, request).await;
+    if request.starts_with("HEAD") { opened.head } else { opened.rest().await }
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Reply {

@@ -2,12 +2,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a failed step of a test's own helper fails the test")]
 
+mod access;
 mod api;
 mod browser;
 mod charts;
 mod frame;
 mod http;
 mod live;
+mod lock;
 mod pages;
 mod requests;
 mod webdriver;
@@ -15,7 +17,7 @@ mod webdriver;
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use std::{net::SocketAddr, sync::Arc};
 use tidemill_core::{BatchId, BatchReport, Board, Result, StopHandle, Timestamp, ViewSnapshot};
-use tidemill_web::Server;
+use tidemill_web::{Access, Server};
 use tokio::task::JoinHandle;
 
 /// A server under test with its board.
@@ -38,6 +40,17 @@ impl Site {
     async fn open_with(address: &str, set: impl FnOnce(Server) -> Server) -> Self {
         let board = Arc::new(Board::default());
         let server = set(Server::bind(address.parse().unwrap(), Arc::clone(&board)).await.unwrap());
+        Self::serve(server, board)
+    }
+
+    /// A site for those whom `access` lets in.
+    async fn open_for(access: Access) -> Self {
+        let board = Arc::new(Board::default());
+        let server = Server::bind_for("127.0.0.1:0".parse().unwrap(), Arc::clone(&board), access).await.unwrap();
+        Self::serve(server, board)
+    }
+
+    fn serve(server: Server, board: Arc<Board>) -> Self {
         let address = server.address();
         let (handle, stop) = StopHandle::new();
         Self { board, address, stop: handle, running: tokio::spawn(server.run(stop)) }

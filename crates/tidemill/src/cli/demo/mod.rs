@@ -12,7 +12,7 @@ mod sample;
 
 pub(super) use sample::texts as sample_texts;
 
-use super::{out::outln, program, values};
+use super::{out::outln, page::PageArgs, program, values};
 use clap::{Args, ValueEnum};
 use parking_lot::Mutex;
 use std::{
@@ -83,9 +83,8 @@ pub(crate) struct Demo {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
 
-    /// Address of the page on this machine; port 0 takes any free port.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:4040", value_parser = values::address)]
-    web: SocketAddr,
+    #[command(flatten)]
+    page: PageArgs,
 
     /// Posts of the sample per second.
     #[arg(long, value_name = "N", default_value = "2000", value_parser = values::rate, conflicts_with = "live")]
@@ -105,7 +104,13 @@ enum Live {
 }
 
 impl Demo {
+    /// What is wrong with the command line beyond its single words.
+    pub(crate) fn check(&self) -> Result<()> {
+        self.page.access().map(drop)
+    }
+
     pub(crate) fn run(self) -> Result<()> {
+        let access = self.page.access()?;
         let views = match &self.program {
             Some(path) => program::read(path)?,
             None => TRENDING.to_string(),
@@ -130,7 +135,8 @@ impl Demo {
         context.declare_sql(&posts)?;
         program::declare(&context, self.program.as_deref(), &views)?;
         let show = if self.headless { Show::Lines } else { Show::Auto };
-        let mut assembly = Assembly::new(context).page(Some(self.web)).show(show).run_for(self.run_for);
+        let mut assembly =
+            Assembly::new(context).page(Some(self.page.web)).access(access).show(show).run_for(self.run_for);
         let reach = Arc::new(Reach::default());
         if self.live.is_some() {
             let (reach, since) = (Arc::clone(&reach), Instant::now());
