@@ -39,7 +39,9 @@ impl AlertState {
 
     /// The state of this name.
     pub fn of(name: &str) -> Option<Self> {
-        [Self::Ok, Self::Pending, Self::Firing, Self::Missing, Self::Test].into_iter().find(|state| state.name() == name)
+        [Self::Ok, Self::Pending, Self::Firing, Self::Missing, Self::Test]
+            .into_iter()
+            .find(|state| state.name() == name)
     }
 
     /// Whether somebody should look.

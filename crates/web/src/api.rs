@@ -191,7 +191,6 @@ pub(crate) async fn elsewhere(method: Method) -> Response {
 }
 
 /// What a request's body says, or the answer that tells what is wrong with it.
-#[allow(dead_code, reason = "for the first route that takes a body")]
 pub(crate) fn taken<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Response>> {
     serde_json::from_slice(body)
         .map_err(|e| Box::new(problem(StatusCode::BAD_REQUEST, &format!("the body is not what is taken here: {e}"))))
@@ -203,7 +202,7 @@ pub(crate) fn problem(status: StatusCode, why: &str) -> Response {
 }
 
 /// The wall clock, for people only: nothing is decided by it.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

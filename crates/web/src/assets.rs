@@ -37,6 +37,7 @@ const PAGES: &[Folder] = &[
     folder!("batches": "page.js", "charts.js"),
     folder!("streams": "page.js"),
     folder!("lineage": "page.js", "layout.js"),
+    folder!("alerts": "page.js"),
     folder!("api": "page.js"),
 ];
 

@@ -10,6 +10,7 @@
 //! /api/v1/program, health, graph, inputs      /api/v1/live     Server-Sent Events
 //! /api/v1/views[/{name}[/history]]            /api/v1/feed     the same as a WebSocket
 //! /api/v1/batches[/{batch}]                   /api/v1/openapi.json, grafana.json, caller
+//! /api/v1/alerts[/{name}/silence, /test]
 //! ```
 //!
 //! Invariants: a viewer never slows the board, however slow or stuck it is,
@@ -37,6 +38,7 @@
 //! [`Board`]: tidemill_core::Board
 
 mod access;
+mod alerts;
 mod api;
 mod assets;
 mod callers;

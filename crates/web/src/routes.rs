@@ -22,7 +22,7 @@
 //! Invariant: nothing is served that is not in [`ROUTES`] or [`PARTS`]; tests
 //! see that each answers as its description says, and to whom.
 
-use crate::{api, assets, feed, grafana, health, live, metrics, openapi, role::Role, server::Shared};
+use crate::{alerts, api, assets, feed, grafana, health, live, metrics, openapi, role::Role, server::Shared};
 use axum::routing::{MethodRouter, get, post};
 use std::sync::Arc;
 
@@ -88,6 +88,7 @@ const MOMENT: Parameter = Parameter {
     kind: "integer",
     what: "as it was after this batch, as far as that is remembered",
 };
+const ALERT: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the alert's name" };
 const BATCH: Parameter = Parameter { name: "batch", place: "path", kind: "integer", what: "the batch's number" };
 
 /// A route that tells viewers something.
@@ -109,7 +110,6 @@ const PLAIN: Route = Route {
 const TAKEN: usize = 64 * 1024;
 
 /// A route by which an operator changes something.
-#[allow(dead_code, reason = "for the first route that changes something")]
 const OPERATES: Route =
     Route { verb: Verb::Post, role: Some(Role::Operator), bytes: TAKEN, serve: || post(api::nothing_here), ..PLAIN };
 
@@ -213,6 +213,32 @@ pub(crate) const ROUTES: &[Route] = &[
         answer: Answer::Json("Graph"),
         serve: || get(api::graph),
         ..PLAIN
+    },
+    Route {
+        path: "/api/v1/alerts",
+        summary: "alerts: which keys fire, silences, and what changed lately",
+        answer: Answer::List("Alert"),
+        serve: || get(alerts::alerts),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/alerts/{name}/silence",
+        summary: "silences a key of an alert, or all of them, from the next batch on",
+        parameters: &[ALERT],
+        takes: Some("Silence"),
+        answer: Answer::Json("Asked"),
+        refusals: &[400, 404, 503],
+        serve: || post(alerts::silence),
+        ..OPERATES
+    },
+    Route {
+        path: "/api/v1/alerts/{name}/test",
+        summary: "puts a row of state `test` where the rows of an alert go",
+        parameters: &[ALERT],
+        answer: Answer::Json("Asked"),
+        refusals: &[404, 503],
+        serve: || post(alerts::test),
+        ..OPERATES
     },
     Route {
         path: "/api/v1/live",

@@ -12,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use tidemill_core::{Board, Duration, Phase, StopHandle};
 use tidemill_web::Server;
 
-const PAGES: [&str; 6] = ["overview", "live", "batches", "streams", "lineage", "api"];
+const PAGES: [&str; 7] = ["overview", "live", "batches", "streams", "lineage", "alerts", "api"];
 
 #[tokio::test]
 async fn pages_are_reached_by_link_by_address_and_by_key() {
@@ -34,7 +34,7 @@ async fn pages(browser: Browser) {
             .await;
     }
     browser.press("[").await;
-    browser.wait(&format!("{current} === 'lineage'")).await;
+    browser.wait(&format!("{current} === 'alerts'")).await;
     browser.press("]").await;
     browser.press("]").await;
     browser.wait(&format!("{current} === 'overview'")).await;

@@ -213,7 +213,9 @@ fn tracked_of(state: &SessionState, call: &Call, below: &DFSchema) -> Result<Tra
     let function = Function::of(&name.to_lowercase()).ok_or_else(|| Error::internal("a call that is not tracked"))?;
     let form = || {
         Error::user(match function {
-            Function::Zscore(_) => format!("`{name}` reads: {name}(column), or {name}(column, 100) to go by about the last 100 rows"),
+            Function::Zscore(_) => {
+                format!("`{name}` reads: {name}(column), or {name}(column, 100) to go by about the last 100 rows")
+            }
             _ => format!("`{name}` reads: {name}(column)"),
         })
     };
@@ -236,7 +238,9 @@ fn tracked_of(state: &SessionState, call: &Call, below: &DFSchema) -> Result<Tra
     let kind = of.get_type(below).map_err(of_df)?;
     if !kind.is_numeric() {
         let kind = spelt(&kind.to_string());
-        return Err(Error::user(format!("`{name}` needs a number, and {what} is {kind}: convert it, as in CAST(x AS DOUBLE)")));
+        return Err(Error::user(format!(
+            "`{name}` needs a number, and {what} is {kind}: convert it, as in CAST(x AS DOUBLE)"
+        )));
     }
     let of = of.cast_to(&DataType::Float64, below).map_err(of_df)?;
     let of = state.create_physical_expr(of, below).map_err(of_df)?;
@@ -312,8 +316,10 @@ fn pieces(message: &str, rows: &SchemaRef) -> Result<Vec<Piece>> {
             (Err(_), _) => {
                 let names: Vec<&str> =
                     rows.fields().iter().map(|field| field.name().as_str()).chain(["key", "value"]).collect();
-                let hint = nearest(name, &names)
-                    .map_or_else(|| format!("; there are {}", names.join(", ")), |near| format!("; did you mean {{{near}}}?"));
+                let hint = nearest(name, &names).map_or_else(
+                    || format!("; there are {}", names.join(", ")),
+                    |near| format!("; did you mean {{{near}}}?"),
+                );
                 return Err(Error::user(format!("option `message`: there is no column {{{name}}}{hint}")));
             }
         };

@@ -102,7 +102,8 @@ impl Alerting {
     ) -> DfResult<RecordBatch> {
         let entries = || keys.clone().map(|(_, entry)| entry);
         let tracked = &self.plan.condition.tracked;
-        let memory = entries().map(|entry| entry.map(|e| e.memory.kept(tracked).into_iter().map(Some).collect::<Vec<_>>()));
+        let memory =
+            entries().map(|entry| entry.map(|e| e.memory.kept(tracked).into_iter().map(Some).collect::<Vec<_>>()));
         let own: [ArrayRef; 6] = [
             Arc::new(entries().map(|entry| entry.map(|e| e.state.name())).collect::<StringArray>()),
             times(entries().map(|entry| entry.map(|e| e.since))),
@@ -212,8 +213,11 @@ impl StateOperator for Alerting {
             .take(rows.max(1))
             .collect();
         let whole = found.len() < rows.max(1);
-        let given =
-            if found.is_empty() { Vec::new() } else { vec![self.rows_of(found.iter().copied()).map_err(|e| self.broken(e))?] };
+        let given = if found.is_empty() {
+            Vec::new()
+        } else {
+            vec![self.rows_of(found.iter().copied()).map_err(|e| self.broken(e))?]
+        };
         if let Some(last) = found.last().map(|(key, _)| (*key).clone()) {
             keys.swept = Some(last);
         }

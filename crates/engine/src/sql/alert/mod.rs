@@ -43,7 +43,11 @@ mod step;
 
 pub(super) use parse::{Alert, alert as parse};
 
-use self::{condition::Condition, keys::Alerting, plan::{Plan, Reading}};
+use self::{
+    condition::Condition,
+    keys::Alerting,
+    plan::{Plan, Reading},
+};
 use super::{
     catalog::Catalog,
     checks::claim_parts,

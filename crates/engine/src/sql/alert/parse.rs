@@ -91,7 +91,8 @@ pub(in crate::sql) fn alert(parser: &mut Parser<'_>, at: Place) -> Result<Kind> 
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
         let found = rest.token.to_string();
-        let hint = nearest(&found.to_uppercase(), &CLAUSES).map_or(String::new(), |near| format!("; did you mean {near}?"));
+        let hint =
+            nearest(&found.to_uppercase(), &CLAUSES).map_or(String::new(), |near| format!("; did you mean {near}?"));
         return Err(Error::user(format!(
             "{}: expected {} or the end of the alert, found `{found}`{hint}",
             parse::place_or(&rest, at),
@@ -99,7 +100,9 @@ pub(in crate::sql) fn alert(parser: &mut Parser<'_>, at: Place) -> Result<Kind> 
         )));
     }
     if when.is_none() && missing.is_none() {
-        return Err(Error::user(format!("{at}: the alert `{name}` has neither WHEN nor MISSING; an alert reads: {FORM}")));
+        return Err(Error::user(format!(
+            "{at}: the alert `{name}` has neither WHEN nor MISSING; an alert reads: {FORM}"
+        )));
     }
     if when.is_none() && (clear.is_some() || hold.is_some()) {
         return Err(Error::user(format!(

@@ -3,6 +3,7 @@
 //! Invariant: it depends on the key's entry, whether its rows of a batch fulfil the
 //! conditions, and the batch's time, and on nothing else. Called by [`super::step`].
 
+use super::memory::Memory;
 use super::{condition::Condition, parse::Alert};
 use crate::sql::mistakes::of_df;
 use arrow_array::{ArrayRef, RecordBatch};
@@ -12,7 +13,6 @@ use datafusion::{
     arrow::row::{RowConverter, SortField},
     common::{DataFusionError, Result as DfResult},
 };
-use super::memory::Memory;
 use tidemill_core::{AlertState, Duration, Result, Timestamp};
 
 /// The bytes of a key.
@@ -209,8 +209,6 @@ impl Plan {
     /// Whether there is something to remember of a key.
     pub(super) fn keeps(&self, entry: &Entry) -> bool {
         let is_gone = self.reading == Reading::Whole && entry.quiet.is_some();
-        entry.state != AlertState::Ok
-            || self.missing.is_some()
-            || (!self.condition.tracked.is_empty() && !is_gone)
+        entry.state != AlertState::Ok || self.missing.is_some() || (!self.condition.tracked.is_empty() && !is_gone)
     }
 }

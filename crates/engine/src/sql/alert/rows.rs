@@ -4,7 +4,8 @@
 //! several with UNION ALL. Called by [`super::step`] and [`super::history`].
 
 use arrow_array::{
-    Array, ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, cast::AsArray,
+    Array, ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
+    cast::AsArray,
     types::{Float64Type, TimestampMicrosecondType},
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};

@@ -77,7 +77,7 @@ impl Alerting {
             let known = keys.entries.remove(&key);
             let old = before.remove(&key).unwrap_or_else(|| known.clone());
             let entry = known.unwrap_or_else(|| plan.new_entry(now));
-            let (new, change) = self.turn(&key, entry, said.get(&key), (&looked, gone), now)?;
+            let (new, change) = self.turn(&key, entry, said.get(&key), (looked.as_slice(), gone), now)?;
             changes.extend(change);
             if let Some(at) = new.as_ref().and_then(|entry| plan.deadline(entry)) {
                 keys.next = Some(keys.next.map_or(at, |next| next.min(at)));
@@ -176,7 +176,8 @@ impl Alerting {
         let is_well = was == AlertState::Ok && entry.state == AlertState::Ok;
         let mut change = None;
         if !is_well {
-            let text = if entry.state != was || plan.condition.names_key() { plan.text_of(key)? } else { String::new() };
+            let text =
+                if entry.state != was || plan.condition.names_key() { plan.text_of(key)? } else { String::new() };
             if let Some(said) = said {
                 let (part, row) = said.row;
                 entry.value = looked[part].value.as_ref().filter(|v| v.is_valid(row)).map(|v| v.value(row));

@@ -224,8 +224,11 @@ fn the_message_has_columns_of_the_row_and_sinks_take_all_alerts_alike() {
 #[test]
 fn the_board_has_where_each_key_stands_and_a_restart_knows_it() {
     let dir = tempfile::tempdir().unwrap();
-    let entries: Vec<Vec<Vec<Row>>> =
-        vec![vec![vec![(1, "a", Some(20)), (1, "b", Some(30))]], vec![vec![(2, "b", Some(1))]], vec![vec![(3, "c", Some(1))]]];
+    let entries: Vec<Vec<Vec<Row>>> = vec![
+        vec![vec![(1, "a", Some(20)), (1, "b", Some(30))]],
+        vec![vec![(2, "b", Some(1))]],
+        vec![vec![(3, "c", Some(1))]],
+    ];
     let alert = "CREATE ALERT hot ON posts KEY (tag) WHEN n > 10";
     let first = kept_program(dir.path(), 2, &entries, alert);
     assert_eq!(report(&first).condition, "n > 10", "it is known before the first batch");
@@ -320,27 +323,63 @@ fn error_of(statements: &str) -> String {
 #[test]
 fn mistakes_are_told_with_their_place_and_the_way_out() {
     for (statements, expected) in [
-        ("CREATE ALERT a ON pots WHEN n > 1", "line 2, column 19: CREATE ALERT a: there is no stream, table or view `pots`; did you mean `posts`?"),
+        (
+            "CREATE ALERT a ON pots WHEN n > 1",
+            "line 2, column 19: CREATE ALERT a: there is no stream, table or view `pots`; did you mean `posts`?",
+        ),
         ("CREATE ALERT a ON posts WHEN m > 1", "line 2, column 30: CREATE ALERT a: there is no column `m`"),
-        ("CREATE ALERT a ON posts KEY (tagg) WHEN n > 1", "line 2, column 30: CREATE ALERT a: KEY: there is no column `tagg` in posts; did you mean `tag`?"),
-        ("CREATE ALERT a ON posts\nWHEN n + 1", "line 3, column 1: CREATE ALERT a: `WHEN` is no condition: n + 1 gives BIGINT; compare it with something, as in n + 1 > 100"),
-        ("CREATE ALERT a ON posts WHEN n > 1 CLEAR WHEN tag", "line 2, column 36: CREATE ALERT a: `CLEAR` is no condition: tag gives TEXT"),
-        ("CREATE ALERT a ON posts WHEN count(*) > 1", "`WHEN` looks at one row, and count(*) > 1 needs several: aggregate in the view"),
+        (
+            "CREATE ALERT a ON posts KEY (tagg) WHEN n > 1",
+            "line 2, column 30: CREATE ALERT a: KEY: there is no column `tagg` in posts; did you mean `tag`?",
+        ),
+        (
+            "CREATE ALERT a ON posts\nWHEN n + 1",
+            "line 3, column 1: CREATE ALERT a: `WHEN` is no condition: n + 1 gives BIGINT; compare it with something, as in n + 1 > 100",
+        ),
+        (
+            "CREATE ALERT a ON posts WHEN n > 1 CLEAR WHEN tag",
+            "line 2, column 36: CREATE ALERT a: `CLEAR` is no condition: tag gives TEXT",
+        ),
+        (
+            "CREATE ALERT a ON posts WHEN count(*) > 1",
+            "`WHEN` looks at one row, and count(*) > 1 needs several: aggregate in the view",
+        ),
         ("CREATE ALERT a ON posts WHEN n > (SELECT 1)", "`WHEN` has a query in it, and looks at one row"),
         ("CREATE ALERT a ON posts WHEN t < now()", "`now` would be the time of the program's start for ever"),
-        ("CREATE ALERT a ON posts WHEN change(tag) > 1", "line 2, column 30: CREATE ALERT a: `change` needs a number, and tag is TEXT"),
+        (
+            "CREATE ALERT a ON posts WHEN change(tag) > 1",
+            "line 2, column 30: CREATE ALERT a: `change` needs a number, and tag is TEXT",
+        ),
         ("CREATE ALERT a ON posts WHEN zscore(n, 1) > 1", "`zscore` reads: zscore(column), or zscore(column, 100)"),
-        ("CREATE ALERT a ON posts WHEN n > 1 FOR 30", "line 2, column 40: FOR takes a duration with its unit (ms, s, m, h, d) in quotes, such as FOR '30s', and not `30`"),
-        ("CREATE ALERT a ON posts WHEN n > 1 FRO '30s'", "line 2, column 36: expected WHEN, CLEAR, FOR, MISSING, WITH or the end of the alert, found `FRO`"),
+        (
+            "CREATE ALERT a ON posts WHEN n > 1 FOR 30",
+            "line 2, column 40: FOR takes a duration with its unit (ms, s, m, h, d) in quotes, such as FOR '30s', and not `30`",
+        ),
+        (
+            "CREATE ALERT a ON posts WHEN n > 1 FRO '30s'",
+            "line 2, column 36: expected WHEN, CLEAR, FOR, MISSING, WITH or the end of the alert, found `FRO`",
+        ),
         ("CREATE ALERT a ON posts WHEN n > 1 FOR '1s' FOR '2s'", "line 2, column 45: FOR is there twice"),
-        ("CREATE ALERT a ON posts", "the alert `a` has neither WHEN nor MISSING; an alert reads: CREATE ALERT name ON view"),
-        ("CREATE ALERT a posts WHEN n > 1", "line 2, column 16: expected ON and the view that the alert looks at, found `posts`"),
+        (
+            "CREATE ALERT a ON posts",
+            "the alert `a` has neither WHEN nor MISSING; an alert reads: CREATE ALERT name ON view",
+        ),
+        (
+            "CREATE ALERT a posts WHEN n > 1",
+            "line 2, column 16: expected ON and the view that the alert looks at, found `posts`",
+        ),
         ("CREATE ALERT a ON posts MISSING '1s' FOR '2s'", "go with WHEN, and there is none"),
         ("CREATE ALERT a ON posts WHEN n > 1 WITH (message = '{tagg}')", "option `message`: there is no column {tagg}"),
         ("CREATE ALERT a ON posts WHEN n > 1 WITH (severty = 'x')", "did you mean `severity`?"),
-        ("CREATE ALERT a ON posts WHEN n > 1 MISSING '5s' WITH (forget = '5s')", "option `forget` must be longer than MISSING"),
+        (
+            "CREATE ALERT a ON posts WHEN n > 1 MISSING '5s' WITH (forget = '5s')",
+            "option `forget` must be longer than MISSING",
+        ),
         ("CREATE ALERT posts ON posts WHEN n > 1", "there is a stream of that name; choose another"),
-        ("CREATE VIEW v AS SELECT tag AS state, n FROM posts; CREATE ALERT a ON v KEY (state) WHEN n > 1", "the alert's own state has a column `state`: give it another name in the view"),
+        (
+            "CREATE VIEW v AS SELECT tag AS state, n FROM posts; CREATE ALERT a ON v KEY (state) WHEN n > 1",
+            "the alert's own state has a column `state`: give it another name in the view",
+        ),
     ] {
         let error = error_of(statements);
         assert!(error.contains(expected), "{statements}\n{error}");
