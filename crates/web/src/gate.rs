@@ -214,7 +214,7 @@ mod tests {
         assert_eq!(asked(None, "POST", &[JSON], Body::from(fits.clone())).await, (200, format!("anybody: {fits}")));
         assert_eq!(asked(None, "POST", &[JSON], Body::from("x".repeat(65))).await.0, 413);
         // Whatever it says of its length.
-        let long = futures::stream::repeat(Ok::<_, std::io::Error>(Bytes::from_static(b"0123456789")));
+        let long = futures::stream::repeat_with(|| Ok::<_, std::io::Error>(Bytes::from_static(b"0123456789")));
         assert_eq!(asked(None, "POST", &[JSON], Body::from_stream(long)).await.0, 413);
         for length in ["65", "99999999999999999999"] {
             let said = [JSON, ("content-length", length)];

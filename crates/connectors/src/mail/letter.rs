@@ -16,8 +16,8 @@ const SUBJECT: usize = 200;
 const VALUE: usize = 4000;
 /// Bytes of a line of base64.
 const LINE: usize = 76;
-/// Bytes of an encoded word before it is encoded, so that it is under 75 signs.
-const WORD: usize = 45;
+/// Bytes of an encoded word before it is encoded, so that its line is under 76 signs behind the header's name.
+const WORD: usize = 39;
 /// What is said of an alert's rows.
 const OF_ALERTS: &str = "{alert} {key}: {state}";
 
