@@ -36,6 +36,7 @@ pub mod jetstream;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod lines;
+pub mod mail;
 #[cfg(feature = "mongodb")]
 pub mod mongo;
 #[cfg(feature = "mqtt")]
@@ -125,6 +126,7 @@ pub fn register(registry: &mut Registry) {
     registry.add_input("mqtt", mqtt::Mqtt::input);
 
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
+    registry.add_sink("mail", |o| Ok(Arc::new(mail::Mail::from_options(o)?)));
     registry.add_sink("webhook", |o| Ok(Arc::new(webhook::Webhook::from_options(o)?)));
     registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));
     #[cfg(not(feature = "mongodb"))]

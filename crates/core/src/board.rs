@@ -5,7 +5,7 @@
 //! behind misses events and reads the newest snapshot instead; history is
 //! bounded.
 
-use crate::{BatchDetail, BatchId, Graph, Offset, PartitionId, StreamName, Timestamp};
+use crate::{AlertAsk, AlertReport, BatchDetail, BatchId, Graph, Offset, PartitionId, StreamName, Timestamp};
 use arrow_array::RecordBatch;
 use parking_lot::RwLock;
 use serde::Serialize;
@@ -17,6 +17,8 @@ use tokio::sync::broadcast;
 
 /// Batch reports kept for charts.
 const HISTORY: usize = 600;
+/// What may be asked of an alert before a batch has taken it.
+const ASKS: usize = 100;
 /// Events that a slow subscriber may lag behind before it misses some.
 const EVENTS: usize = 256;
 
@@ -172,6 +174,9 @@ pub struct Board {
     inputs: RwLock<BTreeMap<(StreamName, usize), InputReport>>,
     program: RwLock<Program>,
     graph: RwLock<Arc<Graph>>,
+    alerts: RwLock<BTreeMap<String, Arc<AlertReport>>>,
+    /// What was asked of alerts and no batch has taken.
+    asked: RwLock<BTreeMap<String, Vec<AlertAsk>>>,
     events: broadcast::Sender<Event>,
 }
 
@@ -183,6 +188,8 @@ impl Default for Board {
             inputs: RwLock::default(),
             program: RwLock::default(),
             graph: RwLock::default(),
+            alerts: RwLock::default(),
+            asked: RwLock::default(),
             events: broadcast::channel(EVENTS).0,
         }
     }
@@ -256,6 +263,44 @@ impl Board {
     /// The program as a graph; empty before it was opened.
     pub fn graph(&self) -> Arc<Graph> {
         Arc::clone(&self.graph.read())
+    }
+
+    /// Shows how an alert stands.
+    pub fn publish_alert(&self, report: AlertReport) {
+        self.alerts.write().insert(report.name.clone(), Arc::new(report));
+    }
+
+    /// All alerts, by name.
+    pub fn alerts(&self) -> Vec<Arc<AlertReport>> {
+        self.alerts.read().values().cloned().collect()
+    }
+
+    /// Asks something of an alert; the next batch takes it. Whether it was taken in: there is such an alert, and
+    /// not too much waits.
+    pub fn ask_alert(&self, name: &str, ask: AlertAsk) -> bool {
+        if !self.alerts.read().contains_key(name) {
+            return false;
+        }
+        let mut asked = self.asked.write();
+        let waiting = asked.entry(name.to_string()).or_default();
+        let fits = waiting.len() < ASKS;
+        if fits {
+            waiting.push(ask);
+        }
+        fits
+    }
+
+    /// Whether something is asked of an alert.
+    pub fn is_alert_asked(&self, name: &str) -> bool {
+        self.asked.read().get(name).is_some_and(|waiting| !waiting.is_empty())
+    }
+
+    /// Takes what was asked of an alert.
+    pub fn take_alert_asks(&self, name: &str) -> Vec<AlertAsk> {
+        if !self.is_alert_asked(name) {
+            return Vec::new();
+        }
+        self.asked.write().remove(name).unwrap_or_default()
     }
 
     /// The report of a batch that is still remembered.

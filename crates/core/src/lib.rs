@@ -19,6 +19,7 @@
 //! # Ok::<(), tidemill_core::Error>(())
 //! ```
 
+mod alert;
 mod ask;
 mod batch;
 mod board;
@@ -39,6 +40,7 @@ mod time;
 mod watermark;
 mod window;
 
+pub use alert::{AlertAsk, AlertChange, AlertNow, AlertReport, AlertState, Silence};
 pub use ask::{Answer, Answers, AskedTable, Kept, Names, Notebook, Parameter, Progress, Question, Shelf};
 pub use batch::{Batch, BatchId, Offset, OffsetRange, PartitionId, Position, StreamName};
 pub use board::{BatchReport, Board, Event, InputReport, PartitionReport, Phase, Program, ViewSnapshot};

@@ -202,7 +202,7 @@ pub(crate) fn problem(status: StatusCode, why: &str) -> Response {
 }
 
 /// The wall clock, for people only: nothing is decided by it.
-fn now() -> Timestamp {
+pub(crate) fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp(i64::try_from(since.as_micros()).unwrap_or(i64::MAX))
 }

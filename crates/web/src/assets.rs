@@ -37,6 +37,7 @@ const PAGES: &[Folder] = &[
     folder!("batches": "page.js", "charts.js", "detail.js", "plan.js", "again.js"),
     folder!("streams": "page.js"),
     folder!("lineage": "page.js", "layout.js", "drawing.js"),
+    folder!("alerts": "page.js"),
     folder!(
         "notebook": "page.js", "cell.js", "editor.js", "complete.js", "result.js", "markdown.js", "file.js", "ask.js", "notebook.css"
     ),

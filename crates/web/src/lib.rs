@@ -11,6 +11,7 @@
 //! /api/v1/views[/{name}[/history]]            /api/v1/feed     the same as a WebSocket
 //! /api/v1/batches[/{batch}[/run]], states/{name}   /api/v1/openapi.json, grafana.json, caller
 //! /api/v1/query[/{id}[/cancel]], names        /api/v1/notebooks[/{name}]
+//! /api/v1/alerts[/{name}/silence, /test]
 //! ```
 //!
 //! Invariants: a viewer never slows the board, however slow or stuck it is,
@@ -38,6 +39,7 @@
 //! [`Board`]: tidemill_core::Board
 
 mod access;
+mod alerts;
 mod api;
 mod assets;
 mod callers;

@@ -78,6 +78,7 @@ pub(crate) const METRICS: &[Metric] = &[
     ),
     metric("tidemill_state_spilled_keys", "gauge", "Keys and groups of states that are on disk only.", &[]),
     metric("tidemill_rate_limit_records_per_second", "gauge", "The bound set by rate control.", &[]),
+    metric("tidemill_alert_keys", "gauge", "Keys of each alert by the state that they are in.", &["alert", "state"]),
 ];
 
 /// Text under way.
@@ -169,6 +170,13 @@ fn render(shared: &Shared) -> String {
         page.one("tidemill_state_spilled_keys", last.state_spilled);
         if let Some(limit) = last.rate_limit {
             page.one("tidemill_rate_limit_records_per_second", limit);
+        }
+    }
+    let name = "tidemill_alert_keys";
+    page.head(name);
+    for alert in board.alerts() {
+        for (state, keys) in [("pending", alert.pending), ("firing", alert.firing), ("missing", alert.missing)] {
+            page.line(&format!("{name}{{alert=\"{}\",state=\"{state}\"}} {keys}", escaped(&alert.name)));
         }
     }
     page.0

@@ -176,6 +176,14 @@ fn schemas() -> Value {
         "Error": object(&[("error", text.clone())]),
         "Live": object(&[("live", truth.clone())]),
         "Health": object(&health),
+        "Alert": alert(&text, &time, &count, &truth),
+        "Silence": json!({
+            "type": "object",
+            "properties": { "key": or_null("string"), "seconds": count, "why": text },
+            "required": ["seconds"],
+            "additionalProperties": false,
+        }),
+        "Asked": object(&[("asked", text.clone())]),
         "Caller": object(&[
             ("name", text.clone()),
             ("role", json!({ "type": "string", "enum": Role::ALL.map(Role::name) })),
@@ -274,6 +282,36 @@ fn notebook() -> Map<String, Value> {
         ("Kept", object(&[("revision", text)])),
     ];
     all.into_iter().map(|(name, schema)| (name.to_string(), schema)).collect()
+}
+
+fn alert(text: &Value, time: &Value, count: &Value, truth: &Value) -> Value {
+    let state = json!({ "type": "string", "enum": ["ok", "pending", "firing", "missing", "test"] });
+    let value = json!({ "type": ["number", "null"] });
+    let now = [
+        ("key", text.clone()),
+        ("state", state.clone()),
+        ("since", time.clone()),
+        ("value", value),
+        ("message", text.clone()),
+        ("silenced", truth.clone()),
+    ];
+    let change: Vec<_> = now.iter().cloned().chain([("was", state), ("at", time.clone())]).collect();
+    let silence =
+        object(&[("key", json!({ "type": ["string", "null"] })), ("until", time.clone()), ("why", text.clone())]);
+    object(&[
+        ("name", text.clone()),
+        ("view", text.clone()),
+        ("severity", text.clone()),
+        ("condition", text.clone()),
+        ("batch", count.clone()),
+        ("time", time.clone()),
+        ("pending", count.clone()),
+        ("firing", count.clone()),
+        ("missing", count.clone()),
+        ("now", list(&object(&now))),
+        ("silences", list(&silence)),
+        ("changes", list(&object(&change))),
+    ])
 }
 
 fn range(text: &Value, count: &Value) -> Value {

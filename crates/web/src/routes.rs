@@ -23,7 +23,8 @@
 //! see that each answers as its description says, and to whom.
 
 use crate::{
-    api, assets, feed, grafana, health, inspect, live, metrics, notebooks, openapi, query, role::Role, server::Shared,
+    alerts, api, assets, feed, grafana, health, inspect, live, metrics, notebooks, openapi, query, role::Role,
+    server::Shared,
 };
 use axum::routing::{MethodRouter, get, post};
 use std::sync::Arc;
@@ -92,6 +93,7 @@ const MOMENT: Parameter = Parameter {
 };
 const QUERY: Parameter = Parameter { name: "id", place: "path", kind: "string", what: "the query's id" };
 const NOTEBOOK: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the notebook's name" };
+const ALERT: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the alert's name" };
 const BATCH: Parameter = Parameter { name: "batch", place: "path", kind: "integer", what: "the batch's number" };
 
 const STATE: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the operator's name" };
@@ -237,6 +239,32 @@ pub(crate) const ROUTES: &[Route] = &[
         answer: Answer::Json("Graph"),
         serve: || get(api::graph),
         ..PLAIN
+    },
+    Route {
+        path: "/api/v1/alerts",
+        summary: "alerts: which keys fire, silences, and what changed lately",
+        answer: Answer::List("Alert"),
+        serve: || get(alerts::alerts),
+        ..PLAIN
+    },
+    Route {
+        path: "/api/v1/alerts/{name}/silence",
+        summary: "silences a key of an alert, or all of them, from the next batch on",
+        parameters: &[ALERT],
+        takes: Some("Silence"),
+        answer: Answer::Json("Asked"),
+        refusals: &[400, 404, 503],
+        serve: || post(alerts::silence),
+        ..OPERATES
+    },
+    Route {
+        path: "/api/v1/alerts/{name}/test",
+        summary: "puts a row of state `test` where the rows of an alert go",
+        parameters: &[ALERT],
+        answer: Answer::Json("Asked"),
+        refusals: &[404, 503],
+        serve: || post(alerts::test),
+        ..OPERATES
     },
     Route {
         path: "/api/v1/live",

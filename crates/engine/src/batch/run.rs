@@ -157,6 +157,7 @@ impl Pipeline {
         for input in &self.inputs {
             input.source.committed(batch);
         }
+        self.states.all().iter().for_each(|state| state.committed(batch.id));
         report.records_in = run.records_in.load(Relaxed);
         (report.state_bytes, report.state_spilled) = (self.config.memory.used(), self.config.memory.spilled());
         self.tell_of_records(&run);

@@ -76,21 +76,23 @@ impl Sql {
     }
 }
 
-struct Catalog {
+pub(super) struct Catalog {
     session: SessionContext,
     streams: BTreeMap<String, Arc<StreamInput>>,
     watermarks: Watermarks,
-    tables: Tables,
+    pub(super) tables: Tables,
     /// Static tables, and views as they are before their first rows.
-    queryable: BTreeMap<String, Arc<dyn TableProvider>>,
+    pub(super) queryable: BTreeMap<String, Arc<dyn TableProvider>>,
     /// All names and what they are, for errors.
     known: BTreeMap<String, &'static str>,
     sinks: BTreeMap<String, SinkEntry>,
     /// Views without state, which are put into what reads them: their text.
     definitions: BTreeMap<String, String>,
+    /// Views whose rows are those of windows that closed.
+    pub(super) windowed: BTreeSet<String>,
     /// Column names with upper-case letters.
     mixed: BTreeSet<String>,
-    partitions: usize,
+    pub(super) partitions: usize,
 }
 
 struct SinkEntry {
@@ -164,6 +166,7 @@ impl Catalog {
             known: BTreeMap::new(),
             sinks: BTreeMap::new(),
             definitions: BTreeMap::new(),
+            windowed: BTreeSet::new(),
             mixed: BTreeSet::new(),
             partitions,
         }
@@ -251,6 +254,7 @@ impl Catalog {
                 self.view(context, name, query, &meta, &options).await
             }
             Kind::Insert { target, query } => self.insert(context, &target, query, &meta).await,
+            Kind::Alert(alert) => self.alert(context, *alert, &meta).await,
             Kind::Query(_) => Err(Error::user(
                 "a query alone shows nothing in a program: write CREATE VIEW name AS SELECT …, or INSERT INTO sink SELECT …",
             )),
@@ -283,7 +287,7 @@ impl Catalog {
         Ok(Arc::new(Table(NodeTable { node, gives, partitions: self.partitions, times: Vec::new() })))
     }
 
-    fn take_name(&mut self, context: &StreamingContext, what: &'static str, name: &str) -> Result<()> {
+    pub(super) fn take_name(&mut self, context: &StreamingContext, what: &'static str, name: &str) -> Result<()> {
         if !is_operator_name(name) {
             return Err(Error::user(format!(
                 "`{name}` can't name a {what}: take 1 to 100 of A-Z a-z 0-9 . _ - and do not begin with a dot"
@@ -297,7 +301,7 @@ impl Catalog {
         Ok(())
     }
 
-    fn register(&self, name: &str, table: Arc<dyn TableProvider>) -> Result<()> {
+    pub(super) fn register(&self, name: &str, table: Arc<dyn TableProvider>) -> Result<()> {
         let bare = datafusion::common::TableReference::bare(name);
         self.session.deregister_table(bare.clone()).map_err(of_df)?;
         self.tables.lock().insert(name.to_string(), Arc::clone(&table));
@@ -306,7 +310,7 @@ impl Catalog {
     }
 
     /// The planner's state with all tables, in which streams show those of their own columns that are named.
-    fn state(&mut self, context: &StreamingContext, meta: &BTreeSet<String>) -> Result<SessionState> {
+    pub(super) fn state(&mut self, context: &StreamingContext, meta: &BTreeSet<String>) -> Result<SessionState> {
         for (name, input) in &self.streams {
             let table = StreamTable::new(Arc::clone(input), self.partitions, |column| meta.contains(column));
             self.register(name, Arc::new(Table(table)))?;
@@ -325,7 +329,7 @@ impl Catalog {
     }
 
     /// The logical plan of a query.
-    async fn logical(&self, state: &SessionState, query: Box<Query>) -> Result<LogicalPlan> {
+    pub(super) async fn logical(&self, state: &SessionState, query: Box<Query>) -> Result<LogicalPlan> {
         super::refused::check_program(&query, state)?;
         let statement = DfStatement::Statement(Box::new(AstStatement::Query(query)));
         let references = state.resolve_table_references(&statement).map_err(of_df)?;
@@ -347,7 +351,7 @@ impl Catalog {
         })
     }
 
-    fn no_table(&self, name: &str) -> Error {
+    pub(super) fn no_table(&self, name: &str) -> Error {
         if let Some("sink") = self.known.get(name).copied() {
             return Error::user(format!("`{name}` is a sink: rows go into it with INSERT INTO and are not read back"));
         }
@@ -395,9 +399,13 @@ impl Catalog {
         let definition = self.definition(&state, &query)?;
         // Put into another query, all of it counts.
         let text = format!("{query}\n{definition}");
+        let of_windows = self.reads_windows(&state, &query)?;
         let parts = of_parts(&query, &definition);
         let logical = self.logical(&state, query).await?;
         let mut planned = self.plan(context, &state, logical.clone(), (&name, &parts), true, options).await?;
+        if planned.kind == Shape::Windowed || (planned.kind == Shape::Stateless && of_windows) {
+            self.windowed.insert(name.clone());
+        }
         if planned.kind == Shape::Stateless {
             self.definitions.insert(name.clone(), text);
         }
@@ -538,6 +546,7 @@ impl Kind {
             | Self::Table { name, .. }
             | Self::Sink { name, .. }
             | Self::View { name, .. } => Some(name.clone()),
+            Self::Alert(alert) => Some(alert.name.clone()),
             Self::Insert { .. } | Self::Query(_) => None,
         }
     }
@@ -549,6 +558,7 @@ impl Kind {
             Self::Sink { name, .. } => format!("CREATE SINK {name}"),
             Self::View { name, .. } => format!("CREATE VIEW {name}"),
             Self::Insert { target, .. } => format!("INSERT INTO {target}"),
+            Self::Alert(alert) => format!("CREATE ALERT {}", alert.name),
             Self::Query(_) => "SELECT".to_string(),
         }
     }

@@ -39,9 +39,10 @@
 //! of a join, [`lookup`] answers of tables that are asked by key, [`distinct`] what was seen, [`top`] first rows. [`tables`] and
 //! [`reload`] are what is read ([`session`] and [`provider`] for the planner, [`stored`] files, [`leaves`] nodes), [`rows`] last
 //! steps, [`held`] and [`tops`] hold plain groups and first rows ready ([`table`]) and give them in turn ([`turns`]), those that were [`touched`] last stay in memory; [`running`] and [`slide`] hold hopping windows ready ([`groups`], [`sums`]; [`first`] finds top n), [`functions`] has the
-//! functions for social text, [`query`] answers questions beside the program ([`answers`] those of its page, with [`parameters`]) by plans that are [`stoppable`],
-//! [`past`] those about state.
+//! functions for social text, [`alert`] watches views, [`query`] answers questions beside the program ([`answers`]
+//! those of its page, with [`parameters`]) by plans that are [`stoppable`], [`past`] those about state.
 
+mod alert;
 mod answers;
 mod blocks;
 mod catalog;

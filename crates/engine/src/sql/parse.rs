@@ -1,7 +1,7 @@
 //! A program's text as statements, each with its place.
 //!
-//! `CREATE STREAM`, `CREATE TABLE` and `CREATE SINK` are read here;
-//! everything that is a query is sqlparser's. Called by [`super::declare`] and by
+//! `CREATE STREAM`, `CREATE TABLE` and `CREATE SINK` are read here, `CREATE ALERT`
+//! in [`super::alert`]; everything that is a query is sqlparser's. Called by [`super::declare`] and by
 //! [`super::query`]. Invariant: text of any shape gives statements or an error
 //! with line and column; how deep and how long a statement may be is checked on
 //! its tokens, before anything recurses over them.
@@ -69,6 +69,7 @@ pub(super) enum Kind {
     Sink { name: String, options: Vec<(String, String)> },
     View { name: String, query: Box<Query>, options: Vec<(String, String)> },
     Insert { target: String, query: Box<Query> },
+    Alert(Box<super::alert::Alert>),
     Query(Box<Query>),
 }
 
@@ -204,7 +205,7 @@ fn place(token: &TokenWithSpan) -> Place {
 }
 
 /// The place of a token; the end of the statement has none of its own.
-fn place_or(token: &TokenWithSpan, end: Place) -> Place {
+pub(super) fn place_or(token: &TokenWithSpan, end: Place) -> Place {
     let at = place(token);
     if at.line == 0 { end } else { at }
 }
@@ -295,8 +296,10 @@ fn statement(parser: &mut Parser<'_>, at: Place) -> Result<Kind> {
                     parser.expect_keyword(Keyword::AS).map_err(|e| syntax(&e, at))?;
                     Ok(Kind::View { name, query: parser.parse_query().map_err(|e| syntax(&e, at))?, options })
                 }
+                "ALERT" => super::alert::parse(parser, at),
                 other => {
-                    Err(unknown(place_or(&second, at), "after CREATE", other, &["STREAM", "TABLE", "VIEW", "SINK"]))
+                    let known = ["STREAM", "TABLE", "VIEW", "SINK", "ALERT"];
+                    Err(unknown(place_or(&second, at), "after CREATE", other, &known))
                 }
             }
         }
@@ -317,7 +320,7 @@ fn unknown(at: Place, whereabouts: &str, found: &str, known: &[&str]) -> Error {
 }
 
 /// sqlparser's error with its place in front.
-fn syntax(error: &ParserError, at: Place) -> Error {
+pub(super) fn syntax(error: &ParserError, at: Place) -> Error {
     let text = match error {
         ParserError::TokenizerError(text) | ParserError::ParserError(text) => text.clone(),
         ParserError::RecursionLimitExceeded => "nested too deep: name inner parts with WITH or CREATE VIEW".to_string(),
@@ -336,7 +339,7 @@ fn syntax(error: &ParserError, at: Place) -> Error {
     Error::user(format!("{at}: in this statement: {text}"))
 }
 
-fn name(parser: &mut Parser<'_>, at: Place) -> Result<String> {
+pub(super) fn name(parser: &mut Parser<'_>, at: Place) -> Result<String> {
     let name = parser.parse_object_name(false).map_err(|e| syntax(&e, at))?;
     plain_name(&name).ok_or_else(|| Error::user(format!("{at}: `{name}`: names here have one part, without dots")))
 }
@@ -460,7 +463,7 @@ fn watermark(parser: &mut Parser<'_>, at: Place) -> Result<Mark> {
 }
 
 /// `WITH (key = value, …)`, which must be there.
-fn options(parser: &mut Parser<'_>, at: Place) -> Result<Vec<(String, String)>> {
+pub(super) fn options(parser: &mut Parser<'_>, at: Place) -> Result<Vec<(String, String)>> {
     let fail = |e: ParserError| syntax(&e, at);
     parser.expect_keyword(Keyword::WITH).map_err(fail)?;
     parser.expect_token(&Token::LParen).map_err(fail)?;

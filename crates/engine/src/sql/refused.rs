@@ -34,6 +34,17 @@ pub(super) fn check_query(query: &Query) -> Result<()> {
     check(query, None)
 }
 
+/// Refuses what the condition of an alert can't mean.
+///
+/// # Errors
+/// With the name, and what to write instead.
+pub(super) fn check_condition(condition: &Expr, state: &SessionState) -> Result<()> {
+    match condition.visit(&mut Refusing(Some(state))) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(text) => Err(Error::user(text)),
+    }
+}
+
 fn check(query: &Query, state: Option<&SessionState>) -> Result<()> {
     match query.visit(&mut Refusing(state)) {
         ControlFlow::Continue(()) => Ok(()),

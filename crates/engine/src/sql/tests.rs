@@ -2,6 +2,7 @@
 
 mod again;
 mod aggregates;
+mod alerts;
 mod asked;
 mod beside;
 mod decoding;

@@ -99,6 +99,7 @@ fn replaced_by(entry: &OperatorEntry, schema: &Schema) -> Option<usize> {
     let is_named = |at: usize, name: &str| schema.fields().get(at).is_some_and(|field| field.name() == name);
     match entry.kind.as_str() {
         kind if kind.contains("state") || kind == "with_timers" => Some(entry.keys.unwrap_or(1)),
+        "alert" | "alert_history" => Some(entry.keys.unwrap_or(1)),
         "distinct" => Some(count),
         // Rows that wait for a partner have numbers.
         "join" if is_named(0, "_id") => Some(1),

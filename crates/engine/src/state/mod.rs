@@ -192,6 +192,11 @@ pub(crate) trait StateOperator: Send + Sync + fmt::Debug {
         self.snapshot()
     }
 
+    /// `batch` has happened: what it has to tell may be told.
+    fn committed(&self, batch: BatchId) {
+        let _nothing = batch;
+    }
+
     /// The time after the last batch at which this state needs a batch though
     /// nothing comes: a window by batch time that holds rows is given, or lets
     /// them expire. With `ending`, only when it has rows that no window has shown.

@@ -9,8 +9,9 @@ use crate::{
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tidemill_core::{
-    BatchDetail, BatchId, BatchReport, DeadLetter, Graph, GraphColumn, GraphNode, LetterReport, NodeKind, Offset,
-    OffsetRange, OperatorReport, PartitionId, PartitionReport, Phase, Timestamp,
+    AlertAsk, AlertChange, AlertNow, AlertReport, AlertState, BatchDetail, BatchId, BatchReport, DeadLetter, Duration,
+    Graph, GraphColumn, GraphNode, LetterReport, NodeKind, Offset, OffsetRange, OperatorReport, PartitionId,
+    PartitionReport, Phase, Silence, Timestamp,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -95,6 +96,7 @@ pub(crate) fn filled(site: Site) -> Site {
     (1..7).for_each(|batch| site.board.publish_batch(report(batch)));
     site.board.publish_batch(BatchReport { detail: Arc::new(detail()), rate_limit: Some(10.5), ..report(7) });
     site.board.publish_graph(graph());
+    site.board.publish_alert(alert());
     site
 }
 
@@ -126,6 +128,31 @@ pub(crate) fn detail() -> BatchDetail {
     let range = OffsetRange { partition: PartitionId::new("0"), start: Offset(33), end: Offset(43) };
     detail.take_ranges("posts", &[range]);
     detail
+}
+
+/// An alert with a key that fires, one that was silenced, and a change.
+pub(crate) fn alert() -> AlertReport {
+    let (key, message, since) = ("web-1".to_string(), "web-1 is 0.95 busy".to_string(), Timestamp(3_000_000));
+    let (state, value, silenced) = (AlertState::Firing, Some(0.95), false);
+    let now = AlertNow { key: key.clone(), state, since, value, message: message.clone(), silenced };
+    let (was, at) = (AlertState::Pending, Timestamp(6_000_000));
+    AlertReport {
+        name: "hot".to_string(),
+        view: "load".to_string(),
+        severity: "page".to_string(),
+        condition: "busy > 0.9".to_string(),
+        batch: BatchId(7),
+        time: Timestamp(7_000_000),
+        firing: 1,
+        now: vec![now],
+        silences: vec![Silence {
+            key: Some("web-2".to_string()),
+            until: Timestamp(9_000_000),
+            why: "work".to_string(),
+        }],
+        changes: vec![AlertChange { key, state, was, since, at, value, message, silenced }],
+        ..AlertReport::default()
+    }
 }
 
 /// An input, two operators, an output.
@@ -224,6 +251,51 @@ async fn a_batch_a_past_view_and_the_graph_are_told() {
     assert_eq!((&then["batch"], &then["rows"]), (&json!(9), &json!([["sea", 9]])));
     assert_eq!(http::get(site.address, "/api/v1/views/words?batch=3").await.status, 404);
     assert_eq!(http::get(site.address, "/api/v1/views/words?batch=x").await.status, 400);
+    site.close().await;
+}
+
+#[tokio::test]
+async fn silence_and_a_test_are_asked_of_an_alert() {
+    let site = full().await;
+    let address = site.address;
+    let post = async |path: &str, body: &str| {
+        let request = format!(
+            "POST /api/v1/alerts/{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        http::send(address, &request).await
+    };
+    assert_eq!(
+        post("hot/silence", r#"{"key":"web-1","seconds":60,"why":"work"}"#).await.json(),
+        json!({ "asked": "hot" })
+    );
+    assert_eq!(post("hot/silence", r#"{"seconds":0}"#).await.status, 200);
+    assert_eq!(post("hot/test", "{}").await.status, 200);
+    let asks = site.board.take_alert_asks("hot");
+    let [AlertAsk::Silence(silence), AlertAsk::Silence(lifted), AlertAsk::Test] = asks.as_slice() else {
+        panic!("{asks:?}")
+    };
+    assert_eq!((silence.key.as_deref(), silence.why.ends_with("work")), (Some("web-1"), true), "{silence:?}");
+    assert!(lifted.key.is_none() && silence.until > lifted.until.plus(Duration::from_secs(59)), "{asks:?}");
+    for (path, body, status) in [
+        ("cold/test", "{}", 404),
+        ("cold/silence", r#"{"seconds":1}"#, 404),
+        ("hot/silence", "{}", 400),
+        ("hot/silence", r#"{"seconds":-1}"#, 400),
+        ("hot/silence", r#"{"seconds":1,"for":2}"#, 400),
+        ("hot/silence", r#"{"seconds":40000000}"#, 400),
+    ] {
+        let reply = post(path, body).await;
+        assert_eq!(reply.status, status, "{path} {body}");
+        assert!(reply.json()["error"].is_string(), "{path} {body}");
+    }
+    assert!(!site.board.is_alert_asked("hot"));
+    // Nobody can fill the memory with what no batch takes.
+    for _ in 0..100 {
+        assert!(site.board.ask_alert("hot", AlertAsk::Test));
+    }
+    assert_eq!(post("hot/test", "{}").await.status, 503);
     site.close().await;
 }
 

@@ -12,7 +12,7 @@ use std::sync::{Arc, mpsc};
 use tidemill_core::{Board, Duration, Phase, StopHandle};
 use tidemill_web::Server;
 
-const PAGES: [&str; 7] = ["overview", "live", "batches", "streams", "lineage", "notebook", "api"];
+const PAGES: [&str; 8] = ["overview", "live", "batches", "streams", "lineage", "alerts", "notebook", "api"];
 
 #[tokio::test]
 async fn pages_are_reached_by_link_by_address_and_by_key() {

@@ -11,7 +11,7 @@ use arrow_array::{Float64Array, Int64Array, RecordBatch, StringArray};
 use serde_json::json;
 use std::sync::Arc;
 use tidemill_core::{
-    BatchDetail, BatchReport, DeadLetter, Graph, GraphColumn, GraphNode, LetterReport, NodeKind, Offset,
+    AlertAsk, BatchDetail, BatchReport, DeadLetter, Graph, GraphColumn, GraphNode, LetterReport, NodeKind, Offset,
     OperatorReport, PartitionId, PartitionReport, Phase,
 };
 
@@ -98,6 +98,29 @@ async fn streams(browser: Browser) {
     browser.wait("/^[1-9][\\d,.]*$/.test(document.querySelector('.streams dd').textContent)").await;
     site.board.update_input("posts", 0, |input| input.failed = Some("the file is gone".to_string()));
     browser.wait("document.querySelector('.streams .state').textContent === 'the file is gone' && document.querySelector('.streams .dot').className === 'dot bad'").await;
+    site.close().await;
+}
+
+#[tokio::test]
+async fn alerts_are_listed_and_silenced() {
+    with_browser(alerts).await;
+}
+
+async fn alerts(browser: Browser) {
+    let site = full().await;
+    browser.go(&format!("http://{}/#alerts", site.address)).await;
+    browser.wait("document.querySelector('.alert td')?.textContent === 'web-1'").await;
+    let shown = browser.eval("return document.querySelector('.alert').textContent").await;
+    for part in ["hot", "page", "load: busy > 0.9", "1 firing, 0 pending", "web-1 is 0.95 busy", "web-2", "History"] {
+        assert!(shown.as_str().unwrap().contains(part), "{part}: {shown}");
+    }
+    browser.eval("[...document.querySelectorAll('.alert td button')][0].click()").await;
+    browser
+        .wait("document.querySelector('.alert [role=status]').textContent === 'Asked for; the next batch takes it.'")
+        .await;
+    let asks = site.board.take_alert_asks("hot");
+    assert!(matches!(&asks[..], [AlertAsk::Silence(silence)] if silence.key.as_deref() == Some("web-1")), "{asks:?}");
+    nothing_strange(&browser).await;
     site.close().await;
 }
 

@@ -27,7 +27,7 @@ fn errors_name_the_place_and_the_way_out() {
     for (program, expected) in [
         (
             "CREATE STREEM x",
-            "line 2, column 8: expected STREAM, TABLE, VIEW, SINK after CREATE, found `STREEM`; did you mean STREAM?",
+            "line 2, column 8: expected STREAM, TABLE, VIEW, SINK, ALERT after CREATE, found `STREEM`; did you mean STREAM?",
         ),
         (
             "SELEC 1",
@@ -268,7 +268,7 @@ fn every_statement_that_is_wrong_is_told_and_nothing_that_follows_from_it() {
     let lines: Vec<&str> = error.lines().collect();
     assert_eq!(lines.len(), 3, "{error}");
     assert!(lines[0].starts_with("line 2, column 25: CREATE VIEW a: there is no column `tagg`"), "{error}");
-    assert!(lines[1].starts_with("line 4, column 17: expected STREAM, TABLE, VIEW, SINK after CREATE"), "{error}");
+    assert!(lines[1].starts_with("line 4, column 17: expected STREAM, TABLE, VIEW, SINK, ALERT after CREATE"), "{error}");
     assert!(lines[2].starts_with("line 7, column 34: CREATE VIEW e: function `sum` can't take TEXT"), "{error}");
 }
 
