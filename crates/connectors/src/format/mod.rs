@@ -2,7 +2,7 @@
 //!
 //! [`TextFormat`] gives each line as it is, [`JsonFormat`] and [`CsvFormat`]
 //! decode just the columns that the plan asks for, and so do [`AvroFormat`] and
-//! `ProtobufFormat`, by schemas that a file or a [`registry`] has. The engine's
+//! `ProtobufFormat`, by schemas that a file or a schema registry has. The engine's
 //! leaf calls their decoders; `register` in the crate's root names them.
 //!
 //! Invariant: a record that can't be decoded is refused with the field or byte

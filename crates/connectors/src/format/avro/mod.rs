@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `schema_file`, `schema` | the schema, in a file (`x.avsc`) or as it is |
 //! | `writer_schema_file`, `writer_schema` | the schema that records were written with, where it is another |
-//! | `registry`, `subject`, … | a schema registry, whose frame each record then has: see [`super::registry`] |
+//! | `registry`, `subject`, … | a schema registry, whose frame each record then has: see `format/registry` |
 //! | `timestamp` | what a plain `long` in a TIMESTAMP column counts: `s`, `ms`, `us` |
 //!
 //! ```text

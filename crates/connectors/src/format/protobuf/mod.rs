@@ -5,7 +5,7 @@
 //! | `descriptor` | a file with the descriptors, as `protoc --descriptor_set_out=x.desc --include_imports` writes it |
 //! | `schema_file`, `schema` | instead: a file `x.proto`, whose imports lie beside it, or its text |
 //! | `message` | the message: `shop.Order` |
-//! | `registry`, `subject`, … | a schema registry, whose frame each record then has: see [`super::registry`] |
+//! | `registry`, `subject`, … | a schema registry, whose frame each record then has: see `format/registry` |
 //! | `timestamp` | what a plain number in a TIMESTAMP column counts: `s`, `ms`, `us` |
 //!
 //! ```text

@@ -1,5 +1,7 @@
 //! Against prost's messages, which know their schema at run time: what these write ours reads.
 
+#![expect(clippy::cast_possible_truncation, reason = "drawn numbers, of which any part will do")]
+
 use super::*;
 use crate::{
     format::registry::server::Server,
