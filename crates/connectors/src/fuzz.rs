@@ -50,7 +50,7 @@ const CSV: [&[u8]; 3] = [
 ];
 
 /// Decodes a changed record with a good one behind it.
-fn hold(format: &dyn Format, changed: &[u8], good: &[u8], what: &str) -> bool {
+pub(crate) fn hold(format: &dyn Format, changed: &[u8], good: &[u8], what: &str) -> bool {
     let all: Vec<usize> = (0..format.schema().fields().len()).collect();
     let fewer = if changed.len().is_multiple_of(2) { all.iter().copied().step_by(2).collect() } else { Vec::new() };
     let mut taken = false;

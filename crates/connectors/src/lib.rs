@@ -80,6 +80,10 @@ const WITH_S3: &str = "the one with S3 has it (cargo build --release --features 
 #[cfg(not(feature = "kafka"))]
 const WITH_KAFKA: &str = "the one with Kafka has it (cargo build --release --features kafka)";
 
+/// Which build has Protobuf.
+#[cfg(not(feature = "protobuf"))]
+const WITH_PROTOBUF: &str = "the one with Protobuf has it (cargo build --release --features protobuf)";
+
 /// Which build has MQTT.
 #[cfg(not(feature = "mqtt"))]
 const WITH_MQTT: &str = "the one with MQTT has it (cargo build --release --features mqtt)";
@@ -94,7 +98,14 @@ pub fn registry() -> Registry {
 /// Registers everything here. A new connector or format is one line.
 pub fn register(registry: &mut Registry) {
     registry.add_format("text", |o, columns| Ok(Arc::new(format::TextFormat::from_options(o, columns)?)));
-    registry.add_format("json", |o, columns| Ok(Arc::new(format::JsonFormat::from_options(o, columns)?)));
+    registry.add_format("avro", |o, columns| Ok(Arc::new(format::AvroFormat::from_options(o, columns)?)));
+    registry.add_format("json", format::json_from_options);
+    #[cfg(not(feature = "protobuf"))]
+    registry.add_format("protobuf", |o, _| {
+        Err(tidemill_core::Error::user(format!("{}: this build has no format `protobuf`: {WITH_PROTOBUF}", o.owner())))
+    });
+    #[cfg(feature = "protobuf")]
+    registry.add_format("protobuf", |o, columns| Ok(Arc::new(format::ProtobufFormat::from_options(o, columns)?)));
     registry.add_format("csv", |o, columns| Ok(Arc::new(format::CsvFormat::from_options(o, columns)?)));
 
     registry.add_input("files", |o| Ok(Input::Source(Arc::new(files::FilesSource::from_options(o)?))));

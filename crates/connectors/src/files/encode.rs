@@ -1,8 +1,9 @@
-//! Rows as the bytes of a file: text, JSON, CSV, Parquet.
+//! Rows as the bytes of a file: text, JSON, CSV, Parquet, Avro.
 //!
 //! Invariant: what `finish` has given, after all that was taken before, is one
 //! whole file; without rows it is nothing at all. Called by [`super::FilesSink`] and the sink `s3`.
 
+use crate::format::avro::container::Container;
 use arrow_array::{RecordBatch, cast::AsArray};
 use arrow_json::writer::{LineDelimited, WriterBuilder};
 use arrow_schema::DataType;
@@ -23,11 +24,16 @@ pub enum FileFormat {
     Csv,
     /// Columns, compressed with Snappy.
     Parquet,
+    /// Records with their schema in front, deflated.
+    Avro,
 }
+
+/// The name of the records in a file of Avro.
+pub(super) const RECORD: &str = "Row";
 
 impl FileFormat {
     /// All of them.
-    pub(crate) const ALL: [Self; 4] = [Self::Text, Self::Json, Self::Csv, Self::Parquet];
+    pub(crate) const ALL: [Self; 5] = [Self::Text, Self::Json, Self::Csv, Self::Parquet, Self::Avro];
 
     /// The one that is written so in `format = '…'`.
     pub(crate) fn named(name: &str) -> Option<Self> {
@@ -41,6 +47,7 @@ impl FileFormat {
             Self::Json => "json",
             Self::Csv => "csv",
             Self::Parquet => "parquet",
+            Self::Avro => "avro",
         }
     }
 
@@ -56,11 +63,12 @@ pub(crate) struct Encoder {
     bytes: Vec<u8>,
     header: bool,
     parquet: Option<ArrowWriter<Vec<u8>>>,
+    avro: Option<Container>,
 }
 
 impl Encoder {
     pub(crate) fn new(format: FileFormat) -> Self {
-        Self { format, bytes: Vec::new(), header: true, parquet: None }
+        Self { format, bytes: Vec::new(), header: true, parquet: None, avro: None }
     }
 
     /// Adds rows.
@@ -85,6 +93,16 @@ impl Encoder {
                 Ok(())
             }
             FileFormat::Parquet => self.columns(rows).map_err(unwritable),
+            FileFormat::Avro => {
+                let container = match &mut self.avro {
+                    Some(container) => container,
+                    none => {
+                        let made = Container::new(RECORD, &rows.schema());
+                        none.insert(made.map_err(|why| Error::user(format!("files: {why}")))?)
+                    }
+                };
+                container.rows(rows, &mut self.bytes)
+            }
         }
     }
 
@@ -115,6 +133,9 @@ impl Encoder {
     pub(crate) fn finish(&mut self) -> Result<()> {
         if let Some(writer) = self.parquet.take() {
             self.bytes.append(&mut writer.into_inner().map_err(unwritable)?);
+        }
+        if let Some(mut container) = self.avro.take() {
+            container.flush(&mut self.bytes)?;
         }
         Ok(())
     }

@@ -62,3 +62,20 @@ pub(crate) fn sample(options: &Options) -> Result<Vec<u8>> {
     }
     Ok(bytes)
 }
+
+/// Bytes of a file that is read whole at most.
+const SMALL: u64 = 16 << 20;
+
+/// A file that belongs to the user, such as a schema, as a whole.
+///
+/// # Errors
+/// With the reason, when it can't be read or is too large for what it should be.
+pub(crate) fn small(path: &str) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(SMALL + 1).read_to_end(&mut bytes));
+    match read {
+        Err(e) => Err(format!("can't read {path}: {e}")),
+        Ok(_) if bytes.len() as u64 > SMALL => Err(format!("{path} has more than {SMALL} bytes")),
+        Ok(_) => Ok(bytes),
+    }
+}

@@ -3,7 +3,7 @@
 //! | Option | Meaning |
 //! |---|---|
 //! | `path` | a directory; it is made if it is not there |
-//! | `format` | `text` (one text column, the default), `json` (one object a line), `csv` (with a header) or `parquet` |
+//! | `format` | `text` (one text column, the default), `json` (one object a line), `csv` (with a header), `parquet` or `avro` (with its schema in front, deflated) |
 //! | `partition_by` | columns whose values name directories, such as `day,lang`: `day=2026-01-31/lang=en/…` |
 //!
 //! ```text
@@ -28,11 +28,11 @@
 //! 1000; no list of files is kept anywhere. In a `text` file, a line end within a value stays one; `json` escapes it.
 
 use super::{
-    encode::{Encoder, FileFormat},
+    encode::{Encoder, FileFormat, RECORD},
     partition::{self, PartitionBy},
     undo,
 };
-use crate::place::real_path;
+use crate::{format::avro::write::Writer, place::real_path};
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Schema, SchemaRef};
 use async_trait::async_trait;
@@ -90,7 +90,7 @@ impl FilesSink {
         let name = options.get("format").unwrap_or("text");
         let Some(format) = FileFormat::named(name) else {
             return Err(Error::user(format!(
-                "{}: option `format` must be `text`, `json`, `csv` or `parquet`, not `{name}`",
+                "{}: option `format` must be `text`, `json`, `csv`, `parquet` or `avro`, not `{name}`",
                 options.owner()
             )));
         };
@@ -173,6 +173,9 @@ pub(crate) fn takes(format: FileFormat, by: Option<&PartitionBy>, schema: &Schem
             "files: format `text` takes one column of TEXT, not ({}); choose `json`, `csv` or `parquet`",
             columns.join(", ")
         )));
+    }
+    if format == FileFormat::Avro {
+        Writer::new(RECORD, &written).map_err(|why| Error::user(format!("files: {why}")))?;
     }
     Ok(())
 }

@@ -241,7 +241,7 @@ fn push_parsed(column: &mut Column, field: &str) -> Result<(), String> {
                 None => Some("a timestamp"),
             }
         }
-        Values::Text { .. } | Values::List { .. } | Values::Struct { .. } => Some("a plain value"),
+        _ => Some("a plain value"),
     };
     if let Some(want) = want {
         let shown: String = field.chars().take(40).collect();

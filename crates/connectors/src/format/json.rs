@@ -250,6 +250,8 @@ fn push(column: &mut Column, raw: Raw<'_>) -> Result<(), String> {
                 Values::Time { .. } => "a timestamp",
                 Values::List { .. } => "an array",
                 Values::Struct { .. } => "an object",
+                // `JsonFormat::new` has refused these.
+                _ => "another type of column",
             };
             return Err(wrong(column, want, raw));
         }

@@ -7,6 +7,8 @@
 //! | `sasl` | the mechanism: `PLAIN` (default); `SCRAM-SHA-256` and `SCRAM-SHA-512` need a build with TLS |
 //! | `tls` | `true`: encrypted; needs a build with TLS (feature `kafka-tls`) |
 //! | `ca` | a file with the certificates to trust, instead of the system's |
+//! | `certificate`, `certificate_key` | files with our own certificate and its key, where the servers ask for one |
+//! | `certificate_key_password_env` | the environment variable that holds the key's password |
 //! | `properties` | more of librdkafka's own settings: `fetch.min.bytes=5, socket.timeout.ms=5000` |
 //!
 //! Invariant: no password stands in a program, a log or an error. An error that passes by itself is external and
@@ -120,13 +122,22 @@ impl Servers {
             }
             config.set("ssl.ca.location", ca);
         }
+        match (options.get("certificate"), options.get("certificate_key")) {
+            (Some(_), Some(_)) if !tls => {
+                return Err(Error::user(format!("{owner}: option `certificate` goes with tls = 'true'")));
+            }
+            (Some(certificate), Some(key)) => {
+                config.set("ssl.certificate.location", certificate).set("ssl.key.location", key);
+            }
+            (None, None) => {}
+            _ => return Err(Error::user(format!("{owner}: options `certificate` and `certificate_key` go together"))),
+        }
+        if let Some(name) = options.get("certificate_key_password_env") {
+            config.set("ssl.key.password", secret(owner, "certificate_key_password_env", name)?);
+        }
         match (user, options.get("password_env")) {
             (Some(user), Some(name)) => {
-                let password = std::env::var(name).map_err(|_| {
-                    Error::user(format!(
-                        "{owner}: the environment variable `{name}` of option `password_env` is not set"
-                    ))
-                })?;
+                let password = secret(owner, "password_env", name)?;
                 if !matches!(mechanism.as_str(), "PLAIN" | "SCRAM-SHA-256" | "SCRAM-SHA-512") {
                     return Err(Error::user(format!(
                         "{owner}: option `sasl` must be PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512, not `{mechanism}`"
@@ -146,6 +157,11 @@ impl Servers {
             if OURS.contains(&key) {
                 return Err(Error::user(format!(
                     "{owner}: option `properties`: `{key}` is not for you to set: the ledger relies on our value"
+                )));
+            }
+            if key.contains("password") || key.contains("secret") || key == "ssl.key.pem" {
+                return Err(Error::user(format!(
+                    "{owner}: option `properties`: `{key}` must not stand in a program: see options `password_env` and `certificate_key_password_env`"
                 )));
             }
             config.set(key, value);
@@ -200,6 +216,12 @@ impl Servers {
         let why = said.filter(|_| passes(code)).map(|(_, why)| why).unwrap_or_default();
         Error::external(text).because(Said(why, error))
     }
+}
+
+/// What an environment variable holds.
+fn secret(owner: &str, option: &str, name: &str) -> Result<String> {
+    std::env::var(name)
+        .map_err(|_| Error::user(format!("{owner}: the environment variable `{name}` of option `{option}` is not set")))
 }
 
 /// Whether it is about the way to a broker, which may come back.

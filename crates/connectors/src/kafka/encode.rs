@@ -2,18 +2,34 @@
 //!
 //! Invariant: a record for each row, in their order. Called by the sink.
 
+use crate::format::{
+    avro::write::{Writer, name_of},
+    registry::{self, Language, SchemaRegistry},
+};
 use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray};
 use arrow_json::writer::{LineDelimited, WriterBuilder};
 use arrow_schema::{DataType, Schema};
+use std::sync::{Arc, OnceLock};
 use tidemill_core::{Error, Options, Result, nearest};
 
 /// How a value is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 enum Form {
     /// A JSON object of all columns; nulls are left out.
     Json,
     /// The one column beside the key, as it is.
     Text,
+    /// A record of Avro of all columns; framed where there is a registry.
+    Avro(Arc<Avro>),
+}
+
+/// How rows become records of Avro.
+#[derive(Debug)]
+struct Avro {
+    name: String,
+    registry: Option<(Arc<SchemaRegistry>, String)>,
+    /// The schema's id, once it is registered.
+    id: OnceLock<u32>,
 }
 
 /// How rows become records.
@@ -27,7 +43,7 @@ pub(super) struct Encoder {
 #[derive(Debug)]
 pub(super) struct Records {
     /// What `values` points into.
-    json: Vec<u8>,
+    bytes: Vec<u8>,
     values: Values,
     key: Option<ArrayRef>,
 }
@@ -35,7 +51,7 @@ pub(super) struct Records {
 #[derive(Debug)]
 enum Values {
     /// Where each lies.
-    Json(Vec<(usize, usize)>),
+    Spans(Vec<(usize, usize)>),
     Column(ArrayRef),
 }
 
@@ -53,9 +69,16 @@ impl Encoder {
         let form = match options.get("format").unwrap_or("json") {
             "json" => Form::Json,
             "text" => Form::Text,
+            "avro" => {
+                let registry = SchemaRegistry::from_options(options)?;
+                let registry = registry.map(|registry| Ok((registry, registry::subject(options)?))).transpose()?;
+                let name = options.get("record_name").map(str::to_string);
+                let name = name.unwrap_or_else(|| name_of(options.get("topic").unwrap_or_default()));
+                Form::Avro(Arc::new(Avro { name, registry, id: OnceLock::new() }))
+            }
             other => {
                 return Err(Error::user(format!(
-                    "{}: option `format` must be `json` (default) or `text`, not `{other}`",
+                    "{}: option `format` must be `json` (default), `avro` or `text`, not `{other}`",
                     options.owner()
                 )));
             }
@@ -65,7 +88,11 @@ impl Encoder {
 
     /// For people.
     pub(super) fn name(&self) -> &'static str {
-        if self.form == Form::Json { "json" } else { "text" }
+        match self.form {
+            Form::Json => "json",
+            Form::Text => "text",
+            Form::Avro(_) => "avro",
+        }
     }
 
     /// Whether rows of these columns become records.
@@ -86,10 +113,20 @@ impl Encoder {
                 )));
             }
         }
-        if self.form == Form::Text {
-            self.value_column(schema)?;
+        match &self.form {
+            Form::Json => {}
+            Form::Text => drop(self.value_column(schema)?),
+            Form::Avro(avro) => drop(avro.writer(schema)?),
         }
         Ok(())
+    }
+
+    /// Registers the schema of rows of these columns, where there is a registry; waits for it.
+    pub(super) fn register(&self, schema: &Schema) -> Result<()> {
+        match &self.form {
+            Form::Avro(avro) => avro.id(schema).map(drop),
+            Form::Json | Form::Text => Ok(()),
+        }
     }
 
     /// The one column beside the key.
@@ -120,16 +157,29 @@ impl Encoder {
         let bytes = |column: &ArrayRef| {
             // Bytes stay what they are, text is its UTF-8, and the rest is written as text.
             let text = if is_bytes(column.data_type()) {
-                std::sync::Arc::clone(column)
+                Arc::clone(column)
             } else {
                 arrow_cast::cast(column, &DataType::Utf8).map_err(broken)?
             };
             arrow_cast::cast(&text, &DataType::Binary).map_err(broken)
         };
         let key = self.key.as_ref().and_then(|key| rows.column_by_name(key)).map(bytes).transpose()?;
-        if self.form == Form::Text {
+        if let Form::Avro(avro) = &self.form {
+            let (id, ready) = (avro.id(&rows.schema())?, Writer::rows(rows)?);
+            let (mut bytes, mut values) = (Vec::new(), Vec::with_capacity(rows.num_rows()));
+            for row in 0..rows.num_rows() {
+                let from = bytes.len();
+                if let Some(id) = id {
+                    registry::frame(id, &mut bytes);
+                }
+                ready.put(row, &mut bytes);
+                values.push((from, bytes.len()));
+            }
+            return Ok(Records { bytes, values: Values::Spans(values), key });
+        }
+        if matches!(self.form, Form::Text) {
             let column = self.value_column(&rows.schema())?;
-            return Ok(Records { json: Vec::new(), values: Values::Column(bytes(rows.column(column))?), key });
+            return Ok(Records { bytes: Vec::new(), values: Values::Column(bytes(rows.column(column))?), key });
         }
         let mut json = Vec::new();
         let mut writer = WriterBuilder::new().build::<_, LineDelimited>(&mut json);
@@ -145,21 +195,37 @@ impl Encoder {
         if values.len() != rows.num_rows() {
             return Err(Error::internal(format!("kafka: {} rows became {} objects", rows.num_rows(), values.len())));
         }
-        Ok(Records { json, values: Values::Json(values), key })
+        Ok(Records { bytes: json, values: Values::Spans(values), key })
+    }
+}
+
+impl Avro {
+    fn writer(&self, schema: &Schema) -> Result<Writer> {
+        Writer::new(&self.name, schema).map_err(|why| Error::user(format!("kafka: format `avro`: {why}")))
+    }
+
+    /// The id of the schema of these columns, which are the same for all rows.
+    fn id(&self, schema: &Schema) -> Result<Option<u32>> {
+        let Some((registry, subject)) = &self.registry else { return Ok(None) };
+        if let Some(id) = self.id.get() {
+            return Ok(Some(*id));
+        }
+        let id = registry.register(subject, Language::Avro, self.writer(schema)?.schema())?;
+        Ok(Some(*self.id.get_or_init(|| id)))
     }
 }
 
 impl Records {
     /// One record without a key.
     pub(super) fn of(value: Vec<u8>) -> Self {
-        let values = Values::Json(vec![(0, value.len())]);
-        Self { json: value, values, key: None }
+        let values = Values::Spans(vec![(0, value.len())]);
+        Self { bytes: value, values, key: None }
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         match &self.values {
-            Values::Json(values) => values.len(),
+            Values::Spans(values) => values.len(),
             Values::Column(column) => column.len(),
         }
     }
@@ -167,7 +233,7 @@ impl Records {
     /// The value of a record; a text or bytes that are null make one without a value.
     pub(super) fn value(&self, at: usize) -> Option<&[u8]> {
         match &self.values {
-            Values::Json(values) => values.get(at).map(|(from, to)| &self.json[*from..*to]),
+            Values::Spans(values) => values.get(at).map(|(from, to)| &self.bytes[*from..*to]),
             Values::Column(column) => bytes_at(column, at),
         }
     }
@@ -186,7 +252,6 @@ fn bytes_at(column: &ArrayRef, at: usize) -> Option<&[u8]> {
 mod tests {
     use super::*;
     use arrow_array::{BinaryArray, Int64Array, StringArray};
-    use std::sync::Arc;
 
     fn rows() -> RecordBatch {
         let columns: [(&str, ArrayRef); 3] = [
@@ -228,11 +293,31 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_a_record_of_avro_framed_with_the_id_of_its_schema() {
+        let server = crate::format::registry::server::Server::start();
+        let two = rows().project(&[0, 1]).unwrap();
+        let plain = encoder(&[("format", "avro"), ("topic", "out-1"), ("key_column", "n")]);
+        let framed = encoder(&[("format", "avro"), ("topic", "out-1"), ("registry", &server.url)]);
+        framed.register(&two.schema()).unwrap();
+        let (plain, framed) = (plain.encode(&two).unwrap(), framed.encode(&two).unwrap());
+        assert_eq!(server.asked(), ["POST /subjects/out-1-value/versions"], "once, at the start");
+        assert!(server.newest("out-1-value").unwrap().contains("\"name\":\"out_1\""));
+        assert_eq!((plain.key(0), plain.key(1)), (Some(&b"1"[..]), None));
+        assert_eq!(plain.value(1), Some(&[0, 0][..]));
+        for at in 0..2 {
+            assert_eq!(registry::unframe(framed.value(at).unwrap()), Ok((1, plain.value(at).unwrap())));
+        }
+        let counted = RecordBatch::try_from_iter([("count(*)", Arc::clone(two.column(0)))]).unwrap();
+        let error = encoder(&[("format", "avro"), ("topic", "t")]).check(&counted.schema()).unwrap_err().to_string();
+        assert!(error.contains("AS total"), "{error}");
+    }
+
+    #[test]
     fn columns_that_make_no_record_are_told() {
         let schema = rows().schema();
         let error = |options: &[(&str, &str)]| encoder(options).check(&schema).unwrap_err().to_string();
         assert!(error(&[("key_column", "wrod")]).contains("did you mean `word`?"));
         assert!(error(&[("format", "text")]).contains("(n Int64, word Utf8, raw Binary)"));
-        assert!(Encoder::from_options(&Options::new("s", [("format", "avro")])).is_err());
+        assert!(Encoder::from_options(&Options::new("s", [("format", "orc")])).is_err());
     }
 }

@@ -4,7 +4,9 @@
 //! |---|---|
 //! | `brokers`, `user`, … | the cluster: see `client.rs` |
 //! | `topic` | the topic, which must be there |
-//! | `format` | `json` (an object of all columns, the default), or `text` (the one column beside the key, TEXT or BYTEA) |
+//! | `format` | `json` (an object of all columns, the default), `avro` (a record of all columns), or `text` (the one column beside the key, TEXT or BYTEA) |
+//! | `record_name` | of Avro: the name of the record; the topic's, with `_` for what is no letter or digit, unless given |
+//! | `registry`, `subject`, … | of Avro: where the schema is registered, and each record framed with its id: see `format/registry` |
 //! | `key_column` | the column that becomes the record's key, and so chooses its partition, as Java's clients choose it |
 //! | `guarantee` | `at least once` (default), or `exactly once` |
 //! | `transactional_id` | of transactions: `tidemill.<program>.<output>` unless given; one for each that writes |
@@ -153,6 +155,7 @@ impl Inner {
         // Says at the start what is wrong with the way there, or with the name.
         let cluster = Cluster::new(self.servers.clone(), "tidemill");
         cluster.partitions(&Topics::List(vec![self.topic.clone()]))?;
+        self.encoder.register(&schema)?;
         if self.guarantee == Guarantee::AtLeastOnce {
             return Ok(());
         }

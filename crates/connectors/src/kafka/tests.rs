@@ -3,6 +3,8 @@
 mod faults;
 mod sink;
 mod source;
+#[cfg(feature = "kafka-tls")]
+mod tls;
 
 use super::{KafkaSink, KafkaSource};
 use tidemill_core::{Guarantee, Options, Result, Sink, Source};
@@ -50,6 +52,9 @@ fn options_that_make_no_sense_are_told() {
         ),
         (&[("user", "me"), ("password_env", "PATH"), ("sasl", "PLAN")], "must be PLAIN"),
         (&[("ca", "x.pem")], "goes with tls"),
+        (&[("certificate", "x.pem")], "`certificate` and `certificate_key` go together"),
+        (&[("certificate", "x.pem"), ("certificate_key", "x.key")], "goes with tls"),
+        (&[("properties", "ssl.key.password=hunter2")], "must not stand in a program"),
         (&[("properties", "fetch.min.bytes")], "must be like"),
         (&[("properties", "isolation.level=read_uncommitted")], "is not for you to set"),
         (&[("properties", "no.such.thing=1")], "refused by librdkafka"),
@@ -68,7 +73,7 @@ fn options_that_make_no_sense_are_told() {
     let error = |more: &[(&str, &str)]| sink(&with("localhost:9", "t", more)).unwrap_err().to_string();
     for (more, says) in [
         (&[("topic", "a*")][..], "can't be a topic's name"),
-        (&[("format", "xml")], "must be `json` (default) or `text`"),
+        (&[("format", "xml")], "must be `json` (default), `avro` or `text`"),
         (&[("guarantee", "twice")], "'at least once' (default) or 'exactly once'"),
         (&[("compression", "rar")], "must be none, gzip"),
         (&[("transactional_id", "x")], "goes with guarantee = 'exactly once'"),

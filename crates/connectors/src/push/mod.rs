@@ -16,8 +16,8 @@
 //! | `max_connections` | connections at the same time (1024) |
 //!
 //! A body is JSON (`application/json`: an object is a record, an array one a
-//! item), or lines (`application/x-ndjson`, `text/plain`, `text/csv`: one a
-//! line), as it is or with `Content-Encoding: gzip` or `zstd`. Nothing else is
+//! item), lines (`application/x-ndjson`, `text/plain`, `text/csv`: one a
+//! line), or one record of bytes (`application/octet-stream` and its like), as it is or with `Content-Encoding: gzip` or `zstd`. Nothing else is
 //! taken: what it is would be guessed.
 //!
 //! **A request is taken whole or not at all.** 200 is answered when all of its

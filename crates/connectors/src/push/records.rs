@@ -18,9 +18,11 @@ pub(super) enum Kind {
     JsonLines,
     /// A record a line.
     Lines,
+    /// One record of bytes.
+    Bytes,
 }
 
-const KINDS: &str = "application/json, application/x-ndjson, text/plain, text/csv";
+const KINDS: &str = "application/json, application/x-ndjson, text/plain, text/csv, application/octet-stream";
 
 impl Kind {
     /// What the headers say.
@@ -36,6 +38,11 @@ impl Kind {
             | "application/jsonlines"
             | "application/x-jsonlines" => Ok(Self::JsonLines),
             "text/plain" | "text/csv" => Ok(Self::Lines),
+            "application/octet-stream"
+            | "application/avro"
+            | "avro/binary"
+            | "application/protobuf"
+            | "application/x-protobuf" => Ok(Self::Bytes),
             _ => {
                 let error = if name.is_empty() {
                     "the request does not say what its body is"
@@ -55,6 +62,13 @@ pub(super) fn records(kind: Kind, body: Vec<u8>, limits: &Limits) -> Result<Bloc
     let count = match kind {
         Kind::Json => json(&body, limits, &mut spans)?,
         Kind::JsonLines | Kind::Lines => lines(kind, &body, limits, &mut spans)?,
+        Kind::Bytes => {
+            if body.len() > limits.record {
+                return Err(over_long(body.len(), "the body", limits));
+            }
+            push(0, body.len(), 1, limits, &mut spans)?;
+            1
+        }
     };
     if count > limits.records {
         let error = format!("the request has {count} records, more than {}", limits.records);

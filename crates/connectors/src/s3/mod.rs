@@ -3,7 +3,7 @@
 //! | Option | Meaning |
 //! |---|---|
 //! | `url` | the bucket and what names begin with: `s3://bucket/posts` |
-//! | `format` | `parquet` (default), `json` (one object a line), `csv` (with a header) or `text` (one text column) |
+//! | `format` | `parquet` (default), `avro`, `json` (one object a line), `csv` (with a header) or `text` (one text column) |
 //! | `partition_by` | columns whose values name directories, such as `day,lang`: `day=2026-01-31/lang=en/…` |
 //! | `endpoint` | the server of another than Amazon: `https://minio.example.org`; `http://` only on this machine |
 //! | `region` | the bucket's region (`us-east-1`, or as `AWS_REGION` says) |
@@ -112,8 +112,9 @@ impl S3Sink {
         let prefix = Key::parse(prefix.trim_end_matches('/'))
             .map_err(|e| wrong("url", "what follows the bucket can't begin names").because(e))?;
         let name = options.get("format").unwrap_or("parquet");
-        let format = FileFormat::named(name)
-            .ok_or_else(|| wrong("format", &format!("it must be `parquet`, `json`, `csv` or `text`, not `{name}`")))?;
+        let format = FileFormat::named(name).ok_or_else(|| {
+            wrong("format", &format!("it must be `parquet`, `json`, `csv`, `avro` or `text`, not `{name}`"))
+        })?;
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
             .with_http_connector(Over::default())

@@ -4,6 +4,7 @@
 
 mod again;
 mod agent;
+mod avro;
 mod backup;
 mod bad;
 mod change;

@@ -1,13 +1,14 @@
 // Questions to the program, and notebooks on its shelf.
 
+import { ask, tell } from '../frame/ask.js';
+
 /** How often one that runs is looked at, in milliseconds. */
 const LOOK = 400;
 
 /** An answer of the server as {ok, status, body}; one that can't be had has the status 0. */
 async function fetched(path, json) {
   try {
-    const asked = json === undefined ? {} : { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(json) };
-    const answer = await fetch(path, asked);
+    const answer = await (json === undefined ? ask(path) : tell(path, json));
     const body = await answer.json().catch(() => ({}));
     return { ok: answer.ok, status: answer.status, body };
   } catch (error) {
