@@ -139,7 +139,7 @@ pub struct Notebook {
 
 /// What became of a text that was to be kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kept {
+pub enum Shelved {
     /// It is kept, under this revision.
     As(String),
     /// Another text is there than the writer had seen, and stays; its revision, or `None` where there is none.
@@ -164,5 +164,5 @@ pub trait Shelf: Send + Sync + fmt::Debug {
     ///
     /// # Errors
     /// When it can't be written.
-    fn keep(&self, name: &str, text: &str, seen: Option<&str>) -> Result<Kept>;
+    fn keep(&self, name: &str, text: &str, seen: Option<&str>) -> Result<Shelved>;
 }

@@ -41,7 +41,7 @@ mod watermark;
 mod window;
 
 pub use alert::{AlertAsk, AlertChange, AlertNow, AlertReport, AlertState, Silence};
-pub use ask::{Answer, Answers, AskedTable, Kept, Names, Notebook, Parameter, Progress, Question, Shelf};
+pub use ask::{Answer, Answers, AskedTable, Names, Notebook, Parameter, Progress, Question, Shelf, Shelved};
 pub use batch::{Batch, BatchId, Offset, OffsetRange, PartitionId, Position, StreamName};
 pub use board::{BatchReport, Board, Event, InputReport, PartitionReport, Phase, Program, ViewSnapshot};
 pub use claim::Claim;

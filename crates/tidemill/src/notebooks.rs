@@ -11,7 +11,7 @@ use std::{
     io::ErrorKind,
     path::{Path, PathBuf},
 };
-use tidemill_core::{Error, Kept, Notebook, Result, Shelf};
+use tidemill_core::{Error, Notebook, Result, Shelf, Shelved};
 use tidemill_store::{RealDisk, atomic_write, disk};
 
 /// End of the name of a file.
@@ -100,19 +100,19 @@ impl Shelf for Folder {
         Ok(text.map(|text| Notebook { revision: revision(&text), text }))
     }
 
-    fn keep(&self, name: &str, text: &str, seen: Option<&str>) -> Result<Kept> {
+    fn keep(&self, name: &str, text: &str, seen: Option<&str>) -> Result<Shelved> {
         let path = self.file(name)?;
         let _writing = self.writing.lock();
         let there = Self::text(&path)?.map(|text| revision(&text));
         if there.as_deref() != seen {
-            return Ok(Kept::Refused(there));
+            return Ok(Shelved::Refused(there));
         }
         let failed = |e| Error::external(format!("can't write the notebook {}", path.display())).because(e);
         if !self.path.is_dir() {
             disk::create_dir(&RealDisk, &self.path).map_err(failed)?;
         }
         atomic_write(&RealDisk, &path, text.as_bytes()).map_err(failed)?;
-        Ok(Kept::As(revision(text)))
+        Ok(Shelved::As(revision(text)))
     }
 }
 
@@ -126,16 +126,16 @@ mod tests {
         let folder = Folder::new(dir.path().join("new"));
         assert!(folder.names().unwrap().is_empty());
         assert_eq!(folder.read("a").unwrap(), None);
-        let Kept::As(first) = folder.keep("a", "# one", None).unwrap() else { panic!("kept") };
-        assert_eq!(folder.keep("a", "# other", None).unwrap(), Kept::Refused(Some(first.clone())));
-        let Kept::As(second) = folder.keep("a", "# two", Some(&first)).unwrap() else { panic!("kept") };
-        assert_eq!(folder.keep("a", "# late", Some(&first)).unwrap(), Kept::Refused(Some(second.clone())));
+        let Shelved::As(first) = folder.keep("a", "# one", None).unwrap() else { panic!("kept") };
+        assert_eq!(folder.keep("a", "# other", None).unwrap(), Shelved::Refused(Some(first.clone())));
+        let Shelved::As(second) = folder.keep("a", "# two", Some(&first)).unwrap() else { panic!("kept") };
+        assert_eq!(folder.keep("a", "# late", Some(&first)).unwrap(), Shelved::Refused(Some(second.clone())));
         let kept = folder.read("a").unwrap().unwrap();
         assert_eq!((kept.text.as_str(), &kept.revision), ("# two", &second));
         // An editor changes it beside us.
         fs::write(dir.path().join("new/a.notebook.md"), "# by hand").unwrap();
-        assert!(matches!(folder.keep("a", "# three", Some(&second)).unwrap(), Kept::Refused(Some(_))));
-        assert_eq!(folder.keep("b", "x", Some(&second)).unwrap(), Kept::Refused(None), "it was removed");
+        assert!(matches!(folder.keep("a", "# three", Some(&second)).unwrap(), Shelved::Refused(Some(_))));
+        assert_eq!(folder.keep("b", "x", Some(&second)).unwrap(), Shelved::Refused(None), "it was removed");
         assert_eq!(folder.names().unwrap(), ["a"]);
         assert_eq!(fs::read_dir(dir.path().join("new")).unwrap().count(), 1, "nothing is left beside it");
     }

@@ -19,7 +19,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::json;
 use std::sync::Arc;
-use tidemill_core::{Error, Kept, Result, Shelf};
+use tidemill_core::{Error, Result, Shelf, Shelved};
 
 /// Bytes of a notebook at most.
 const TEXT: usize = 1 << 20;
@@ -98,13 +98,13 @@ pub(crate) async fn keep(State(shared): State<Arc<Shared>>, Path(name): Path<Str
     }
     let asked = name.clone();
     match of_shelf(&shared, &name, move |shelf| shelf.keep(&asked, &text.text, text.revision.as_deref())).await {
-        Ok(Kept::As(revision)) => Json(json!({ "revision": revision })).into_response(),
-        Ok(Kept::Refused(Some(_))) => problem(
+        Ok(Shelved::As(revision)) => Json(json!({ "revision": revision })).into_response(),
+        Ok(Shelved::Refused(Some(_))) => problem(
             StatusCode::CONFLICT,
             "the notebook was changed meanwhile, by another browser or an editor, and stays as it is: \
              save this one under another name, or load that one",
         ),
-        Ok(Kept::Refused(None)) => {
+        Ok(Shelved::Refused(None)) => {
             problem(StatusCode::CONFLICT, "the notebook was removed meanwhile: save this one as a new one")
         }
         Err(refusal) => *refusal,

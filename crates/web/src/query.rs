@@ -240,7 +240,7 @@ fn told(shared: &Shared, entry: &Entry, at: Option<BatchId>, answer: &Answer) ->
     let Followed { id, read, elapsed_ms, .. } = entry.told();
     let mut out =
         format!("{{\"id\":\"{id}\",\"batch\":{batch},\"time\":{},\"read\":{read},\"elapsed_ms\":{elapsed_ms},", time.0);
-    rows::table(&mut out, answer, BYTES);
+    rows::answer(&mut out, answer, BYTES);
     out.push('}');
     ([(header::CONTENT_TYPE, "application/json")], out).into_response()
 }

@@ -93,14 +93,12 @@ impl Rendered {
 pub(crate) fn table(name: &str, batches: &[RecordBatch], keep: Option<&[bool]>, total: u64) -> serde_json::Value {
     let mut out = String::from("{\"name\":");
     string(&mut out, name);
-    put(&mut out, format_args!(",\"total\":{total},\"columns\":["));
-    for (i, field) in batches.first().iter().flat_map(|rows| rows.schema_ref().fields()).enumerate() {
-        comma(&mut out, i);
-        out.push_str("{\"name\":");
-        string(&mut out, field.name());
-        put(&mut out, format_args!(",\"type\":\"{}\"}}", kind(field.data_type())));
+    put(&mut out, format_args!(",\"total\":{total},"));
+    match batches.first() {
+        Some(rows) => columns(&mut out, rows.schema_ref()),
+        None => out.push_str("\"columns\":[]"),
     }
-    out.push_str("],\"rows\":[");
+    out.push_str(",\"rows\":[");
     let (mut shown, mut cut, mut at) = (0, 0, 0);
     for rows in batches {
         let meant = |row: usize| keep.is_none_or(|keep| keep.get(at + row) == Some(&true));
@@ -109,7 +107,7 @@ pub(crate) fn table(name: &str, batches: &[RecordBatch], keep: Option<&[bool]>, 
                 break;
             }
             comma(&mut out, shown);
-            cut += cells(&mut out, &rows.slice(row, 1));
+            cut += cells(&mut out, &rows.slice(row, 1), 1, usize::MAX).1;
             shown += 1;
         }
         at += rows.num_rows();
@@ -145,7 +143,7 @@ fn render(out: &mut String, snapshot: &ViewSnapshot) {
 }
 
 /// Writes `"columns":…,"rows":…,"cut":…,"more":…` of an answer, and begins no row beyond `bytes`.
-pub(crate) fn table(out: &mut String, answer: &tidemill_core::Answer, bytes: usize) {
+pub(crate) fn answer(out: &mut String, answer: &tidemill_core::Answer, bytes: usize) {
     let (mut shown, mut cut, all) = (0, 0, answer.rows.iter().map(RecordBatch::num_rows).sum::<usize>());
     columns(out, &answer.schema);
     out.push_str(",\"rows\":[");

@@ -10,7 +10,8 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use tidemill_core::{
-    Answer, Answers, AskedTable, Duration, Error, Kept, Names, Notebook, Parameter, Progress, Question, Result, Shelf,
+    Answer, Answers, AskedTable, Duration, Error, Names, Notebook, Parameter, Progress, Question, Result, Shelf,
+    Shelved,
 };
 use tidemill_web::Server;
 
@@ -78,14 +79,14 @@ impl Shelf for StandIn {
         Ok(text.map(|text| Notebook { revision: text.len().to_string(), text }))
     }
 
-    fn keep(&self, name: &str, text: &str, seen: Option<&str>) -> Result<Kept> {
+    fn keep(&self, name: &str, text: &str, seen: Option<&str>) -> Result<Shelved> {
         let mut books = self.books.lock();
         let there = books.get(name).map(|text| text.len().to_string());
         if there.as_deref() != seen {
-            return Ok(Kept::Refused(there));
+            return Ok(Shelved::Refused(there));
         }
         books.insert(name.to_string(), text.to_string());
-        Ok(Kept::As(text.len().to_string()))
+        Ok(Shelved::As(text.len().to_string()))
     }
 }
 
