@@ -268,7 +268,10 @@ fn every_statement_that_is_wrong_is_told_and_nothing_that_follows_from_it() {
     let lines: Vec<&str> = error.lines().collect();
     assert_eq!(lines.len(), 3, "{error}");
     assert!(lines[0].starts_with("line 2, column 25: CREATE VIEW a: there is no column `tagg`"), "{error}");
-    assert!(lines[1].starts_with("line 4, column 17: expected STREAM, TABLE, VIEW, SINK, ALERT after CREATE"), "{error}");
+    assert!(
+        lines[1].starts_with("line 4, column 17: expected STREAM, TABLE, VIEW, SINK, ALERT after CREATE"),
+        "{error}"
+    );
     assert!(lines[2].starts_with("line 7, column 34: CREATE VIEW e: function `sum` can't take TEXT"), "{error}");
 }
 
