@@ -13,9 +13,7 @@
 
 use super::rows::{self, text, time, time_type, times};
 use crate::state::{StateOperator, Swept, Version};
-use arrow_array::{
-    Array, ArrayRef, Int64Array, RecordBatch, StringArray, cast::AsArray, new_null_array, types::Int64Type,
-};
+use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, cast::AsArray, new_null_array, types::Int64Type};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
