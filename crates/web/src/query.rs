@@ -246,7 +246,8 @@ fn told(shared: &Shared, entry: &Entry, at: Option<BatchId>, answer: &Answer) ->
 }
 
 fn refused(entry: &Entry, without: Without) -> Response {
-    let stopped = matches!(without, Without::Stopped | Without::Closing) || entry.progress.is_stopped();
+    // Whoever cancels it says so first. That its work was told to end says nothing: that is so after each question.
+    let stopped = matches!(without, Without::Stopped | Without::Closing) || entry.stage.lock().0 == Stage::Stopped;
     entry.end(if stopped { Stage::Stopped } else { Stage::Failed });
     let (status, text) = match without {
         Without::Failed(error) => {

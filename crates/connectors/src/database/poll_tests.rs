@@ -1,4 +1,5 @@
-//! The stream `postgres`; what has to do with a real server is against that of `TIDEMILL_POSTGRES`.
+//! The stream `postgres`: its rows, in order, once, over breaks and beside writers.
+//! What has to do with a real server is against that of `TIDEMILL_POSTGRES`.
 
 use super::*;
 use crate::{

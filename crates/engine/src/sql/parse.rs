@@ -88,19 +88,11 @@ pub(super) struct Broken {
     pub(super) name: Option<String>,
 }
 
-/// Reads a program. `mixed` are the known column names with upper-case letters:
-/// written exactly so, they need no quotes.
+/// Reads a text in which `{{name}}` stands for the value of a parameter. `mixed` are the known column names with
+/// upper-case letters: written exactly so, they need no quotes.
 ///
 /// # Errors
-/// The first one, with line and column.
-pub(super) fn program(text: &str, mixed: &mut BTreeSet<String>) -> Result<Vec<Statement>> {
-    statements(text, mixed)?.into_iter().map(|statement| statement.map_err(|broken| broken.error)).collect()
-}
-
-/// As [`program`], of a text in which `{{name}}` stands for the value of a parameter.
-///
-/// # Errors
-/// As [`program`], and when a parameter has no value.
+/// The first one, with line and column; and when a parameter has no value.
 pub(super) fn question(
     text: &str,
     mixed: &mut BTreeSet<String>,
@@ -110,7 +102,7 @@ pub(super) fn question(
     read(text, mixed, &fill)?.into_iter().map(|statement| statement.map_err(|broken| broken.error)).collect()
 }
 
-/// As [`program`], and goes on behind a statement that can't be read.
+/// As [`question`], and goes on behind a statement that can't be read.
 ///
 /// # Errors
 /// When the text has no words.

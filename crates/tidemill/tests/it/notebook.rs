@@ -37,27 +37,12 @@ impl Asked {
         asked
     }
 
-    fn send(&self, head: &str, body: &str) -> (u16, Value) {
-        let mut stream = TcpStream::connect(&self.address).unwrap();
-        let host = &self.address;
-        let request = format!(
-            "{head} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).unwrap();
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply).unwrap();
-        let (head, body) = reply.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {reply}")))
-    }
-
     fn get(&self, path: &str) -> (u16, Value) {
-        self.send(&format!("GET {path}"), "")
+        send(&self.address, &format!("GET {path}"), "")
     }
 
     fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        self.send(&format!("POST {path}"), &body.to_string())
+        send(&self.address, &format!("POST {path}"), &body.to_string())
     }
 
     fn rows(&self, sql: &str) -> Value {
@@ -76,6 +61,20 @@ impl Asked {
         self.program.signal(Signal::INT);
         self.program.end().code(0);
     }
+}
+
+fn send(host: &str, head: &str, body: &str) -> (u16, Value) {
+    let mut stream = TcpStream::connect(host).unwrap();
+    let request = format!(
+        "{head} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_else(|e| panic!("{e}: {reply}")))
 }
 
 #[test]
@@ -154,11 +153,14 @@ fn a_cross_join_is_cancelled_and_computes_no_more() {
         let sql = format!("SELECT count(*) FROM {many} a CROSS JOIN {many} b WHERE {condition}");
         let path = format!("/api/v1/query/{id}");
         std::thread::scope(|scope| {
-            let waiting = scope.spawn(|| asked.post("/api/v1/query", &json!({ "sql": sql, "id": id })));
+            let (address, question) = (asked.address.clone(), json!({ "sql": sql, "id": id }).to_string());
+            let waiting = scope.spawn(move || send(&address, "POST /api/v1/query", &question));
             // It joins when both sides were read.
-            while asked.get(&path).1["read"].as_u64().unwrap_or(0) < 4 {
-                assert!(!waiting.is_finished(), "it has ended");
+            while asked.get(&path).1["read"].as_u64().unwrap_or(0) < 4 && !waiting.is_finished() {
                 std::thread::yield_now();
+            }
+            if waiting.is_finished() {
+                panic!("it has ended: {:?}", waiting.join().unwrap());
             }
             assert_eq!(asked.get(&path).1["state"], "running");
             assert_eq!(asked.post(&format!("{path}/cancel"), &json!({})).1["state"], "stopped");

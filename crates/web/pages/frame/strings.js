@@ -196,7 +196,7 @@ const TABLE = {
   book_name: ['Name', '名称'],
   choose_book: ['choose', '选择'],
   at_batch: ['At batch', '截至批次'],
-  now: ['now', '现在'],
+  at_now: ['now', '现在'],
   parameters: ['Parameters', '参数'],
   prose: ['Text', '文字'],
   names: ['Names', '名称列表'],

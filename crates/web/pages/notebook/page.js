@@ -68,7 +68,7 @@ export function open(root, app) {
   });
   at.id = 'at-batch';
   at.min = '1';
-  at.placeholder = t('now');
+  at.placeholder = t('at_now');
   const tool = (key, act) => {
     const made = button(t(key), act);
     made.dataset.tool = key;

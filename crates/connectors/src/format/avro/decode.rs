@@ -44,7 +44,7 @@ fn fields(step: &RecordStep, schema: &Schema, input: &mut Input<'_>, columns: &m
         match &field.into {
             Some((at, step)) => put(step, schema, input, &mut columns[*at])?,
             None => {
-                input.skip(schema, field.ty, DEPTH).map_err(|fault| format!("field \"{}\": {fault}", field.name))?
+                input.skip(schema, field.ty, DEPTH).map_err(|fault| format!("field \"{}\": {fault}", field.name))?;
             }
         }
     }

@@ -13,6 +13,7 @@ use datafusion::{
     arrow::row::{RowConverter, SortField},
     common::{DataFusionError, Result as DfResult},
 };
+use std::sync::Arc;
 use tidemill_core::{AlertState, Duration, Result, Timestamp};
 
 /// The bytes of a key.
@@ -88,7 +89,7 @@ impl Plan {
 
     /// The keys of rows of the view.
     pub(super) fn keys_of_rows(&self, rows: &RecordBatch) -> DfResult<Vec<Key>> {
-        let columns: Vec<ArrayRef> = self.places.iter().map(|at| rows.column(*at).clone()).collect();
+        let columns: Vec<ArrayRef> = self.places.iter().map(|at| Arc::clone(rows.column(*at))).collect();
         self.keys_of(&columns, rows.num_rows())
     }
 

@@ -263,9 +263,13 @@ fn what_can_be_named_is_told() {
     let (program, _) = words(dir.path(), &["a refuse"]);
     let names = program.context().names().unwrap();
     let kinds: Vec<_> = names.tables.iter().map(|table| (table.name.as_str(), table.kind)).collect();
-    for wanted in
-        [("dead", "letters"), ("lines", "topic"), ("\"p.dead\"", "letters"), ("state.top", "state"), ("top", "view")]
-    {
+    for wanted in [
+        ("dead", "letters"),
+        ("lines", "topic"),
+        ("\"p.dead\"", "letters"),
+        ("state.\"top\"", "state"),
+        ("\"top\"", "view"),
+    ] {
         assert!(kinds.contains(&wanted), "{wanted:?} in {kinds:?}");
     }
     for table in &names.tables {
