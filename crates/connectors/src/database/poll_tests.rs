@@ -3,7 +3,7 @@
 
 use super::*;
 use crate::{
-    contract::{Heard, Recorder},
+    contract::{Behind, Heard, Recorder},
     database::{probe, tests::postgres_server::server},
 };
 use tidemill_core::{Clock, ManualClock, StopHandle};
@@ -30,13 +30,18 @@ async fn insert(url: &str, table: &str, words: &[&str]) {
     probe::postgres(url, &format!("INSERT INTO {table} (word) VALUES {}", values.join(", "))).await;
 }
 
-fn start(options: &[(&str, &str)], token: Option<String>) -> Running {
-    let clock = Arc::new(ManualClock::at(Timestamp(0)));
+fn receiver(options: &[(&str, &str)], clock: &Arc<ManualClock>, page: usize) -> PostgresRows {
     let options = Options::new("stream \"s\"", options.iter().copied());
     let mut rows = PostgresRows::from_options(&options).unwrap();
     options.finish().unwrap();
-    rows.link.clock = Arc::clone(&clock) as Arc<dyn Clock>;
-    rows.page = 3;
+    rows.link.clock = Arc::clone(clock) as Arc<dyn Clock>;
+    rows.page = page;
+    rows
+}
+
+fn start(options: &[(&str, &str)], token: Option<String>) -> Running {
+    let clock = Arc::new(ManualClock::at(Timestamp(0)));
+    let rows = receiver(options, &clock, 3);
     let intake = Recorder::resuming(token);
     let given: Arc<dyn Intake> = Arc::<Recorder>::clone(&intake);
     let (stop, stopped) = StopHandle::new();
@@ -181,6 +186,41 @@ async fn a_connection_that_breaks_loses_nothing_and_gives_nothing_twice() {
     }
     running.rounds().await;
     assert_eq!(words(&running.end().await), all);
+}
+
+#[tokio::test]
+async fn rows_that_were_read_and_not_handed_on_are_read_again() {
+    let Some(url) = table("polled_gap").await else { return };
+    // More than lies between the server and the log while that takes nothing.
+    let many = "INSERT INTO polled_gap (word) SELECT i || repeat('x', 200000) FROM generate_series(1, 200) AS i";
+    probe::postgres(&url, many).await;
+    let clock = Arc::new(ManualClock::at(Timestamp(0)));
+    let rows = receiver(&[("url", url.as_str()), ("table", "polled_gap"), ("cursor", "id")], &clock, 1000);
+    let behind = Behind::new();
+    let given: Arc<dyn Intake> = Arc::<Behind>::clone(&behind);
+    let (stop, stopped) = StopHandle::new();
+    let task = tokio::spawn(async move { rows.run(given, stopped).await });
+    let running = Running { intake: Arc::clone(&behind.heard), stop, task, clock };
+    let entered = async {
+        loop {
+            tokio::select! {
+                () = behind.entered(1) => break,
+                // For transactions of other tests.
+                () = tokio::time::sleep(Duration::from_millis(20)) => running.clock.advance(SECOND),
+            }
+        }
+    };
+    entered.await;
+    let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+               WHERE application_name = 'tidemill' AND state = 'active' AND query LIKE '%polled_gap%'";
+    assert_eq!(probe::postgres(&url, cut).await, ["t"], "it is in the middle of its rows");
+    behind.let_through(1000);
+    running.until(SECOND, |heard| heard.records.len() >= 200).await;
+    running.rounds().await;
+    let heard = running.end().await;
+    let numbers: Vec<String> = words(&heard).iter().map(|word| word.trim_end_matches('x').to_string()).collect();
+    assert_eq!(numbers, (1..=200).map(|i| i.to_string()).collect::<Vec<_>>());
+    assert!(heard.states.iter().any(|state| state.contains("reconnecting")), "{:?}", heard.states);
 }
 
 #[tokio::test]
