@@ -73,6 +73,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// A name as near to a text as Avro has one.
+#[cfg(any(feature = "kafka", test))]
 pub(crate) fn name_of(text: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let name: String = text.chars().map(plain).collect();

@@ -46,6 +46,7 @@ impl SchemaRegistry {
     }
 
     /// The answer to a POST.
+    #[cfg(any(feature = "kafka", test))]
     pub(super) fn tell(&self, place: &str, body: String) -> Result<Value> {
         let request = Request::get(&format!("{}{place}", self.url)).map_err(Error::user)?;
         let (status, body) = self.send(request.post(KIND, body))?;

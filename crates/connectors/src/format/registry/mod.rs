@@ -52,6 +52,7 @@ const KIND: &str = "application/vnd.schemaregistry.v1+json";
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Language {
     Avro,
+    #[cfg(feature = "protobuf")]
     Protobuf,
     Json,
 }
@@ -61,6 +62,7 @@ impl Language {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Avro => "AVRO",
+            #[cfg(feature = "protobuf")]
             Self::Protobuf => "PROTOBUF",
             Self::Json => "JSON",
         }
@@ -226,6 +228,7 @@ impl SchemaRegistry {
     ///
     /// # Errors
     /// When the registry refuses it, or does not answer.
+    #[cfg(any(feature = "kafka", test))]
     pub(crate) fn register(&self, subject: &str, language: Language, text: &str) -> Result<u32> {
         let mut body = serde_json::json!({ "schema": text });
         if language != Language::Avro {
@@ -308,6 +311,7 @@ pub(crate) fn unframe(record: &[u8]) -> Result<(u32, &[u8]), &'static str> {
 }
 
 /// Appends the frame of a schema's records.
+#[cfg(any(feature = "kafka", test))]
 pub(crate) fn frame(id: u32, bytes: &mut Vec<u8>) {
     bytes.push(0);
     bytes.extend_from_slice(&id.to_be_bytes());

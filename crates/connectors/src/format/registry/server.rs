@@ -67,6 +67,7 @@ impl Server {
     }
 
     /// The newest schema of a subject.
+    #[cfg(feature = "kafka")]
     pub(crate) fn newest(&self, subject: &str) -> Option<String> {
         let state = self.state.lock().unwrap();
         let id = *state.subjects.get(subject)?.last()?;
