@@ -211,11 +211,15 @@ impl Session {
         Ended::Again(out.clock().now().plus(self.rows.every))
     }
 
+    fn connected(&self, out: &Out) {
+        out.report(&format!("connected to {}", self.rows.server.place));
+    }
+
     /// Looks, waits or reads.
     async fn round(&mut self, client: &Client, out: &Out) -> Result<Ended, Failure> {
         if self.statements.is_none() {
             self.statements = Some(self.rows.statements(client).await.map_err(passing)?);
-            out.report(&format!("connected to {}", self.rows.server.place));
+            self.connected(out);
         }
         if self.newest.is_none() {
             self.look(client, out).await.map_err(passing)?;
@@ -230,7 +234,10 @@ impl Session {
             return Ok(self.again(out));
         }
         while self.read(client, out).await? {}
-        self.newest = None;
+        if self.newest.take().is_some_and(|newest| newest.told) {
+            // It waits no more.
+            self.connected(out);
+        }
         Ok(self.again(out))
     }
 
@@ -341,6 +348,8 @@ impl Collector for Session {
         if done.is_err() {
             // It may be half open, and what is under way on it must not answer the next question.
             *held = None;
+            // The next connection is a first one: it says that it is there, and finds the columns as they are then.
+            self.statements = None;
             // What was not handed on is read again.
             self.place.clone_from(&self.handed);
         }

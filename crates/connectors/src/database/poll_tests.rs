@@ -158,7 +158,10 @@ async fn rows_wait_for_transactions_that_may_add_some_before_them() {
     assert_eq!(running.intake.heard().records.len(), 0, "one may come before it");
     late.batch_execute("COMMIT").await.unwrap();
     running.until(SECOND, |heard| heard.records.len() >= 2).await;
-    assert_eq!(words(&running.intake.heard()), ["early", "late"]);
+    running.rounds().await;
+    let heard = running.intake.heard();
+    assert_eq!(words(&heard), ["early", "late"]);
+    assert!(heard.states.last().unwrap().starts_with("connected to"), "it waits no more: {:?}", heard.states);
     // One that stays open does not hold up the stream for ever.
     let stays = open().await;
     insert(&url, "polled_late", &["next"]).await;
@@ -221,6 +224,7 @@ async fn rows_that_were_read_and_not_handed_on_are_read_again() {
     let numbers: Vec<String> = words(&heard).iter().map(|word| word.trim_end_matches('x').to_string()).collect();
     assert_eq!(numbers, (1..=200).map(|i| i.to_string()).collect::<Vec<_>>());
     assert!(heard.states.iter().any(|state| state.contains("reconnecting")), "{:?}", heard.states);
+    assert!(heard.states.last().unwrap().starts_with("connected to"), "{:?}", heard.states);
 }
 
 #[tokio::test]
