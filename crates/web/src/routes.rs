@@ -3,7 +3,7 @@
 //! The router is made of it, and so is the description under
 //! `/api/v1/openapi.json`: what is served is described, and what is described
 //! is served. A route that tells something ends in `..PLAIN` (`GET`, for
-//! viewers), one that changes something in `..OPERATES` or `..ADMINISTERS`
+//! viewers), one that changes something in `..OPERATES`
 //! (`POST` of JSON, whole and bounded before its handler runs; [`api::taken`]
 //! reads it):
 //!
@@ -119,10 +119,6 @@ const TAKEN: usize = 64 * 1024;
 /// A route by which an operator changes something.
 const OPERATES: Route =
     Route { verb: Verb::Post, role: Some(Role::Operator), bytes: TAKEN, serve: || post(api::nothing_here), ..PLAIN };
-
-/// A route by which an admin changes something.
-#[allow(dead_code, reason = "for the first route that changes something")]
-const ADMINISTERS: Route = Route { role: Some(Role::Admin), ..OPERATES };
 
 /// A route that is open, also to those who have no token.
 const OPEN: Route = Route { role: None, ..PLAIN };
