@@ -51,6 +51,6 @@ pub use disk::{Disk, FrozenDisk, RealDisk, SimDisk, atomic_write};
 pub use fault::io_error;
 pub use ledger::{Ledger, Past};
 pub use log::{Log, Topic, TopicConfig};
-pub use overflow::{Overflow, OverflowPart, OverflowView, machine_memory};
+pub use overflow::{Overflow, OverflowBlock, OverflowBlocks, OverflowPart, OverflowView, machine_memory};
 pub use staged::StagedFiles;
 pub use state::StateFiles;

@@ -9,6 +9,10 @@
 //! Invariant: a key has the value that was written last. Called by the engine's
 //! states when they exceed the memory that they may take.
 
+mod blocks;
+
+pub use self::blocks::{OverflowBlock, OverflowBlocks};
+
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
 use std::{
     ops::Bound,
@@ -176,6 +180,14 @@ impl std::fmt::Debug for OverflowView {
 }
 
 impl OverflowView {
+    /// As [`OverflowPart::get`].
+    ///
+    /// # Errors
+    /// As [`OverflowPart::get`].
+    pub fn get(&self, key: &[u8]) -> Result<Option<impl AsRef<[u8]>>> {
+        self.seen.get(&self.rows, key).map_err(failed(&self.of.dir, "read"))
+    }
+
     /// As [`OverflowPart::scan`].
     ///
     /// # Errors

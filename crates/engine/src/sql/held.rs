@@ -10,7 +10,7 @@
 //! results that are there, only for who wants it whole: where only changed groups are given, their
 //! results are not held. Counts of DISTINCT values
 //! number the pairs of group and value, so that a value is looked up once when it
-//! comes and never again.
+//! comes and never again; where there is no memory for that, they are lists as others' states.
 //!
 //! Invariant: what it gives of a group is what `Final` gives of the group's rows.
 //! It is made of the state's rows after a start. Without such counts its states are all
@@ -89,6 +89,16 @@ impl fmt::Debug for Held {
 impl Held {
     /// For rows of this layout, when they have groups.
     pub(super) fn of(layout: &Layout) -> DfResult<Option<Self>> {
+        Self::new(layout, true)
+    }
+
+    /// The same, with the lists of distinct values as the states that they are: each is read and written whole when
+    /// its group changes, and can lie on disk.
+    pub(super) fn without_pairs(layout: &Layout) -> DfResult<Option<Self>> {
+        Self::new(layout, false)
+    }
+
+    fn new(layout: &Layout, by_pairs: bool) -> DfResult<Option<Self>> {
         if layout.keys == 0 || layout.window.is_some() || layout.aggregates.is_empty() {
             return Ok(None);
         }
@@ -97,7 +107,9 @@ impl Held {
         for function in &layout.aggregates {
             let width = function.state_fields()?.len();
             let kept = match layout.kept.field(first).data_type() {
-                DataType::List(value) if function.is_distinct() && is_plain(function, value.data_type()) => {
+                DataType::List(value)
+                    if by_pairs && function.is_distinct() && is_plain(function, value.data_type()) =>
+                {
                     let group = Field::new("group", DataType::UInt32, false);
                     let value = Field::new("value", value.data_type().clone(), true);
                     Kept::Pairs(Pairs {

@@ -25,12 +25,15 @@
 //!
 //! With allowed lateness panes are kept that much longer, and a window that
 //! closed before is given again when a late row corrected it. Sessions and count
-//! windows, which each key has of its own, are kept in [`super::keyed`].
+//! windows, which each key has of its own, are kept in [`super::keyed`]. Panes that have no place in memory
+//! lie on disk ([`rest`]).
 
 mod ahead;
 mod operator;
+mod pane;
+mod rest;
 
-use self::ahead::Ahead;
+use self::{ahead::Ahead, pane::Pane, rest::Rest};
 use super::{
     first::First,
     keyed::KeyedWindows,
@@ -46,8 +49,7 @@ use crate::{
     },
 };
 use arrow_array::{
-    Array as _, ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray,
-    types::TimestampMicrosecondType,
+    ArrayRef, RecordBatch, TimestampMicrosecondArray, UInt32Array, cast::AsArray, types::TimestampMicrosecondType,
 };
 use arrow_schema::{DataType, SchemaRef};
 use datafusion::{
@@ -62,13 +64,6 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{BatchId, Error, Interval, Result, Timestamp, WindowKind, WindowSpec};
-
-/// A pane is not merged below this many rows.
-const MERGE_ROWS: usize = 16 * 1024;
-/// Small blocks appended to a pane before it is merged however few rows they have.
-const MERGE_BATCHES: usize = 64;
-/// Blocks of fewer rows are small.
-const SMALL: usize = 4096;
 
 /// What a column of the rows above is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,54 +161,6 @@ fn feed_aside(plan: &Arc<dyn ExecutionPlan>, rows: Vec<RecordBatch>) -> Result<V
     futures::executor::block_on(feed(plan, &task, rows)).map_err(of_plan)
 }
 
-/// Partial rows of one pane.
-#[derive(Debug, Default, Clone)]
-struct Pane {
-    rows: Vec<RecordBatch>,
-    count: usize,
-    /// Rows, and values in lists of them.
-    weight: usize,
-    /// The weight after the last merge.
-    merged: usize,
-    /// Small blocks appended since.
-    appended: usize,
-    /// What its rows take.
-    bytes: usize,
-}
-
-impl Pane {
-    fn push(&mut self, rows: RecordBatch) {
-        let weight = weight(&rows);
-        if self.count == 0 {
-            // Of one aggregate: there is nothing to merge yet.
-            self.merged = weight;
-        }
-        self.count += rows.num_rows();
-        self.weight += weight;
-        self.appended += usize::from(rows.num_rows() < SMALL);
-        self.bytes += bytes(&rows);
-        self.rows.push(rows);
-    }
-
-    fn wants_merge(&self) -> bool {
-        self.weight > self.merged * 2 + MERGE_ROWS || self.appended > MERGE_BATCHES
-    }
-}
-
-/// What rows take, of arrays that may be parts of larger ones.
-fn bytes(rows: &RecordBatch) -> usize {
-    let of = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_default();
-    rows.columns().iter().map(of).sum()
-}
-
-/// Rows, and values in their lists.
-fn weight(rows: &RecordBatch) -> usize {
-    let lists = rows.columns().iter().filter_map(|column| column.as_list_opt::<i32>());
-    let values = lists.map(|list| list.value_offsets().last().zip(list.value_offsets().first()));
-    let values = values.flatten().map(|(last, first)| usize::try_from(last - first).unwrap_or_default());
-    rows.num_rows() + values.sum::<usize>()
-}
-
 #[derive(Debug, Default)]
 struct Inner {
     panes: BTreeMap<i64, Pane>,
@@ -222,6 +169,8 @@ struct Inner {
     shown: Option<Vec<RecordBatch>>,
     /// What is held ready of groups, or of a hopping window with many panes.
     ahead: Ahead,
+    /// What panes have on disk.
+    rest: Rest,
     /// What it takes of the program's memory; one that is only looked at has no bound.
     share: Option<Share>,
 }
@@ -349,8 +298,11 @@ impl AggregateState {
     }
 
     /// Drops the panes all of whose windows ended by `at`.
-    fn drop_closed(&self, spec: WindowSpec, at: Timestamp) {
-        self.inner.lock().panes.retain(|pane, _| spec.last_end(Timestamp(*pane)) > at);
+    fn drop_closed(&self, spec: WindowSpec, at: Timestamp) -> DfResult<()> {
+        let mut inner = self.inner.lock();
+        let closed = inner.panes.extract_if(.., |pane, _| spec.last_end(Timestamp(*pane)) <= at);
+        let closed: Vec<Pane> = closed.map(|(_, pane)| pane).collect();
+        inner.forget(closed)
     }
 
     /// The rows of the panes in `[start, end)` as `Final` reads them.
@@ -488,10 +440,9 @@ impl AggregateState {
         };
         for (at, rows) in wanting {
             let rows: Vec<RecordBatch> = feed(merge, task, rows).await?;
-            let count = rows.iter().map(RecordBatch::num_rows).sum();
-            let (weight, bytes) = (rows.iter().map(weight).sum(), rows.iter().map(bytes).sum());
-            self.inner.lock().panes.insert(at, Pane { rows, count, weight, merged: weight, appended: 0, bytes });
+            self.inner.lock().panes.entry(at).or_default().replace(rows);
         }
+        self.merge_at_rest(merge, task).await?;
         let Some(spec) = self.spec() else {
             let is_held = matches!(self.inner.lock().ahead, Ahead::Held(_) | Ahead::Tops(_));
             let nothing = nothing || (is_held && changed.is_empty());
@@ -504,13 +455,16 @@ impl AggregateState {
             now = now.max(last);
         }
         // Panes that came back with a restored state and were closed before it was kept.
-        self.drop_closed(spec, timing.horizon(before));
+        self.drop_closed(spec, timing.horizon(before))?;
         let mut results = Vec::new();
         for window in self.given(spec, &touched, before, now) {
-            let rows = self.slid(window)?;
+            let rows = match self.at_rest(window, merge, task).await? {
+                Some(rows) => rows,
+                None => self.slid(window)?,
+            };
             results.extend(feed(above, task, rows).await?.into_iter().filter(|rows| rows.num_rows() > 0));
         }
-        self.drop_closed(spec, timing.horizon(now));
+        self.drop_closed(spec, timing.horizon(now))?;
         if !results.is_empty() {
             self.settle(&mut self.inner.lock())?;
         }

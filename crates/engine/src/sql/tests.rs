@@ -13,6 +13,7 @@ mod late;
 mod lookup;
 mod mistakes;
 mod modes;
+mod panes;
 mod slides;
 mod spill;
 mod tables;

@@ -8,7 +8,8 @@
 //!
 //! Invariant: all of it follows from the rows of the state, and is made of them when it is
 //! not there. What is kept here and nowhere else is said by [`Ahead::is_all`]. What all of it
-//! takes counts among what states may take; of [`Held`] and [`Tops`], groups and keys go to disk beyond that. Called by [`super`].
+//! takes counts among what states may take; of [`Held`] and [`Tops`], groups and keys go to disk beyond that. What is ahead of
+//! windows is given up when their panes go to disk ([`super::rest`]). Called by [`super`].
 
 use super::{AggregateState, Inner, Layout, feed};
 use crate::{
@@ -148,7 +149,7 @@ impl AggregateState {
     /// # Errors
     /// When the disk refuses.
     pub(super) fn settle(&self, inner: &mut Inner) -> DfResult<()> {
-        let Inner { panes, ahead, share: Some(share), .. } = inner else { return Ok(()) };
+        let Inner { panes, ahead, rest, share: Some(share), .. } = inner else { return Ok(()) };
         match ahead {
             Ahead::Held(held) if held.can_rest() => {
                 if let Some(target) = share.note(held.bytes() as u64, held.at_rest() as u64) {
@@ -167,8 +168,28 @@ impl AggregateState {
             _ => {}
         }
         let rows: usize = panes.values().map(|pane| pane.bytes).sum();
-        share.note_fixed((rows + ahead.bytes()) as u64);
-        Ok(())
+        let taken = (rows + ahead.bytes()) as u64;
+        if self.layout.window.is_none() {
+            if let (Ahead::Held(held), Some(target)) = (&mut *ahead, share.note(taken, 0))
+                && let Some(mut lists) = Held::without_pairs(&self.layout)?.filter(Held::can_rest)
+            {
+                let rows: Vec<RecordBatch> = std::mem::take(panes).into_values().flat_map(|pane| pane.rows).collect();
+                for rows in rows {
+                    lists.add(&[rows])?;
+                }
+                lists.shrink(target, || share.memory.overflow())?;
+                share.note(lists.bytes() as u64, lists.at_rest() as u64);
+                **held = lists;
+                return Ok(());
+            }
+            share.note_fixed(taken);
+            return Ok(());
+        }
+        let on_disk = rest.rows() as u64;
+        let Some(target) = share.note(taken, on_disk) else { return Ok(()) };
+        let disk = rest.disk(&self.layout.kept, || share.memory.overflow()).map_err(external)?;
+        *ahead = Ahead::Nothing;
+        self.to_disk(inner, &disk, target)
     }
 
     /// As [`Self::settle`], before a batch adds to it.
@@ -199,7 +220,7 @@ impl AggregateState {
         match &inner.ahead {
             Ahead::Tops(tops) => tops.len(),
             Ahead::Held(held) if held.is_all() => held.len(),
-            _ => inner.panes.values().map(|pane| pane.count).sum(),
+            _ => inner.panes.values().map(|pane| pane.count).sum::<usize>() + inner.rest.rows(),
         }
     }
 

@@ -41,10 +41,8 @@ impl StateOperator for AggregateState {
         let mut inner = self.inner.lock();
         inner.clear();
         // Rows that wait in the pane may take this much, where what is held of them can go to disk.
-        let bound = match (&inner.share, self.layout.window) {
-            (Some(share), None) => usize::try_from(share.own() / 4).unwrap_or(usize::MAX),
-            _ => usize::MAX,
-        };
+        let bound =
+            inner.share.as_ref().map_or(usize::MAX, |share| usize::try_from(share.own() / 4).unwrap_or(usize::MAX));
         feed(&mut |piece| match piece {
             Piece::Version(_, StateKind::Snapshot) | Piece::Reset => {
                 inner.clear();
@@ -59,8 +57,10 @@ impl StateOperator for AggregateState {
                 let rows = RecordBatch::try_new(self.schema(), rows.columns().to_vec())
                     .map_err(|e| Error::user(format!("the state of `{}` has other columns", self.name)).because(e))?;
                 self.append(&mut inner, &rows)?;
-                if inner.panes.values().next().is_some_and(|pane| pane.bytes > bound) {
-                    self.ready(&mut inner).map_err(of_plan)?;
+                if inner.panes.values().map(|pane| pane.bytes).sum::<usize>() > bound {
+                    if self.layout.window.is_none() {
+                        self.ready(&mut inner).map_err(of_plan)?;
+                    }
                     self.settle(&mut inner).map_err(of_plan)?;
                 }
                 Ok(())
@@ -78,14 +78,16 @@ impl StateOperator for AggregateState {
     }
 
     fn sets_aside(&self) -> bool {
-        self.inner.lock().ahead.is_all()
+        let inner = self.inner.lock();
+        inner.ahead.is_all() || inner.rest.rows() > 0
     }
 
     fn sweep(&self, rows: usize, begin: bool) -> Result<Swept> {
-        match &mut self.inner.lock().ahead {
+        let inner = &mut *self.inner.lock();
+        match &mut inner.ahead {
             Ahead::Held(held) => held.sweep(rows, begin).map_err(of_plan),
             Ahead::Tops(tops) => tops.sweep(rows, begin).map_err(of_plan),
-            _ => Err(Error::internal("rows that lie in panes are set aside at once")),
+            _ => inner.sweep(rows, begin),
         }
     }
 
@@ -97,6 +99,7 @@ impl StateOperator for AggregateState {
             _ => Vec::new(),
         };
         rows.extend(inner.panes.values().flat_map(|pane| pane.rows.iter().cloned()));
+        rows.extend(inner.stored_rows()?);
         Ok(rows)
     }
 
