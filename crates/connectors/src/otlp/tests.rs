@@ -11,7 +11,7 @@ use serde_json::Value as Json;
 use std::{
     collections::{BTreeMap, HashMap, VecDeque},
     sync::Mutex,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tidemill_core::{
     BatchDetail, BatchId, BatchReport, ManualClock, Offset, OffsetRange, OperatorReport, PartitionId, ReadReport,
@@ -19,6 +19,8 @@ use tidemill_core::{
 };
 use tokio::{net::TcpListener, sync::Notify, task::yield_now};
 
+/// Far more than any step takes on a machine that does other things as well.
+const PATIENCE: Duration = Duration::from_secs(120);
 /// When the tests begin.
 const START: i64 = 1_700_000_000_000_000;
 
@@ -139,23 +141,26 @@ impl Site {
 
     /// Looks until there is something, moving the time to whatever is waited for.
     async fn until<T>(&self, mut look: impl FnMut(&Self) -> Option<T>) -> T {
-        loop {
-            if let Some(found) = look(self) {
-                return found;
+        self.look(|site| {
+            let found = look(site);
+            if found.is_none() {
+                site.pass();
             }
-            self.pass();
-            yield_now().await;
-        }
+            found
+        })
+        .await
     }
 
     /// Looks until there is something, in one moment.
     async fn look<T>(&self, mut look: impl FnMut(&Self) -> Option<T>) -> T {
-        loop {
+        let begun = Instant::now();
+        while begun.elapsed() < PATIENCE {
             if let Some(found) = look(self) {
                 return found;
             }
             yield_now().await;
         }
+        panic!("it never comes; {:?}, {} posts", self.told(), self.collector.posted().len())
     }
 
     /// Moves the time to what is waited for next, once something is.
@@ -173,16 +178,13 @@ impl Site {
     /// Ends the export; the time that it took.
     async fn end(&mut self) -> Duration {
         let begun = self.clock.now();
-        let mut ending = tokio::spawn(self.following.take().unwrap().end());
+        let ending = tokio::spawn(self.following.take().unwrap().end());
         // All tasks have their turns before the time goes on.
         for _ in 0..100 {
             yield_now().await;
         }
-        while !ending.is_finished() {
-            self.pass();
-            yield_now().await;
-        }
-        (&mut ending).await.unwrap();
+        self.until(|_| ending.is_finished().then_some(())).await;
+        ending.await.unwrap();
         self.clock.now().since(begun)
     }
 }
