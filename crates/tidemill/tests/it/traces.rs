@@ -169,15 +169,22 @@ fn a_program_is_traced_from_its_first_batch_to_its_last() {
         let number = |key: &str| root[&format!("tidemill.{key}")].parse::<u64>().unwrap();
         assert_eq!(root["tidemill.outcome"], "committed");
         (records, letters) = (records + number("records"), letters + number("dead_letters"));
-        for path in
-            ["plan", "run", "gather", "commit", "commit/inputs", "commit/checkpoint", "commit/ledger", "show out"]
-        {
+        for path in [
+            "plan",
+            "run",
+            "gather",
+            "commit",
+            "commit/inputs",
+            "commit/checkpoint",
+            "commit/ledger",
+            "show insert-out",
+        ] {
             assert_eq!(of(*batch, &format!("batch/{path}")).len(), 1, "{path} of {spans:#?}");
         }
-        for path in ["batch/run/stage out", "batch/run/output top", "batch/run/operator top"] {
+        for path in ["batch/run/stage insert-out", "batch/run/output top", "batch/run/operator top"] {
             assert_eq!(of(*batch, path).len(), 1, "{path} of {spans:#?}");
         }
-        staged += attributes(&of(*batch, "batch/run/stage out")[0])["tidemill.rows"].parse::<u64>().unwrap();
+        staged += attributes(&of(*batch, "batch/run/stage insert-out")[0])["tidemill.rows"].parse::<u64>().unwrap();
     }
     assert_eq!((records, letters, staged), (5, 1, 3));
     let first = *traces.keys().next().unwrap();
@@ -224,7 +231,7 @@ fn nothing_is_exported_unless_it_is_asked_for() {
     assert_eq!(collector.count(), 1);
     // What can't be followed is told before anything starts.
     for (more, says) in [
-        (&["--traces", "127.0.0.1:4318"][..], "http://"),
+        (&["--traces", "127.0.0.1:4318"][..], "address of the collector"),
         (&["--traces", "env"], "OTEL_EXPORTER_OTLP_ENDPOINT"),
         (&["--traces-headers", "h"], "--traces"),
         (&["--traces", "http://127.0.0.1:1", "--traces-headers", "none"], "none"),
