@@ -55,7 +55,9 @@ impl Traces {
     /// # Errors
     /// When it is no address.
     pub fn at(url: &str) -> Result<Self> {
-        let wrong = |why: &str| Error::user(format!("address of the collector of traces: {why}"));
+        let wrong = |why: &str| {
+            Error::user(format!("address of the collector of traces: {why}; write it as http://127.0.0.1:4318"))
+        };
         if url.contains(['?', '#']) {
             return Err(wrong("it has a query, which would be shown; credentials go into headers"));
         }
