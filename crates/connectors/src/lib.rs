@@ -44,6 +44,7 @@ pub mod mqtt;
 #[cfg(test)]
 #[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
+pub mod otlp;
 mod place;
 pub mod push;
 pub mod replay;

@@ -153,6 +153,15 @@ pub struct Program {
     pub batches: u64,
 }
 
+/// How the export of traces fares.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TracesReport {
+    /// Spans that the collector took.
+    pub sent: u64,
+    /// Spans that it did not, for whatever reason.
+    pub dropped: u64,
+}
+
 /// Something happened; look at the board for what.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -160,6 +169,8 @@ pub enum Event {
     View(Arc<ViewSnapshot>),
     /// A batch was committed.
     Batch(Arc<BatchReport>),
+    /// A batch failed for good and ends the program; its detail has the error, and it is among no reports.
+    Failed(Arc<BatchReport>),
     /// The program's phase changed.
     Phase(Phase),
     /// The program is well and has nothing to do: no batch is due, or there is nothing to read.
@@ -177,6 +188,8 @@ pub struct Board {
     alerts: RwLock<BTreeMap<String, Arc<AlertReport>>>,
     /// What was asked of alerts and no batch has taken.
     asked: RwLock<BTreeMap<String, Vec<AlertAsk>>>,
+    /// `None` while nobody exports traces.
+    traces: RwLock<Option<TracesReport>>,
     events: broadcast::Sender<Event>,
 }
 
@@ -190,6 +203,7 @@ impl Default for Board {
             graph: RwLock::default(),
             alerts: RwLock::default(),
             asked: RwLock::default(),
+            traces: RwLock::default(),
             events: broadcast::channel(EVENTS).0,
         }
     }
@@ -224,6 +238,21 @@ impl Board {
             reports.push_back(Arc::clone(&report));
         }
         self.send(Event::Batch(report));
+    }
+
+    /// Shows a batch that failed for good.
+    pub fn publish_failed(&self, report: BatchReport) {
+        self.send(Event::Failed(Arc::new(report)));
+    }
+
+    /// Changes what is told of the export of traces.
+    pub fn update_traces(&self, change: impl FnOnce(&mut TracesReport)) {
+        change(self.traces.write().get_or_insert_default());
+    }
+
+    /// How the export of traces fares; `None` of a program that exports none.
+    pub fn traces(&self) -> Option<TracesReport> {
+        *self.traces.read()
     }
 
     /// Says that the program looked and that there is nothing to do.

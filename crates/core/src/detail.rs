@@ -16,6 +16,82 @@ const LETTERS: usize = 20;
 /// Characters of a text that are kept.
 const TEXT: usize = 300;
 
+/// From when to when something went on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stretch {
+    /// Its begin.
+    pub begun: Timestamp,
+    /// Its end.
+    pub ended: Timestamp,
+}
+
+impl Stretch {
+    /// The least stretch that holds both.
+    #[must_use]
+    pub fn with(self, other: Self) -> Self {
+        Self { begun: self.begun.min(other.begun), ended: self.ended.max(other.ended) }
+    }
+}
+
+/// What goes on in a batch's life, in the order in which it does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Inputs are asked what they have.
+    Ranges,
+    /// The ledger notes what the batch reads.
+    Plan,
+    /// The plans run.
+    Run,
+    /// A sink stages its rows, within the run.
+    Stage,
+    /// Another output takes its rows, within the run.
+    Output,
+    /// What changed in the states is gathered.
+    Gather,
+    /// All is made durable.
+    Commit,
+    /// The records that were read, within the commit.
+    Inputs,
+    /// Dead letters, within the commit.
+    Letters,
+    /// States, within the commit.
+    Checkpoint,
+    /// The ledger says committed, within the commit.
+    Ledger,
+    /// A sink shows what it staged.
+    Show,
+}
+
+/// A stage of a batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StageReport {
+    /// Which it is.
+    pub stage: Stage,
+    /// The output that it is of.
+    pub of: Option<String>,
+    /// When it went on.
+    pub at: Stretch,
+    /// How often it was tried.
+    pub tries: u32,
+    /// The last error, cut short: of the whole stage if it `failed`, else of a try before the one that worked.
+    pub error: Option<String>,
+    /// Whether it did not work.
+    pub failed: bool,
+}
+
+/// What was read of one range.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadReport {
+    /// The stream.
+    pub stream: StreamName,
+    /// The range.
+    pub range: OffsetRange,
+    /// Records that were in it.
+    pub records: u64,
+    /// When it was read.
+    pub at: Stretch,
+}
+
 /// A batch in detail.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct BatchDetail {
@@ -33,6 +109,18 @@ pub struct BatchDetail {
     pub outputs: Vec<OperatorReport>,
     /// The first of its dead letters.
     pub letters: Vec<LetterReport>,
+    /// Bytes of the records read, by stream; for traces, as what follows.
+    #[serde(skip)]
+    pub bytes: BTreeMap<StreamName, u64>,
+    /// The first of its ranges, as they were read.
+    #[serde(skip)]
+    pub reads: Vec<ReadReport>,
+    /// What went on in its life.
+    #[serde(skip)]
+    pub stages: Vec<StageReport>,
+    /// Why it ended the program, of a batch that did.
+    #[serde(skip)]
+    pub error: Option<String>,
 }
 
 /// What an operator or an output did in a batch.
@@ -47,6 +135,9 @@ pub struct OperatorReport {
     /// Its steps, where it has several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub steps: Vec<OperatorReport>,
+    /// From its first look at rows to its last, over all threads; `None` of one that did not run by itself.
+    #[serde(skip)]
+    pub at: Option<Stretch>,
 }
 
 /// A dead letter as far as it is shown beside its batch.

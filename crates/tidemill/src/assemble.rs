@@ -30,6 +30,7 @@ use std::{
     path::PathBuf,
     sync::Arc,
 };
+use tidemill_connectors::otlp::Traces;
 use tidemill_core::{
     Answers, BatchId, Board, Clock, Duration, Error, Event, Inspect, Phase, Result, StopHandle, Timestamp, ViewSnapshot,
 };
@@ -78,6 +79,7 @@ pub struct Assembly {
     show: Show,
     run_for: Option<Duration>,
     failing: Option<Check>,
+    traces: Option<Traces>,
 }
 
 /// How a run ended.
@@ -121,6 +123,7 @@ impl Assembly {
             show: Show::Auto,
             run_for: None,
             failing: None,
+            traces: None,
         }
     }
 
@@ -169,6 +172,13 @@ impl Assembly {
         self
     }
 
+    /// Exports a trace of each batch, beside the program; its end waits a second at most for the last of them.
+    #[must_use]
+    pub fn traces(mut self, traces: Option<Traces>) -> Self {
+        self.traces = traces;
+        self
+    }
+
     /// Starts the program and blocks until it has ended.
     ///
     /// # Errors
@@ -190,6 +200,10 @@ impl Assembly {
             Signals::new()?
         };
         let events = board.subscribe();
+        let exporting = self.traces.take().map(|traces| {
+            let _in_runtime = runtime.enter();
+            traces.program(self.context.name()).follow(Arc::clone(&board))
+        });
         self.context.start()?;
         let (stop_page, stopping) = StopHandle::new();
         let serving = page.map(|server| runtime.spawn(server.run(stopping)));
@@ -206,6 +220,9 @@ impl Assembly {
         }
         let summary = watch.ended();
         drop(watch);
+        if let Some(exporting) = exporting {
+            runtime.block_on(exporting.end());
+        }
         finish_page(runtime, &stop_page, serving);
         // What ended the watch says more than what came of it.
         watched.and(ended)?;
@@ -394,7 +411,7 @@ impl Watch {
                 self.draw()?;
                 self.alive()?;
             }
-            Event::Phase(_) => self.draw()?,
+            Event::Phase(_) | Event::Failed(_) => self.draw()?,
             // Drawn when it is time to.
             Event::Idle => {}
         }

@@ -174,7 +174,7 @@ impl Feed {
                 views.insert(snapshot.name.clone());
             }
             Event::Batch(report) => reports.push(report),
-            Event::Phase(_) | Event::Idle => {}
+            Event::Phase(_) | Event::Failed(_) | Event::Idle => {}
         };
         match first {
             Ok(event) => take(event),

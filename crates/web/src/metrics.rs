@@ -78,6 +78,13 @@ pub(crate) const METRICS: &[Metric] = &[
     ),
     metric("tidemill_state_spilled_keys", "gauge", "Keys and groups of states that are on disk only.", &[]),
     metric("tidemill_rate_limit_records_per_second", "gauge", "The bound set by rate control.", &[]),
+    metric("tidemill_spans_exported_total", "counter", "Spans of traces that their collector took.", &[]),
+    metric(
+        "tidemill_spans_dropped_total",
+        "counter",
+        "Spans that no collector took, as it was away, slow, or refused them; one for each batch that was missed.",
+        &[],
+    ),
     metric("tidemill_alert_keys", "gauge", "Keys of each alert by the state that they are in.", &["alert", "state"]),
 ];
 
@@ -171,6 +178,10 @@ fn render(shared: &Shared) -> String {
         if let Some(limit) = last.rate_limit {
             page.one("tidemill_rate_limit_records_per_second", limit);
         }
+    }
+    if let Some(traces) = board.traces() {
+        page.one("tidemill_spans_exported_total", traces.sent);
+        page.one("tidemill_spans_dropped_total", traces.dropped);
     }
     let name = "tidemill_alert_keys";
     page.head(name);

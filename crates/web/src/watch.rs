@@ -117,7 +117,7 @@ impl Watch {
                     seen.moved = Instant::now();
                     seen.count(&report);
                 }
-                Ok(Event::Phase(_) | Event::Idle) => seen.moved = Instant::now(),
+                Ok(Event::Phase(_) | Event::Failed(_) | Event::Idle) => seen.moved = Instant::now(),
                 Ok(Event::View(snapshot)) => {
                     drop(seen);
                     self.past.take(&snapshot);

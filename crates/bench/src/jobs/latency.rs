@@ -139,7 +139,7 @@ fn measure(items: u64, threads: usize, trigger: Trigger) -> Result<Measured> {
                 measured.late += usize::from(Duration::from_micros(report.scheduling_delay_us) > INTERVAL);
                 measured.processing.push(Duration::from_micros(report.processing_us).as_secs_f64() * 1e3);
             }
-            Event::Phase(_) | Event::Idle => {}
+            Event::Phase(_) | Event::Failed(_) | Event::Idle => {}
         }
     }
     done.store(true, Relaxed);

@@ -170,11 +170,23 @@ impl Request {
         self
     }
 
-    fn is_secure(&self) -> bool {
+    /// Adds a header that is a credential.
+    ///
+    /// # Errors
+    /// When it can't stand in a header.
+    pub(crate) fn secret(mut self, name: HeaderName, value: &secret::Secret) -> Result<Self, String> {
+        let value = HeaderValue::from_str(value.expose()).map_err(|_| "this is no value of a header".to_string());
+        let mut value = value?;
+        value.set_sensitive(true);
+        self.headers.insert(name, value);
+        Ok(self)
+    }
+
+    pub(crate) fn is_secure(&self) -> bool {
         self.url.scheme_str() == Some("https")
     }
 
-    fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         self.url.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
     }
 

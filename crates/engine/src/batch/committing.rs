@@ -101,7 +101,11 @@ async fn commit_all(
     held: Arc<AtomicUsize>,
 ) -> Result<()> {
     while let Some((ran, bytes)) = waiting.recv().await {
-        pipeline.commit(ran).await?;
+        let run = Arc::clone(&ran.run);
+        if let Err(error) = pipeline.commit(ran).await {
+            pipeline.tell_failed(&run.batch, &run.stages, &error);
+            return Err(error);
+        }
         held.fetch_sub(bytes, Ordering::AcqRel);
         pipeline.retain_when_due();
         pipeline.tell_of_lags_when_due();

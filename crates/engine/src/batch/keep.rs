@@ -10,6 +10,7 @@ use crate::{
     config::{Config, Versions},
     emit::{TopicPast, TopicPlace},
     ingest::{DeadLetters, Replays, dead_schema},
+    plan::Going,
     state::StateRegistry,
 };
 use arrow_schema::SchemaRef;
@@ -20,7 +21,7 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{
-    Batch, BatchId, DeadLetter, Error, Offset, OffsetRange, Position, Result, StagedPart, Timestamp, Watermark,
+    Batch, BatchId, DeadLetter, Error, Offset, OffsetRange, Position, Result, Stage, StagedPart, Timestamp, Watermark,
 };
 use tidemill_store::{
     DataDir, Gate, Passing, Past,
@@ -392,18 +393,22 @@ impl Keep {
         (watermarks, streams): (&BTreeMap<String, Timestamp>, &BTreeMap<String, Watermark>),
         (staged, written): (&BTreeMap<String, Vec<StagedPart>>, &BTreeMap<String, Vec<OffsetRange>>),
         dead: &[DeadLetter],
+        going: &Going<'_>,
     ) -> Result<()> {
         tokio::task::block_in_place(|| {
             self.sync_inputs(batch)?;
+            going.part(Stage::Inputs);
             if !dead.is_empty() || self.dead.is_unsettled() {
                 // Letters are durable under the batch's number before its commit: with the plan, the batch that
                 // runs again after a crash mostly has them, too.
                 self.ledger.lock().sync_plan()?;
                 self.dead.commit(batch.id, dead, &self.replays)?;
+                going.part(Stage::Letters);
             }
             for state in kept {
                 self.state_keep(state)?.save(batch.id, state)?;
             }
+            going.part(Stage::Checkpoint);
             {
                 let mut ledger = self.ledger.lock();
                 // Committed already when a later step failed and all are repeated.
@@ -423,6 +428,7 @@ impl Keep {
                 self.replays.settled();
                 self.plan_next(&mut ledger)?;
             }
+            going.part(Stage::Ledger);
             // After the commit point: versions that nobody may go back to are needed no more.
             let oldest = self.forget()?;
             for state in kept {

@@ -13,6 +13,7 @@ mod committing_tests;
 mod idle_tests;
 mod in_turn;
 mod keep;
+mod life;
 mod lower;
 mod next;
 mod patience;

@@ -17,7 +17,8 @@ use crate::{
 use futures::{FutureExt, future::select_all};
 use std::collections::BTreeMap;
 use tidemill_core::{
-    Batch, BatchId, Budget, Duration, Offset, OffsetRange, PartitionId, Phase, Position, Result, Stop, Timestamp,
+    Batch, BatchId, Budget, Duration, Offset, OffsetRange, PartitionId, Phase, Position, Result, Stop, Stretch,
+    Timestamp,
 };
 
 /// A program without anything to do says that it is well this often.
@@ -73,6 +74,7 @@ impl Pipeline {
                 }
             }
             if tick.missed {
+                self.progress.lock().looked = None;
                 return Ok(Some((self.nothing(id, tick.time), tick)));
             }
             let ranges = self.ranges().await?;
@@ -177,6 +179,7 @@ impl Pipeline {
             bytes: (self.config.batch_bytes / count).max(1),
             parallelism: self.config.partitions,
         };
+        let begun = self.config.clock.now();
         self.take_replays().await?;
         let mut ranges = BTreeMap::new();
         for input in &self.inputs {
@@ -188,6 +191,7 @@ impl Pipeline {
             planned.extend(input.replays(self.replayed(&input.name)));
             ranges.insert(input.name.clone(), planned);
         }
+        self.progress.lock().looked = Some(Stretch { begun, ended: self.config.clock.now() });
         Ok(ranges)
     }
 

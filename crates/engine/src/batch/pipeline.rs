@@ -20,7 +20,7 @@ use crate::{
     declare::{Declare, Taken},
     emit::{Output, OutputKind},
     ingest::{Intakes, Watch},
-    plan::{BatchRun, Step, StreamInput},
+    plan::{BatchRun, Going, Stages, Step, StreamInput},
     state::StateRegistry,
 };
 use datafusion::{
@@ -38,8 +38,8 @@ use std::{
     sync::Arc,
 };
 use tidemill_core::{
-    Batch, BatchId, BatchReport, Board, DeadLetter, Duration, Error, Guarantee, Phase, Position, Result, Stop,
-    Timestamp, Watermark, WatermarkSpec,
+    Batch, BatchId, BatchReport, Board, DeadLetter, Duration, Error, Guarantee, Phase, Position, Result, Stage, Stop,
+    Stretch, Timestamp, Watermark, WatermarkSpec,
 };
 use tidemill_store::{Past, ledger::ProgramEntry};
 
@@ -66,7 +66,7 @@ pub(crate) struct Pipeline {
     pub(crate) keep: Option<Keep>,
     pub(crate) board: Arc<Board>,
     /// Whether an output can be seen before the commit: a callback, or a sink that is at-least-once.
-    early: bool,
+    pub(super) early: bool,
     pub(crate) config: Config,
     session: SessionConfig,
     runtime: Arc<RuntimeEnv>,
@@ -93,6 +93,8 @@ pub(super) struct Progress {
     /// How they follow their records; `None` before the first batch of this life.
     pub(super) followed: Option<BTreeMap<String, WatermarkSpec>>,
     pub(super) rate: Option<f64>,
+    /// When inputs were asked last what they have, for the batch that comes of it.
+    pub(super) looked: Option<Stretch>,
     /// When this start had recovered: ticks before it were due while nobody ran.
     pub(super) began: Timestamp,
 }
@@ -386,38 +388,9 @@ impl Pipeline {
                 // What can be seen before its commit must not run beside the commit before it.
                 committing.settle().await?;
             }
-            if let (Some(keep), false) = (&self.keep, repeated) {
-                self.persist(|| async { if self.early { keep.plan_durably(&batch) } else { keep.plan(&batch) } })
-                    .await?;
-            }
-            let begun = self.config.clock.now();
-            let (run, emitted) = self.run_until_done(&batch, committing).await?;
-            let ended = self.config.clock.now();
-            self.advance(&batch, &run);
-            let report = BatchReport {
-                batch: batch.id,
-                time: batch.time,
-                scheduling_delay_us: micros(begun.since(tick.due)),
-                processing_us: micros(ended.since(begun)),
-                queued: tick.queued,
-                rate_limit: self.progress.lock().rate,
-                rows_out: emitted.iter().map(|(_, e)| e.rows()).sum(),
-                ..BatchReport::default()
-            };
-            if let (Some(pid), Trigger::Every(interval)) = (&mut pid, self.config.trigger) {
-                let records = run.records_in.load(std::sync::atomic::Ordering::Relaxed);
-                let bound = pid.update(ended, records, ended.since(begun), begun.since(tick.due), interval);
-                if let Some(bound) = bound {
-                    self.progress.lock().rate = Some(bound);
-                }
-            }
-            // States are read between two batches: the commit overlaps the next one, which moves them on.
-            let kept = match &self.keep {
-                Some(keep) => keep.gather(batch.id, &self.states)?,
-                None => Vec::new(),
-            };
+            let ran = self.live(&batch, (&tick, repeated), committing, &mut pid).await?;
             let last = (self.config.trigger == Trigger::Once && !tick.missed) || (self.is_end(&batch) && !repeated);
-            committing.push(self, Ran { run, emitted, report, kept }).await?;
+            committing.push(self, ran).await?;
             if last {
                 break;
             }
@@ -433,15 +406,19 @@ impl Pipeline {
     }
 
     /// Runs a batch; when something outside fails, restores state and runs it again.
-    async fn run_until_done(
+    pub(super) async fn run_until_done(
         &self,
         batch: &Batch,
         committing: &mut Committing,
+        stages: &Stages,
     ) -> Result<(Arc<BatchRun>, Vec<(usize, crate::emit::Emitted)>)> {
         let mut tries = Tries::new(&self.patience, &*self.config.clock);
         let mut failed = false;
         loop {
-            match self.run_batch(batch).await {
+            let going = Going::begin(&*self.config.clock, Stage::Run, None);
+            let ran = self.run_batch(batch).await;
+            stages.add(going.end(&ran));
+            match ran {
                 Ok(ran) => {
                     if failed {
                         self.board.update_program(|program| program.error = None);
@@ -524,7 +501,7 @@ impl Pipeline {
         watches.iter_mut().try_for_each(|(stream, watch)| watch.look(run.records_of(stream), dead))
     }
 
-    fn advance(&self, batch: &Batch, run: &BatchRun) {
+    pub(super) fn advance(&self, batch: &Batch, run: &BatchRun) {
         let mut progress = self.progress.lock();
         progress.last = Some((batch.id, batch.time));
         for name in batch.ranges.keys() {
@@ -570,8 +547,4 @@ impl Pipeline {
         }
         self.note_shown().await
     }
-}
-
-fn micros(span: Duration) -> u64 {
-    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     emit::{BatchInfo, Emitted, OutputKind},
-    plan::{BatchRun, counted},
+    plan::{BatchRun, Going, counted},
     sql::late_letters,
 };
 use arrow_array::RecordBatch;
@@ -35,7 +35,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{Arc, atomic::Ordering::Relaxed},
 };
-use tidemill_core::{Batch, BatchReport, Error, Result, Sink, ViewSnapshot, reason_kind};
+use tidemill_core::{Batch, BatchReport, Error, Result, Sink, Stage, ViewSnapshot, reason_kind};
 use tokio::task::JoinSet;
 use tokio_util::task::TaskTracker;
 
@@ -78,8 +78,14 @@ impl Pipeline {
             };
             let (output, task, batch, run) = (output.clone(), Arc::clone(&task), batch.clone(), Arc::clone(&run));
             let parts = parts.clone();
-            let emitting =
-                async move { emit(&output, (plan, &run), task, &batch, &parts).await.map(|emitted| (index, emitted)) };
+            let clock = Arc::clone(&self.config.clock);
+            let emitting = async move {
+                let stage = if matches!(output.kind, OutputKind::Sink(_)) { Stage::Stage } else { Stage::Output };
+                let going = Going::begin(&*clock, stage, Some(&output.name));
+                let done = emit(&output, (plan, &run), task, &batch, &parts).await;
+                run.stages.add(going.end(&done));
+                done.map(|emitted| (index, emitted))
+            };
             if first.is_none() && matches!(self.outputs[index].kind, OutputKind::View { .. }) {
                 first = Some(emitting);
             } else {
@@ -102,7 +108,7 @@ impl Pipeline {
     /// Makes a batch final, then visible.
     pub(crate) async fn commit(&self, ran: Ran) -> Result<()> {
         let Ran { run, emitted, mut report, kept } = ran;
-        let batch = &run.batch;
+        let (batch, clock) = (&run.batch, &*self.config.clock);
         let (mut staged, mut written) = (BTreeMap::new(), BTreeMap::new());
         for (index, emitted) in &emitted {
             let output = &self.outputs[*index];
@@ -131,16 +137,21 @@ impl Pipeline {
         self.tell_of(&mut report, &run, &dead);
         let _passing = self.keep.as_ref().map(Keep::pass_gate).transpose()?;
         if let Some(keep) = &self.keep {
-            self.persist(|| async {
-                keep.commit(batch, &kept, (&run.watermarks_after(), &run.streams_after()), (&staged, &written), &dead)
-            })
-            .await?;
+            let going = Going::begin(clock, Stage::Commit, None);
+            let (marks, streams) = (run.watermarks_after(), run.streams_after());
+            let commit = || keep.commit(batch, &kept, (&marks, &streams), (&staged, &written), &dead, &going);
+            let done = self.persist(|| going.attempt(async { commit() })).await;
+            run.stages.add(going.end(&done));
+            done?;
         }
         for (index, emitted) in emitted {
             let output = &self.outputs[index];
             match (emitted, &output.kind) {
                 (Emitted::Staged(parts), OutputKind::Sink(sink)) => {
-                    self.persist(|| sink.commit(batch.id, &parts)).await?;
+                    let going = Going::begin(clock, Stage::Show, Some(&output.name));
+                    let done = self.persist(|| going.attempt(sink.commit(batch.id, &parts))).await;
+                    run.stages.add(going.end(&done));
+                    done?;
                 }
                 (Emitted::Rows(rows), OutputKind::View { sticky }) => {
                     if let Some(rows) = view_rows(output, &rows, *sticky)? {
@@ -161,6 +172,7 @@ impl Pipeline {
         report.records_in = run.records_in.load(Relaxed);
         (report.state_bytes, report.state_spilled) = (self.config.memory.used(), self.config.memory.spilled());
         self.tell_of_records(&run);
+        self.tell_stages(&mut report, &run);
         self.board.publish_batch(report);
         Ok(())
     }

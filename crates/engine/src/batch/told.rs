@@ -41,7 +41,8 @@ impl Pipeline {
         for (stream, ranges) in &run.batch.ranges {
             detail.take_ranges(stream, ranges);
         }
-        detail.records = run.records_by_stream();
+        (detail.records, detail.bytes) = (run.records_by_stream(), run.bytes_by_stream());
+        detail.reads = run.work.reads();
         let streams = run.streams_after();
         let known =
             run.watermarks_after().into_iter().chain(streams.iter().map(|(name, mark)| (name.clone(), mark.at())));
@@ -53,12 +54,19 @@ impl Pipeline {
         report.detail = Arc::new(detail);
     }
 
+    /// Adds what went on in the batch's life, its commit included.
+    pub(super) fn tell_stages(&self, report: &mut BatchReport, run: &BatchRun) {
+        // Nobody else has it yet.
+        if let Some(detail) = Arc::get_mut(&mut report.detail) {
+            detail.stages = run.stages.told();
+        }
+    }
+
     /// What the operators and the outputs gave and took in a run. Taken out of it: asked once.
     pub(crate) fn work_of(&self, run: &BatchRun) -> (Vec<OperatorReport>, Vec<OperatorReport>) {
         let mut outputs = Vec::new();
         for output in &self.outputs {
-            let (rows, busy_us) = run.work.take(&output.step);
-            outputs.push(OperatorReport { name: output.name.clone(), rows, busy_us, steps: Vec::new() });
+            outputs.push(run.work.take(&output.step, &output.name));
         }
         let mut operators = run.work.reports();
         self.fill_in(&mut operators, &outputs);

@@ -3,7 +3,7 @@
 
 use crate::{StreamingContext, Trigger, ingest::tests, testing::SqlProgram};
 use std::sync::Arc;
-use tidemill_core::{BatchId, Clock, Duration, ManualClock, NodeKind, Timestamp};
+use tidemill_core::{BatchId, Clock, Duration, ManualClock, NodeKind, Stage, Timestamp};
 
 const PROGRAM: &str = "
     CREATE STREAM lines WITH (connector = 'idle');
@@ -47,6 +47,17 @@ fn a_program_is_told_as_a_graph_and_each_batch_with_what_its_operators_gave() {
     assert_eq!((rows("lines"), rows("top")), (Some(2), Some(3)), "{detail:#?}");
     let given: Vec<_> = detail.outputs.iter().map(|output| (output.name.as_str(), output.rows)).collect();
     assert_eq!(given, [("words", 4), ("top", 3)]);
+
+    // For traces: what was read of which range, and what went on until the commit.
+    assert_eq!(detail.bytes["lines"], "sea tide seamill".len() as u64);
+    let reads: Vec<_> = detail.reads.iter().map(|r| (r.stream.as_str(), r.range.to_string(), r.records)).collect();
+    assert_eq!(reads, [("lines", "0[0, 2)".to_string(), 2)]);
+    let stages: Vec<_> = detail.stages.iter().map(|stage| (stage.stage, stage.of.as_deref())).collect();
+    let outputs = [(Stage::Output, Some("words")), (Stage::Output, Some("top"))];
+    assert!(outputs.iter().all(|output| stages[..2].contains(output)), "{stages:?}");
+    let parts = [Stage::Commit, Stage::Inputs, Stage::Checkpoint, Stage::Ledger];
+    assert_eq!(stages[2..], parts.map(|part| (part, None)));
+    assert!(detail.operators.iter().all(|operator| operator.at.is_some()), "{detail:#?}");
 
     // What no batch has read is told, too: at most once a second.
     topic.append(0, &tests::lines(["unread", "and more"]), None).unwrap();

@@ -16,6 +16,7 @@ mod node;
 mod run;
 mod shared;
 mod source;
+mod stages;
 mod work;
 
 pub(crate) use exchange::{exchange, mark, scattered};
@@ -25,4 +26,5 @@ pub(crate) use node::{Inputs as NodeInputs, Kernel, NodeExec, Rows, external, ro
 pub(crate) use run::BatchRun;
 pub(crate) use shared::SharedKernel;
 pub(crate) use source::{FAR, META, SourceExec, StreamInput, TimeColumn, largest_time, partition_of_rows};
+pub(crate) use stages::{Going, Stages, words_of};
 pub(crate) use work::{Step, Work, counted};

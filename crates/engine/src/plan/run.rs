@@ -4,7 +4,7 @@
 //! task's session configuration. Invariant: nodes hold nothing of a batch
 //! between two runs except versioned state.
 
-use super::Work;
+use super::{Stages, Work};
 use crate::ingest::Again;
 use datafusion::execution::TaskContext;
 use futures::future::BoxFuture;
@@ -26,8 +26,8 @@ pub(crate) struct BatchRun {
     pub(crate) batch: Batch,
     /// Records read.
     pub(crate) records_in: AtomicU64,
-    /// Records read by stream and part, by the reader that is ahead.
-    read: Mutex<BTreeMap<String, BTreeMap<usize, u64>>>,
+    /// Records and bytes read by stream and part, by the reader that is ahead.
+    read: Mutex<BTreeMap<String, BTreeMap<usize, (u64, u64)>>>,
     /// Late records, but for those that a view of their own has.
     pub(crate) late: AtomicU64,
     /// Late records that a view of their own has.
@@ -50,6 +50,8 @@ pub(crate) struct BatchRun {
     steps: Mutex<Vec<Step>>,
     /// What its steps gave and took.
     pub(crate) work: Work,
+    /// What went on in the batch's life.
+    pub(crate) stages: Stages,
 }
 
 /// Event time of the streams of a program, before a batch and as it reads on.
@@ -90,6 +92,7 @@ impl BatchRun {
             unchanged: Mutex::default(),
             steps: Mutex::default(),
             work: Work::default(),
+            stages: Stages::default(),
         }
     }
 
@@ -100,7 +103,17 @@ impl BatchRun {
 
     /// Records that were read, by stream.
     pub(crate) fn records_by_stream(&self) -> BTreeMap<String, u64> {
-        self.read.lock().iter().map(|(stream, parts)| (stream.clone(), parts.values().sum())).collect()
+        self.read_by_stream(|(records, _)| records)
+    }
+
+    /// Bytes of the records that were read, by stream; of sources that give columns those in memory.
+    pub(crate) fn bytes_by_stream(&self) -> BTreeMap<String, u64> {
+        self.read_by_stream(|(_, bytes)| bytes)
+    }
+
+    fn read_by_stream(&self, of: impl Fn((u64, u64)) -> u64) -> BTreeMap<String, u64> {
+        let sum = |parts: &BTreeMap<usize, (u64, u64)>| parts.values().map(|part| of(*part)).sum();
+        self.read.lock().iter().map(|(stream, parts)| (stream.clone(), sum(parts))).collect()
     }
 
     /// With the watermarks of streams before this batch, which comes `gap` after the one before.
@@ -191,24 +204,25 @@ impl BatchRun {
             .ok_or_else(|| datafusion::common::internal_datafusion_err!("a streaming node was run outside of a batch"))
     }
 
-    /// A reader of part `part` of `stream` has read `total` records so far. Several
-    /// outputs may read the same records, which are counted once.
-    pub(crate) fn count_in(&self, stream: &str, part: usize, total: u64) {
+    /// A reader of part `part` of `stream` has read `total` records of so many bytes so far.
+    /// Several outputs may read the same records, which are counted once.
+    pub(crate) fn count_in(&self, stream: &str, part: usize, (total, bytes): (u64, u64)) {
         let mut read = self.read.lock();
         let parts = match read.get_mut(stream) {
             Some(parts) => parts,
             None => read.entry(stream.to_string()).or_default(),
         };
-        let seen = parts.entry(part).or_default();
+        let (seen, of) = parts.entry(part).or_default();
         if total > *seen {
             self.records_in.fetch_add(total - *seen, Relaxed);
             *seen = total;
         }
+        *of = (*of).max(bytes);
     }
 
     /// Records of a stream that were read.
     pub(crate) fn records_of(&self, stream: &str) -> u64 {
-        self.read.lock().get(stream).map_or(0, |parts| parts.values().sum())
+        self.read.lock().get(stream).map_or(0, |parts| parts.values().map(|(records, _)| records).sum())
     }
 
     pub(crate) fn refuse(&self, letter: DeadLetter) {

@@ -242,18 +242,25 @@ impl Kernel for SourceExec {
                 Some((place, time.spec))
             }),
             part: partition,
-            total: 0,
+            total: (0, 0),
+            reading: None,
         };
         let (input, tags, again) = (Arc::clone(&self.input), self.tags, reader.run.again.clone());
-        let rows =
-            stream::iter(ranges).flat_map(move |range| input.read(range, &columns, again.as_ref())).map(move |item| {
-                let rows = item.and_then(|(range, chunk)| {
-                    let rows = reader.rows(&range, &chunk)?;
-                    reader.observe(&range, &rows)?;
-                    if tags { tag(&reader.input.time_partition(&range), &rows) } else { Ok(rows) }
-                });
-                rows.map_err(external)
+        let run = Arc::clone(&reader.run);
+        let chunks = stream::iter(ranges).flat_map(move |range| {
+            let begun = run.work.now();
+            input.read(range, &columns, again.as_ref()).map(move |item| (begun, item))
+        });
+        let rows = chunks.map(move |(begun, item)| {
+            let rows = item.and_then(|(range, chunk)| {
+                let before = reader.total.0;
+                let rows = reader.rows(&range, &chunk)?;
+                reader.tell(&range, begun, before);
+                reader.observe(&range, &rows)?;
+                if tags { tag(&reader.input.time_partition(&range), &rows) } else { Ok(rows) }
             });
+            rows.map_err(external)
+        });
         Ok(rows_from(Arc::clone(&self.schema), rows))
     }
 }
@@ -269,14 +276,27 @@ struct Reader {
     refused: Vec<Refusal>,
     /// Place of the event time in the projection.
     time: Option<(usize, WatermarkSpec)>,
-    /// Which part of the batch it reads, and how many records so far.
+    /// Which part of the batch it reads, and how many records and bytes so far.
     part: usize,
-    total: u64,
+    total: (u64, u64),
+    /// The range that it is in, and the records before it.
+    reading: Option<(OffsetRange, u64)>,
 }
 
 impl Reader {
-    fn count(&mut self, records: usize) {
-        self.total += records as u64;
+    /// Tells how far it is in a range that it reads since `begun`; there were so many records `before` this chunk.
+    fn tell(&mut self, range: &OffsetRange, begun: Option<Timestamp>, before: u64) {
+        if self.reading.as_ref().is_none_or(|(reading, _)| reading != range) {
+            self.reading = Some((range.clone(), before));
+        }
+        if let Some((_, before)) = &self.reading {
+            self.run.work.read(&self.input.name, range, self.total.0 - before, begun);
+        }
+    }
+
+    fn count(&mut self, records: usize, bytes: usize) {
+        self.total.0 += records as u64;
+        self.total.1 += bytes as u64;
         self.run.count_in(&self.input.name, self.part, self.total);
     }
 
@@ -292,7 +312,7 @@ impl Reader {
     fn rows(&mut self, range: &OffsetRange, chunk: &Chunk) -> Result<RecordBatch> {
         match chunk {
             Chunk::Columns { rows, base, times } => {
-                self.count(rows.num_rows());
+                self.count(rows.num_rows(), rows.get_array_memory_size());
                 let count = rows.num_rows();
                 let meta = |column| {
                     let time = || times_of(times, 0..count);
@@ -311,11 +331,11 @@ impl Reader {
                 self.without_letters(range, block, rows)
             }
             Chunk::Refused { offset, .. } if self.is_known(range, *offset) => {
-                self.count(1);
+                self.count(1, 0);
                 Ok(RecordBatch::new_empty(Arc::clone(&self.schema)))
             }
             Chunk::Refused { offset, reason, raw } => {
-                self.count(1);
+                self.count(1, raw.len());
                 self.run.refuse(DeadLetter {
                     stream: self.input.name.clone(),
                     partition: range.partition.clone(),
@@ -330,7 +350,9 @@ impl Reader {
     }
 
     fn decode(&mut self, range: &OffsetRange, block: &Block) -> Result<RecordBatch> {
-        self.count(block.len());
+        // Records are in order: with the line ends between them.
+        let ends = block.spans.first().zip(block.spans.last());
+        self.count(block.len(), ends.map_or(0, |(first, last)| last.end.saturating_sub(first.start) as usize));
         let decoder = self.decoder.as_mut().ok_or_else(|| Error::internal("raw records without a decoder"))?;
         self.refused.clear();
         let rows = decoder.decode(block, &mut self.refused)?;

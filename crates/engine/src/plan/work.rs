@@ -24,7 +24,10 @@ use std::{
     },
     task::{Context, Poll},
 };
-use tidemill_core::{Clock, OperatorReport};
+use tidemill_core::{Clock, OffsetRange, OperatorReport, PartitionId, ReadReport, Stretch, Timestamp};
+
+/// Ranges that are told as they were read.
+const READS: usize = 64;
 
 thread_local! {
     /// Time of the steps below the one that is polled on this thread.
@@ -72,26 +75,67 @@ impl Step {
 struct Done {
     rows: u64,
     busy_us: u64,
+    at: Option<Stretch>,
 }
+
+/// The lesser stretch that holds both, as far as they are known.
+fn joined(one: Option<Stretch>, other: Option<Stretch>) -> Option<Stretch> {
+    one.into_iter().chain(other).reduce(Stretch::with)
+}
+
+/// A range by its stream, partition and first offset.
+type Place = (String, PartitionId, u64);
 
 /// What the steps of one batch did.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
     clock: Option<Arc<dyn Clock>>,
     done: Mutex<BTreeMap<u64, (Arc<Step>, Done)>>,
+    /// The first ranges that were read, at most [`READS`].
+    reads: Mutex<BTreeMap<Place, ReadReport>>,
 }
 
 impl Work {
     /// Timed by `clock`; without one nothing is counted.
     pub(crate) fn timed(clock: &Arc<dyn Clock>) -> Self {
-        Self { clock: Some(Arc::clone(clock)), done: Mutex::default() }
+        Self { clock: Some(Arc::clone(clock)), ..Self::default() }
     }
 
-    fn add(&self, step: &Arc<Step>, rows: u64, busy_us: u64) {
+    /// The time, where there is a clock.
+    pub(crate) fn now(&self) -> Option<Timestamp> {
+        self.clock.as_ref().map(|clock| clock.now())
+    }
+
+    /// A reader of `range` has read `records` of it so far, since `begun`. Of several readers the one that is ahead counts.
+    pub(crate) fn read(&self, stream: &str, range: &OffsetRange, records: u64, begun: Option<Timestamp>) {
+        let Some((begun, ended)) = begun.zip(self.now()) else { return };
+        let place = (stream.to_string(), range.partition.clone(), range.start.0);
+        let mut reads = self.reads.lock();
+        if reads.len() >= READS && !reads.contains_key(&place) {
+            return;
+        }
+        let at = Stretch { begun, ended };
+        let known = reads.entry(place).or_insert_with(|| ReadReport {
+            stream: stream.to_string(),
+            range: range.clone(),
+            records: 0,
+            at,
+        });
+        known.records = known.records.max(records);
+        known.at = known.at.with(at);
+    }
+
+    /// The ranges that were read, by stream and partition.
+    pub(crate) fn reads(&self) -> Vec<ReadReport> {
+        self.reads.lock().values().cloned().collect()
+    }
+
+    fn add(&self, step: &Arc<Step>, new: Done) {
         let mut done = self.done.lock();
         let (_, done) = done.entry(step.order).or_insert_with(|| (Arc::clone(step), Done::default()));
-        done.rows += rows;
-        done.busy_us += busy_us;
+        done.rows += new.rows;
+        done.busy_us += new.busy_us;
+        done.at = joined(done.at, new.at);
     }
 
     /// By operator, leaves first. An operator gave what the last of its steps did.
@@ -108,17 +152,20 @@ impl Work {
             let report = &mut reports[at];
             report.rows = done.rows;
             report.busy_us += done.busy_us;
+            report.at = joined(report.at, done.at);
             // A step without state is there once for each of its readers.
             match report.steps.iter_mut().find(|known| known.name == step.what) {
                 Some(known) => {
                     known.rows = known.rows.max(done.rows);
                     known.busy_us += done.busy_us;
+                    known.at = joined(known.at, done.at);
                 }
                 None => report.steps.push(OperatorReport {
                     name: step.what.clone(),
                     rows: done.rows,
                     busy_us: done.busy_us,
                     steps: Vec::new(),
+                    at: done.at,
                 }),
             }
         }
@@ -126,8 +173,10 @@ impl Work {
     }
 
     /// Takes a step out, as that of an output, which is no operator.
-    pub(crate) fn take(&self, step: &Step) -> (u64, u64) {
-        self.done.lock().remove(&step.order).map_or((0, 0), |(_, done)| (done.rows, done.busy_us))
+    pub(crate) fn take(&self, step: &Step, name: &str) -> OperatorReport {
+        let done = self.done.lock().remove(&step.order).map_or_else(Done::default, |(_, done)| done);
+        let Done { rows, busy_us, at } = done;
+        OperatorReport { name: name.to_string(), rows, busy_us, steps: Vec::new(), at }
     }
 }
 
@@ -152,8 +201,7 @@ struct Counted {
 
 impl Counted {
     fn tell(&mut self) {
-        let Done { rows, busy_us } = std::mem::take(&mut self.done);
-        self.run.work.add(&self.step, rows, busy_us);
+        self.run.work.add(&self.step, std::mem::take(&mut self.done));
     }
 }
 
@@ -166,9 +214,11 @@ impl Stream for Counted {
         let outer = BELOW.replace(0);
         let begun = clock.now();
         let polled = this.rows.as_mut().poll_next(cx);
-        let took = u64::try_from(clock.now().since(begun).as_micros()).unwrap_or(u64::MAX);
+        let ended = clock.now();
+        let took = u64::try_from(ended.since(begun).as_micros()).unwrap_or(u64::MAX);
         let below = BELOW.replace(outer.saturating_add(took));
         this.done.busy_us += took.saturating_sub(below);
+        this.done.at = joined(this.done.at, Some(Stretch { begun, ended }));
         match &polled {
             Poll::Ready(Some(Ok(rows))) if this.counts => this.done.rows += rows.num_rows() as u64,
             Poll::Ready(None) => this.tell(),
@@ -232,6 +282,9 @@ mod tests {
         let told = run.work.reports();
         let told: Vec<_> = told.iter().map(|r| (r.name.as_str(), r.rows, r.busy_us, r.steps.len())).collect();
         assert_eq!(told, [("posts", 7, 20, 1), ("top", 7, 12, 2)]);
+        // From the first look of any of its steps to the last.
+        let whole = Some(Stretch { begun: Timestamp(5), ended: clock.now() });
+        assert!(run.work.reports().iter().all(|report| report.at == whole), "{:?}", run.work.reports());
         assert_eq!(Step::of("columns").map(|step| step.order), None);
     }
 }

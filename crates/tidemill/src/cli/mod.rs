@@ -31,6 +31,7 @@ mod sql;
 mod status;
 mod table;
 mod topic;
+mod traces;
 mod values;
 
 use clap::{Parser, Subcommand};
@@ -67,7 +68,8 @@ Examples:
 
 Environment: TIDEMILL_DATA is the data directory where --data is not given; TIDEMILL_LOG chooses what \
 is logged (`tidemill_engine=debug,warn`), whatever -v says; NO_COLOR leaves colours out; TIDEMILL_WEB_TOKEN is a \
-token of an admin for the page, and TIDEMILL_TOKEN the token that `status` sends."
+token of an admin for the page, and TIDEMILL_TOKEN the token that `status` sends; TIDEMILL_TRACES is the collector of \
+traces where --traces is not given."
 )]
 pub(crate) struct Cli {
     /// Log more: -v what happens, -vv details, -vvv everything.

@@ -3,7 +3,7 @@
 //! Invariant: as [`tidemill::assemble`] has it: what was finished is kept, and
 //! the same command continues there.
 
-use super::{change::HEADING, out::outln, page::PageArgs, program::ProgramArgs, values};
+use super::{change::HEADING, out::outln, page::PageArgs, program::ProgramArgs, traces::TracesArgs, values};
 use clap::Args;
 use std::path::Path;
 use tidemill::{
@@ -38,6 +38,9 @@ pub(crate) struct Run {
     #[command(flatten)]
     page: PageArgs,
 
+    #[command(flatten)]
+    traces: TracesArgs,
+
     /// Serve no page.
     #[arg(long)]
     no_web: bool,
@@ -71,10 +74,12 @@ pub(crate) struct Run {
 impl Run {
     /// What is wrong with the command line beyond its single words.
     pub(crate) fn check(&self) -> Result<()> {
+        self.traces.traces()?;
         if self.no_web { Ok(()) } else { self.page.access().map(drop) }
     }
 
     pub(crate) fn run(self) -> Result<()> {
+        let traces = self.traces.traces()?;
         let access = if self.no_web { Access::default() } else { self.page.access()? };
         let versions = Versions { batches: self.keep_versions, age: self.keep_versions_for, ..Versions::default() };
         let (accept, memory) = (self.accept_changes, self.state_memory);
@@ -92,7 +97,7 @@ impl Run {
         let show = if self.headless { Show::Lines } else { Show::Auto };
         let page = (!self.no_web).then_some(self.page.web);
         let beside = self.program.path.parent().unwrap_or(Path::new("")).join(".");
-        let assembly = Assembly::new(context).page(page).access(access).notebooks(beside);
+        let assembly = Assembly::new(context).page(page).access(access).notebooks(beside).traces(traces);
         let ended = assembly.show(show).run_for(self.run_for).run()?;
         super::print_summary(&ended)?;
         outln!("Kept in {}; the same command continues there.", self.program.data.path.display());

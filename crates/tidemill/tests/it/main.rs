@@ -34,6 +34,7 @@ mod social;
 mod tidy;
 mod topic_sink;
 mod topics;
+mod traces;
 #[path = "../../../store/src/tests/tries.rs"]
 mod tries;
 mod undo;

@@ -101,7 +101,7 @@ pub(crate) fn filled(site: Site) -> Site {
 }
 
 fn work(name: &str, rows: u64, busy_us: u64, steps: Vec<OperatorReport>) -> OperatorReport {
-    OperatorReport { name: name.to_string(), rows, busy_us, steps }
+    OperatorReport { name: name.to_string(), rows, busy_us, steps, ..OperatorReport::default() }
 }
 
 /// Of a batch over `posts` with two operators and a dead letter.

@@ -68,7 +68,12 @@ impl Inspect for Fake {
             took_us: 5000,
             program: ProgramThen::Other,
             inputs: vec![Sample { total: 10, ..sample("posts", &[("sea", 1), ("tide", 2)]) }],
-            operators: vec![OperatorReport { name: "words".to_string(), rows: 2, busy_us: 900, steps: Vec::new() }],
+            operators: vec![OperatorReport {
+                name: "words".to_string(),
+                rows: 2,
+                busy_us: 900,
+                ..OperatorReport::default()
+            }],
             plans: vec![PlanReport {
                 output: "words".to_string(),
                 nodes: vec![

@@ -179,6 +179,7 @@ fn hostile(site: &Site) {
         rows: 1,
         busy_us: 5,
         steps: ["a", payload].map(|name| OperatorReport { name: name.to_string(), ..OperatorReport::default() }).into(),
+        ..OperatorReport::default()
     };
     for (batch, letters) in (1..).zip(letters.chunks(20)) {
         let detail = BatchDetail {

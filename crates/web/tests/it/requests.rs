@@ -242,6 +242,9 @@ async fn metrics_are_well_formed_and_count_each_batch_once() {
     // More than the follower's lag, so that it has to read the board's history.
     (0..500).for_each(|batch| site.board.publish_batch(report(batch)));
     live.until("batch", |data| data["reports"].as_array().is_some_and(|r| r.len() >= 500)).await;
+    let without = http::get(site.address, "/metrics").await;
+    assert!(!without.text().contains("tidemill_spans"), "only of a program that exports traces");
+    site.board.update_traces(|traces| (traces.sent, traces.dropped) = (70, 3));
     let reply = http::get(site.address, "/metrics").await;
     assert!(reply.header("content-type").unwrap().starts_with("text/plain; version=0.0.4"));
     let mut values = BTreeMap::new();
@@ -265,6 +268,8 @@ async fn metrics_are_well_formed_and_count_each_batch_once() {
         ("tidemill_batch_duration_seconds_bucket{le=\"+Inf\"}", 500.0),
         ("tidemill_scheduling_delay_seconds_bucket{le=\"0.0025\"}", 500.0),
         ("tidemill_phase{phase=\"starting\"}", 1.0),
+        ("tidemill_spans_exported_total", 70.0),
+        ("tidemill_spans_dropped_total", 3.0),
     ] {
         assert_eq!(values.get(name), Some(&value), "{name} in {values:#?}");
     }

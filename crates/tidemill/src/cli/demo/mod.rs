@@ -12,7 +12,7 @@ mod sample;
 
 pub(super) use sample::texts as sample_texts;
 
-use super::{out::outln, page::PageArgs, program, values};
+use super::{out::outln, page::PageArgs, program, traces::TracesArgs, values};
 use clap::{Args, ValueEnum};
 use parking_lot::Mutex;
 use std::{
@@ -86,6 +86,9 @@ pub(crate) struct Demo {
     #[command(flatten)]
     page: PageArgs,
 
+    #[command(flatten)]
+    traces: TracesArgs,
+
     /// Posts of the sample per second.
     #[arg(long, value_name = "N", default_value = "2000", value_parser = values::rate, conflicts_with = "live")]
     rate: f64,
@@ -106,11 +109,12 @@ enum Live {
 impl Demo {
     /// What is wrong with the command line beyond its single words.
     pub(crate) fn check(&self) -> Result<()> {
+        self.traces.traces()?;
         self.page.access().map(drop)
     }
 
     pub(crate) fn run(self) -> Result<()> {
-        let access = self.page.access()?;
+        let (access, traces) = (self.page.access()?, self.traces.traces()?);
         let views = match &self.program {
             Some(path) => program::read(path)?,
             None => TRENDING.to_string(),
@@ -137,6 +141,7 @@ impl Demo {
         let show = if self.headless { Show::Lines } else { Show::Auto };
         let mut assembly =
             Assembly::new(context).page(Some(self.page.web)).access(access).show(show).run_for(self.run_for);
+        assembly = assembly.traces(traces);
         let reach = Arc::new(Reach::default());
         if self.live.is_some() {
             let (reach, since) = (Arc::clone(&reach), Instant::now());
