@@ -15,6 +15,7 @@ mod mistakes;
 mod modes;
 mod slides;
 mod spill;
+mod stops;
 mod tables;
 mod updates;
 
