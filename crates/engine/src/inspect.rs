@@ -12,6 +12,7 @@
 
 mod again;
 mod bounds;
+mod gaps;
 mod steps;
 
 use crate::{
@@ -148,6 +149,9 @@ impl Pipeline {
             return Err(Error::user(format!("what was before batch {id} is not kept any more: take a later one")));
         }
         let mut this = Self::aside(context, config, &past)?;
+        if let (Some(keep), Some(data)) = (&this.keep, &config.data_dir) {
+            gaps::refuse(keep, data, &config.name, &batch)?;
+        }
         if let Some(bytes) = bounds.memory {
             this = this.within(bytes)?;
         }

@@ -6,14 +6,14 @@
 //! and not that it has happened. Called by the router.
 
 use crate::{
-    api::{now, problem, taken},
+    api::{Named, Nothing, now, problem, taken},
     role::Caller,
     server::Shared,
 };
 use axum::{
     Extension, Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use tidemill_core::{AlertAsk, AlertReport, Duration, Silence};
 
 /// A silence is not longer than this: what nobody wants to hear of for a year is better taken out of the program.
-const LONGEST: u64 = 366 * 24 * 3600;
+pub(crate) const LONGEST: u64 = 366 * 24 * 3600;
 /// Signs of a silence's reason at most.
 const WHY: usize = 500;
 
@@ -47,7 +47,7 @@ pub(crate) async fn alerts(State(shared): State<Arc<Shared>>) -> Json<Vec<Arc<Al
 /// `POST /api/v1/alerts/{name}/silence`
 pub(crate) async fn silence(
     State(shared): State<Arc<Shared>>,
-    Path(name): Path<String>,
+    Named(name): Named,
     caller: Option<Extension<Caller>>,
     body: Bytes,
 ) -> Response {
@@ -68,7 +68,10 @@ pub(crate) async fn silence(
 }
 
 /// `POST /api/v1/alerts/{name}/test`
-pub(crate) async fn test(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+pub(crate) async fn test(State(shared): State<Arc<Shared>>, Named(name): Named, body: Bytes) -> Response {
+    if let Err(refusal) = taken::<Nothing>(&body) {
+        return *refusal;
+    }
     asked(&shared, &name, AlertAsk::Test)
 }
 

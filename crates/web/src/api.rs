@@ -13,12 +13,13 @@ use crate::{
 };
 use axum::{
     Extension, Json,
-    extract::{Path, State},
-    http::{HeaderValue, Method, StatusCode, Uri, header},
+    extract::{FromRequestParts, Path, State},
+    http::{HeaderValue, Method, StatusCode, Uri, header, request::Parts},
     response::{IntoResponse, Response},
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    fmt,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -86,7 +87,7 @@ pub(crate) async fn views(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// `/api/views/{name}`, as it is or as it was after `?batch=`.
-pub(crate) async fn view(State(shared): State<Arc<Shared>>, Path(name): Path<String>, asked: Uri) -> Response {
+pub(crate) async fn view(State(shared): State<Arc<Shared>>, Named(name): Named, asked: Uri) -> Response {
     let parts = asked.query().into_iter().flat_map(|query| query.split('&'));
     if let Some(batch) = parts.filter_map(|part| part.strip_prefix("batch=")).next() {
         let Ok(batch) = batch.parse() else {
@@ -106,7 +107,7 @@ pub(crate) async fn view(State(shared): State<Arc<Shared>>, Path(name): Path<Str
 }
 
 /// `/api/v1/views/{name}/history`: what it showed lately, the oldest first; as many of the newest as fit.
-pub(crate) async fn history(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+pub(crate) async fn history(State(shared): State<Arc<Shared>>, Named(name): Named) -> Response {
     let steps = shared.watch.past.of(&name);
     if steps.is_empty() {
         return problem(
@@ -148,7 +149,7 @@ struct Batch<'a> {
 }
 
 /// `/api/v1/batches/{batch}`
-pub(crate) async fn batch(State(shared): State<Arc<Shared>>, Path(batch): Path<String>) -> Response {
+pub(crate) async fn batch(State(shared): State<Arc<Shared>>, Named(batch): Named) -> Response {
     let found = batch.parse().ok().and_then(|batch| shared.board.report(BatchId(batch)));
     match found {
         Some(report) => Json(Batch { report: &report, detail: &report.detail }).into_response(),
@@ -190,10 +191,35 @@ pub(crate) async fn elsewhere(method: Method) -> Response {
     if method == Method::GET { nothing_here().await } else { not_allowed(&HeaderValue::from_static("GET")) }
 }
 
+/// The part of a path that names something.
+pub(crate) struct Named(pub(crate) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Named {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        match Path::from_request_parts(parts, state).await {
+            Ok(Path(name)) => Ok(Self(name)),
+            Err(_) => Err(problem(StatusCode::BAD_REQUEST, "the path names something that is no text")),
+        }
+    }
+}
+
+/// What a request says that has nothing to say.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
 /// What a request's body says, or the answer that tells what is wrong with it.
 pub(crate) fn taken<T: DeserializeOwned>(body: &[u8]) -> Result<T, Box<Response>> {
-    serde_json::from_slice(body)
-        .map_err(|e| Box::new(problem(StatusCode::BAD_REQUEST, &format!("the body is not what is taken here: {e}"))))
+    let wrong = |why: &dyn fmt::Display| {
+        Box::new(problem(StatusCode::BAD_REQUEST, &format!("the body is not what is taken here: {why}")))
+    };
+    // A list would be read as the fields in their order, which nobody has written down.
+    if body.trim_ascii_start().first() != Some(&b'{') {
+        return Err(wrong(&"it is a JSON object, as in {}"));
+    }
+    serde_json::from_slice(body).map_err(|e| wrong(&e))
 }
 
 /// An error as JSON.

@@ -5,13 +5,13 @@
 //! looked at and is small; a client that closes, or sends more, loses its seat.
 //! Called by the router, behind the guard, which refuses foreign origins.
 
-use crate::{live, server::Shared};
+use crate::{api::problem, live, server::Shared};
 use axum::{
     extract::{
         State,
-        ws::{Message, WebSocket, WebSocketUpgrade},
+        ws::{Message, WebSocket, WebSocketUpgrade, rejection::WebSocketUpgradeRejection},
     },
-    response::Response,
+    response::{IntoResponse, Response},
 };
 use bytes::Bytes;
 use futures::{SinkExt, StreamExt};
@@ -22,7 +22,17 @@ use tokio::sync::OwnedSemaphorePermit;
 const MESSAGE: usize = 4096;
 
 /// `/api/v1/feed`
-pub(crate) async fn feed(State(shared): State<Arc<Shared>>, upgrade: WebSocketUpgrade) -> Response {
+pub(crate) async fn feed(
+    State(shared): State<Arc<Shared>>,
+    upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
+) -> Response {
+    let upgrade = match upgrade {
+        Ok(upgrade) => upgrade,
+        Err(wrong) => {
+            let why = wrong.body_text();
+            return problem(wrong.into_response().status(), &format!("only a WebSocket is served here: {why}"));
+        }
+    };
     let seat = match live::seat(&shared) {
         Ok(seat) => seat,
         Err(refusal) => return *refusal,

@@ -1,7 +1,7 @@
 //! One batch run again, compared with what it gave then; and a state's first rows.
 //!
 //! ```text
-//! POST /api/v1/batches/17/run ─► one at a time, else 429 ─► Inspect, on a thread that may block
+//! POST /api/v1/batches/17/run ─► one at a time, else 429 ─► rest ─► Inspect, on a thread that may block
 //!     now:   what it gives        ┐
 //!     then:  topic, program of    ├─► removed, added, common, by the whole text of each row
 //!            then, view, or count ┘
@@ -12,7 +12,7 @@
 //! compared is said to be so, with the reason. Called by the router.
 
 use crate::{
-    api::{self, problem},
+    api::{self, Named, Nothing, problem},
     openapi::{list, object, reference},
     rows,
     server::Shared,
@@ -21,18 +21,26 @@ use arrow_array::RecordBatch;
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
-use serde::{Deserialize, Serialize};
+use parking_lot::Mutex;
+use serde::Serialize;
 use serde_json::{Value, json};
 use std::{collections::HashMap, sync::Arc};
 use tidemill_core::{
-    BatchId, BatchReport, Blame, Error, Inspect, Kept, LetterReport, OperatorReport, PlanReport, ProgramThen, Rerun,
-    RerunOutput, RerunState, Sample, Timestamp,
+    BatchId, BatchReport, Blame, Duration, Error, Inspect, Kept, LetterReport, OperatorReport, PlanReport, ProgramThen,
+    Rerun, RerunOutput, RerunState, Sample, Timestamp,
 };
-use tokio::{sync::Semaphore, task::spawn_blocking};
+use tokio::{
+    sync::Semaphore,
+    task::spawn_blocking,
+    time::{Instant, sleep_until},
+};
+
+/// The longest rest after a look.
+const REST: Duration = Duration::from_secs(30);
 
 /// Who looks at the program, one question at a time.
 #[derive(Debug)]
@@ -40,11 +48,19 @@ pub(crate) struct Inspecting {
     inspect: Option<Arc<dyn Inspect>>,
     /// Two would take twice the memory, and the time of the batches.
     turn: Arc<Semaphore>,
+    /// Until when nobody looks, for the sake of the batches.
+    rest: Arc<Mutex<Option<Instant>>>,
+}
+
+/// What a look leaves to the batches: three times what it took, so that looks one after the other take a quarter of a
+/// core; a long one does not keep people waiting for minutes.
+fn rest_after(took: Duration) -> Duration {
+    took.saturating_mul(3).min(REST)
 }
 
 impl Default for Inspecting {
     fn default() -> Self {
-        Self { inspect: None, turn: Arc::new(Semaphore::new(1)) }
+        Self { inspect: None, turn: Arc::new(Semaphore::new(1)), rest: Arc::default() }
     }
 }
 
@@ -53,7 +69,7 @@ impl Inspecting {
         Self { inspect: Some(inspect), ..Self::default() }
     }
 
-    /// Asks on a thread that may block, if nobody else does.
+    /// Asks on a thread that may block, if nobody else does, and when what was asked before has been rested from.
     async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&dyn Inspect) -> Result<T, Error> + Send + 'static,
@@ -66,9 +82,17 @@ impl Inspecting {
             let why = "a batch or a state is looked at already: one at a time, so that the batches have the processor";
             return Err(problem(StatusCode::TOO_MANY_REQUESTS, why));
         };
+        let until = *self.rest.lock();
+        if let Some(until) = until {
+            // Whoever goes away meanwhile gives the turn back.
+            sleep_until(until).await;
+        }
         // The turn ends with the work, not with a client that goes away.
+        let rest = Arc::clone(&self.rest);
         let answer = spawn_blocking(move || {
+            let began = Instant::now();
             let answer = question(&*inspect);
+            *rest.lock() = Some(Instant::now() + rest_after(began.elapsed()));
             drop(turn);
             answer
         });
@@ -87,14 +111,9 @@ impl Inspecting {
     }
 }
 
-/// What a request to run a batch again says: nothing so far.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RunAgain {}
-
 /// `POST /api/v1/batches/{batch}/run`
-pub(crate) async fn run(State(shared): State<Arc<Shared>>, Path(batch): Path<String>, body: Bytes) -> Response {
-    if let Err(refusal) = api::taken::<RunAgain>(&body) {
+pub(crate) async fn run(State(shared): State<Arc<Shared>>, Named(batch): Named, body: Bytes) -> Response {
+    if let Err(refusal) = api::taken::<Nothing>(&body) {
         return *refusal;
     }
     let Ok(batch) = batch.parse() else {
@@ -107,7 +126,7 @@ pub(crate) async fn run(State(shared): State<Arc<Shared>>, Path(batch): Path<Str
 }
 
 /// `GET /api/v1/states/{name}`
-pub(crate) async fn state(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+pub(crate) async fn state(State(shared): State<Arc<Shared>>, Named(name): Named) -> Response {
     match shared.inspecting.ask(move |inspect| inspect.state(&name)).await {
         Ok(Some(sample)) => Json(table(&sample)).into_response(),
         Ok(None) => problem(StatusCode::NOT_FOUND, "no state of an operator of this name is kept"),
@@ -381,6 +400,50 @@ pub(crate) fn schema(letter: &Value) -> Value {
 mod tests {
     use super::*;
     use arrow_array::{Int64Array, StringArray};
+
+    /// Knows nothing.
+    #[derive(Debug)]
+    struct Blind;
+
+    impl Inspect for Blind {
+        fn run_again(&self, _batch: BatchId) -> Result<Rerun, Error> {
+            Err(Error::user("blind"))
+        }
+
+        fn state(&self, _operator: &str) -> Result<Option<Sample>, Error> {
+            Ok(None)
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_one_after_the_other_leave_three_quarters_of_the_time_to_the_batches() {
+        let inspecting = Inspecting::of(Arc::new(Blind));
+        let clock = tokio::runtime::Handle::current();
+        // A look that takes so long.
+        let look = async |took: Duration| {
+            let (begun, clock) = (Instant::now(), clock.clone());
+            let question = move |_: &dyn Inspect| {
+                let began = Instant::now();
+                clock.block_on(tokio::time::advance(took));
+                Ok(began)
+            };
+            inspecting.ask(question).await.unwrap() - begun
+        };
+        let [short, long, none] = [2, 100, 0].map(Duration::from_secs);
+        assert_eq!(look(short).await, none, "the first waits for nothing");
+        assert_eq!(look(long).await.as_secs(), 6);
+        assert_eq!(look(none).await.as_secs(), 30, "nobody waits for minutes");
+        assert_eq!(look(none).await, none);
+        // Whoever waits has the turn, and gives it back when he goes away.
+        look(short).await;
+        {
+            let mut waits = std::pin::pin!(inspecting.ask(|_| Ok(())));
+            assert!(futures::poll!(&mut waits).is_pending());
+            let refused = inspecting.ask(|_| Ok(())).await.unwrap_err();
+            assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+        }
+        assert_eq!(look(none).await.as_secs(), 6);
+    }
 
     fn sample(column: &str, rows: &[(&str, i64)]) -> Sample {
         let words = Arc::new(StringArray::from_iter_values(rows.iter().map(|row| row.0))) as _;

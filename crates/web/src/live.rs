@@ -285,6 +285,7 @@ mod tests {
             inspecting: crate::inspect::Inspecting::default(),
             desk: crate::query::Desk::new(None, None),
             shelf: None,
+            guarded: false,
         })
     }
 

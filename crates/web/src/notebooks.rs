@@ -6,13 +6,13 @@
 //! not overwrite each other. Called by the router.
 
 use crate::{
-    api::{self, problem},
+    api::{self, Named, problem},
     server::Shared,
 };
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::State,
     http::StatusCode,
     response::{IntoResponse, Response},
 };
@@ -27,6 +27,8 @@ const TEXT: usize = 1 << 20;
 pub(crate) const BODY: usize = 6 * TEXT + 4096;
 /// Characters of a name at most.
 const NAME: usize = 64;
+/// The same as [`is_name`], for those who read the description.
+pub(crate) const NAMES: &str = "^[A-Za-z0-9_-][A-Za-z0-9._-]{0,63}$";
 
 /// A text to be kept.
 #[derive(Debug, Deserialize)]
@@ -78,7 +80,7 @@ pub(crate) async fn list(State(shared): State<Arc<Shared>>) -> Response {
 }
 
 /// `GET /api/v1/notebooks/{name}`
-pub(crate) async fn read(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Response {
+pub(crate) async fn read(State(shared): State<Arc<Shared>>, Named(name): Named) -> Response {
     let asked = name.clone();
     match of_shelf(&shared, &name, move |shelf| shelf.read(&asked)).await {
         Ok(Some(notebook)) => Json(notebook).into_response(),
@@ -88,7 +90,7 @@ pub(crate) async fn read(State(shared): State<Arc<Shared>>, Path(name): Path<Str
 }
 
 /// `POST /api/v1/notebooks/{name}`
-pub(crate) async fn keep(State(shared): State<Arc<Shared>>, Path(name): Path<String>, body: Bytes) -> Response {
+pub(crate) async fn keep(State(shared): State<Arc<Shared>>, Named(name): Named, body: Bytes) -> Response {
     let text: Text = match api::taken(&body) {
         Ok(text) => text,
         Err(refusal) => return *refusal,

@@ -5,27 +5,31 @@
 //! a test asks every route and compares. Called by the router.
 
 use crate::{
+    alerts, query,
     role::Role,
     routes::{Answer, Parameter, ROUTES, Route, Verb},
+    server::Shared,
 };
-use axum::Json;
+use axum::{Json, extract::State};
 use serde_json::{Map, Value, json};
+use std::{collections::BTreeSet, sync::Arc};
 
 /// `/api/v1/openapi.json`
-pub(crate) async fn openapi() -> Json<Value> {
-    Json(document())
+pub(crate) async fn openapi(State(shared): State<Arc<Shared>>) -> Json<Value> {
+    Json(document(shared.guarded))
 }
 
-fn document() -> Value {
+/// Of a server that wants tokens, or of one that lets all do everything.
+fn document(guarded: bool) -> Value {
     let mut paths = Map::new();
     for route in ROUTES {
         let verb = match route.verb {
             Verb::Get => "get",
             Verb::Post => "post",
         };
-        paths.entry(route.path).or_insert_with(|| json!({}))[verb] = operation(route);
+        paths.entry(route.path).or_insert_with(|| json!({}))[verb] = operation(route, guarded);
     }
-    json!({
+    let mut document = json!({
         "openapi": "3.1.0",
         "info": {
             "title": "Tidemill",
@@ -34,15 +38,35 @@ fn document() -> Value {
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "paths": paths,
-        "security": [{ "token": [] }],
-        "components": {
-            "schemas": schemas(),
-            "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
-        },
-    })
+        "components": { "schemas": schemas() },
+    });
+    if guarded {
+        document["security"] = json!([{ "token": [] }]);
+        document["components"]["securitySchemes"] = json!({ "token": { "type": "http", "scheme": "bearer" } });
+    }
+    document
 }
 
-fn operation(route: &Route) -> Value {
+/// What one may be answered instead of what the route gives.
+fn refusals(route: &Route, guarded: bool) -> BTreeSet<u16> {
+    let mut all: BTreeSet<u16> = route.refusals.iter().copied().collect();
+    // From the guard, whoever asks; see [`crate::guard`].
+    all.extend([403, 421]);
+    // From the gate; see [`crate::gate`].
+    if guarded {
+        all.extend([401, 429]);
+    }
+    if route.verb == Verb::Post {
+        all.extend([400, 408, 413, 415]);
+    }
+    // What is no text, or no number.
+    if !route.parameters.is_empty() {
+        all.insert(400);
+    }
+    all
+}
+
+fn operation(route: &Route, guarded: bool) -> Value {
     let content = match route.answer {
         Answer::Json(name) => json!({ "application/json": { "schema": reference(name) } }),
         Answer::List(name) => {
@@ -57,30 +81,19 @@ fn operation(route: &Route) -> Value {
         Answer::Socket => responses.insert("101".to_string(), json!({ "description": "a WebSocket" })),
         _ => responses.insert("200".to_string(), json!({ "description": route.summary, "content": content })),
     };
-    // What the gate may answer instead; see [`crate::gate`].
-    let token: &[u16] = if route.role.is_some() { &[401, 403, 429] } else { &[401, 429] };
-    let body: &[u16] = if route.verb == Verb::Post { &[408, 413, 415] } else { &[] };
-    for status in route.refusals.iter().chain(token).chain(body) {
+    for status in refusals(route, guarded) {
         let schema = reference(match (route.path, status) {
             ("/readyz", 503) => "Health",
             ("/api/v1/query", 400 | 409 | 500..) => "Refused",
             _ => "Error",
         });
-        // A wrong parameter or a wrong upgrade is told as text.
-        let content = match status {
-            400 => json!({
-                "text/plain": { "schema": { "type": "string" } },
-                "application/json": { "schema": schema },
-            }),
-            426 => json!({ "text/plain": { "schema": { "type": "string" } } }),
-            _ => json!({ "application/json": { "schema": schema } }),
-        };
+        let content = json!({ "application/json": { "schema": schema } });
         responses.insert(status.to_string(), json!({ "description": "refused, with the reason", "content": content }));
     }
     let parameters: Vec<Value> = route.parameters.iter().map(parameter).collect();
     let mut operation = json!({ "summary": route.summary, "parameters": parameters, "responses": responses });
     // Without the word, what stands for the whole document holds.
-    if route.role.is_none() {
+    if guarded && route.role.is_none() {
         operation["security"] = json!([]);
     }
     operation["x-role"] = json!(route.role.map(Role::name));
@@ -93,8 +106,10 @@ fn operation(route: &Route) -> Value {
 
 fn parameter(parameter: &Parameter) -> Value {
     let mut schema = json!({ "type": parameter.kind });
-    if parameter.kind == "integer" {
-        schema["minimum"] = json!(0);
+    match parameter.kind {
+        "integer" => schema = number(),
+        _ if parameter.pattern.is_empty() => schema["minLength"] = json!(1),
+        _ => schema["pattern"] = json!(parameter.pattern),
     }
     json!({
         "name": parameter.name,
@@ -103,6 +118,11 @@ fn parameter(parameter: &Parameter) -> Value {
         "description": parameter.what,
         "schema": schema,
     })
+}
+
+/// A number that callers give.
+fn number() -> Value {
+    json!({ "type": "integer", "minimum": 0, "maximum": u64::MAX })
 }
 
 pub(crate) fn reference(name: &str) -> Value {
@@ -179,7 +199,11 @@ fn schemas() -> Value {
         "Alert": alert(&text, &time, &count, &truth),
         "Silence": json!({
             "type": "object",
-            "properties": { "key": or_null("string"), "seconds": count, "why": text },
+            "properties": {
+                "key": or_null("string"),
+                "seconds": { "type": "integer", "minimum": 0, "maximum": alerts::LONGEST },
+                "why": text,
+            },
             "required": ["seconds"],
             "additionalProperties": false,
         }),
@@ -226,7 +250,6 @@ fn schemas() -> Value {
             ]))),
         ]),
         "Graph": object(&[("nodes", list(&node(&text, &truth, &column)))]),
-        "RunAgain": object(&[]),
         "Table": crate::inspect::table_schema(),
         "Rerun": crate::inspect::schema(&letter),
     });
@@ -240,14 +263,30 @@ fn notebook() -> Map<String, Value> {
         (json!({ "type": "integer", "minimum": 0 }), json!({ "type": "string" }), json!({ "type": "boolean" }));
     let or_null = |kind: &str| json!({ "type": [kind, "null"] });
     let literal = json!({ "type": ["string", "number", "boolean", "null"] });
-    let mut question = object(&[
-        ("sql", text.clone()),
-        ("at_batch", or_null("integer")),
-        ("params", by_name(&literal)),
-        ("limit", count.clone()),
-        ("id", text.clone()),
-    ]);
-    question["required"] = json!(["sql"]);
+    let question = json!({
+        "type": "object",
+        "properties": {
+            "sql": { "type": "string", "examples": ["SELECT 1 AS one"] },
+            "at_batch": { "type": ["integer", "null"], "minimum": 0, "maximum": u64::MAX },
+            "params": by_name(&literal),
+            "limit": { "type": ["integer", "null"], "minimum": 1, "maximum": query::ROWS },
+            "id": { "type": ["string", "null"], "pattern": query::IDS },
+        },
+        "required": ["sql"],
+        "additionalProperties": false,
+    });
+    let keep = json!({
+        "type": "object",
+        "properties": { "text": text, "revision": or_null("string") },
+        "required": ["text"],
+        "additionalProperties": false,
+    });
+    let refused = json!({
+        "type": "object",
+        "properties": { "error": text, "line": or_null("integer"), "column": or_null("integer"), "id": text },
+        "required": ["error"],
+        "additionalProperties": false,
+    });
     let column = object(&[("name", text.clone()), ("type", text.clone())]);
     let rows = object(&[
         ("id", text.clone()),
@@ -264,21 +303,14 @@ fn notebook() -> Map<String, Value> {
     let table = object(&[("name", text.clone()), ("kind", text.clone()), ("columns", list(&text))]);
     let all = [
         ("Question", question),
-        ("Nothing", json!({ "type": "object" })),
+        ("Nothing", object(&[])),
+        ("Keep", keep),
         ("Rows", rows),
-        (
-            "Refused",
-            object(&[
-                ("error", text.clone()),
-                ("line", or_null("integer")),
-                ("column", or_null("integer")),
-                ("id", text.clone()),
-            ]),
-        ),
+        ("Refused", refused),
         ("Followed", object(&[("id", text.clone()), ("state", state), ("read", count.clone()), ("elapsed_ms", count)])),
         ("Names", object(&[("tables", list(&table)), ("functions", list(&text))])),
         ("Notebooks", object(&[("kept", truth), ("names", list(&text))])),
-        ("Notebook", object(&[("text", text.clone()), ("revision", or_null("string"))])),
+        ("Notebook", object(&[("text", text.clone()), ("revision", text.clone())])),
         ("Kept", object(&[("revision", text)])),
     ];
     all.into_iter().map(|(name, schema)| (name.to_string(), schema)).collect()

@@ -12,14 +12,14 @@
 //! server was given as [`Answers`]. Called by the router.
 
 use crate::{
-    api::{self, problem},
+    api::{self, Named, Nothing, problem},
     rows,
     server::Shared,
 };
 use axum::{
     Json,
     body::Bytes,
-    extract::{Path, State},
+    extract::State,
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -43,7 +43,7 @@ const ABREAST: usize = 4;
 /// How long one may take, unless the server says other.
 const LONGEST: Duration = Duration::from_secs(120);
 /// Rows of an answer at most, and unless the asker says other.
-const ROWS: usize = 10_000;
+pub(crate) const ROWS: usize = 10_000;
 const USUAL: usize = 1000;
 /// Bytes of an answer after which no further row is begun.
 const BYTES: usize = 4 << 20;
@@ -51,6 +51,8 @@ const BYTES: usize = 4 << 20;
 const REMEMBERED: usize = 64;
 /// Characters of an asker's own id.
 const ID: usize = 64;
+/// The same, for those who read the description.
+pub(crate) const IDS: &str = "^[A-Za-z0-9_-]{1,64}$";
 
 /// A question as it comes.
 #[derive(Debug, Deserialize)]
@@ -289,12 +291,15 @@ fn unknown() -> Response {
 }
 
 /// `GET /api/v1/query/{id}`
-pub(crate) async fn follow(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+pub(crate) async fn follow(State(shared): State<Arc<Shared>>, Named(id): Named) -> Response {
     shared.desk.find(&id).map_or_else(unknown, |entry| Json(entry.told()).into_response())
 }
 
 /// `POST /api/v1/query/{id}/cancel`
-pub(crate) async fn cancel(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+pub(crate) async fn cancel(State(shared): State<Arc<Shared>>, Named(id): Named, body: Bytes) -> Response {
+    if let Err(refusal) = api::taken::<Nothing>(&body) {
+        return *refusal;
+    }
     let Some(entry) = shared.desk.find(&id) else { return unknown() };
     entry.progress.stop();
     entry.end(Stage::Stopped);

@@ -61,6 +61,8 @@ pub(crate) struct Parameter {
     pub(crate) place: &'static str,
     /// `string` or `integer`.
     pub(crate) kind: &'static str,
+    /// What a string has to match; empty for one that need not.
+    pub(crate) pattern: &'static str,
     pub(crate) what: &'static str,
 }
 
@@ -79,24 +81,24 @@ pub(crate) struct Route {
     pub(crate) summary: &'static str,
     pub(crate) parameters: &'static [Parameter],
     pub(crate) answer: Answer,
-    /// Statuses beside 200.
+    /// Statuses beside 200, and beside those of the gate and of what is sent; see [`openapi`].
     pub(crate) refusals: &'static [u16],
     pub(crate) serve: fn() -> MethodRouter<Arc<Shared>>,
 }
 
-const VIEW: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the view's name" };
+const VIEW: Parameter = Parameter { name: "name", place: "path", kind: "string", pattern: "", what: "the view's name" };
 const MOMENT: Parameter = Parameter {
     name: "batch",
     place: "query",
     kind: "integer",
     what: "as it was after this batch, as far as that is remembered",
+    ..VIEW
 };
-const QUERY: Parameter = Parameter { name: "id", place: "path", kind: "string", what: "the query's id" };
-const NOTEBOOK: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the notebook's name" };
-const ALERT: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the alert's name" };
-const BATCH: Parameter = Parameter { name: "batch", place: "path", kind: "integer", what: "the batch's number" };
-
-const STATE: Parameter = Parameter { name: "name", place: "path", kind: "string", what: "the operator's name" };
+const QUERY: Parameter = Parameter { name: "id", pattern: query::IDS, what: "the query's id", ..VIEW };
+const NOTEBOOK: Parameter = Parameter { pattern: notebooks::NAMES, what: "the notebook's name", ..VIEW };
+const ALERT: Parameter = Parameter { what: "the alert's name", ..VIEW };
+const BATCH: Parameter = Parameter { name: "batch", kind: "integer", what: "the batch's number", ..VIEW };
+const STATE: Parameter = Parameter { what: "the operator's name", ..VIEW };
 
 /// A route that tells viewers something.
 const PLAIN: Route = Route {
@@ -172,7 +174,7 @@ pub(crate) const ROUTES: &[Route] = &[
         summary: "the rows of a view",
         parameters: &[VIEW, MOMENT],
         answer: Answer::Json("View"),
-        refusals: &[400, 404],
+        refusals: &[404],
         serve: || get(api::view),
         ..PLAIN
     },
@@ -181,7 +183,7 @@ pub(crate) const ROUTES: &[Route] = &[
         summary: "what a view showed lately, the oldest first",
         parameters: &[VIEW],
         answer: Answer::Json("History"),
-        refusals: &[400, 404],
+        refusals: &[404],
         serve: || get(api::history),
         ..PLAIN
     },
@@ -206,9 +208,9 @@ pub(crate) const ROUTES: &[Route] = &[
         path: "/api/v1/batches/{batch}/run",
         summary: "runs one batch again, without effects: samples, plan, state changes, and what differs from then",
         parameters: &[BATCH],
-        takes: Some("RunAgain"),
+        takes: Some("Nothing"),
         answer: Answer::Json("Rerun"),
-        refusals: &[400, 404, 409, 429, 500, 503],
+        refusals: &[404, 409, 429, 500, 503],
         serve: || post(inspect::run),
         ..OPERATES
     },
@@ -249,7 +251,7 @@ pub(crate) const ROUTES: &[Route] = &[
         parameters: &[ALERT],
         takes: Some("Silence"),
         answer: Answer::Json("Asked"),
-        refusals: &[400, 404, 503],
+        refusals: &[404, 503],
         serve: || post(alerts::silence),
         ..OPERATES
     },
@@ -257,6 +259,7 @@ pub(crate) const ROUTES: &[Route] = &[
         path: "/api/v1/alerts/{name}/test",
         summary: "puts a row of state `test` where the rows of an alert go",
         parameters: &[ALERT],
+        takes: Some("Nothing"),
         answer: Answer::Json("Asked"),
         refusals: &[404, 503],
         serve: || post(alerts::test),
@@ -285,7 +288,7 @@ pub(crate) const ROUTES: &[Route] = &[
         role: Some(Role::Viewer),
         takes: Some("Question"),
         answer: Answer::Json("Rows"),
-        refusals: &[400, 404, 409, 429, 500, 503, 504],
+        refusals: &[404, 409, 429, 500, 503, 504],
         serve: || post(query::query),
         ..OPERATES
     },
@@ -330,7 +333,7 @@ pub(crate) const ROUTES: &[Route] = &[
         summary: "a notebook's text and its revision",
         parameters: &[NOTEBOOK],
         answer: Answer::Json("Notebook"),
-        refusals: &[400, 404, 500],
+        refusals: &[404, 500],
         serve: || get(notebooks::read),
         ..PLAIN
     },
@@ -338,10 +341,10 @@ pub(crate) const ROUTES: &[Route] = &[
         path: "/api/v1/notebooks/{name}",
         summary: "keeps a notebook over the revision that was seen; null keeps a new one",
         parameters: &[NOTEBOOK],
-        takes: Some("Notebook"),
+        takes: Some("Keep"),
         bytes: notebooks::BODY,
         answer: Answer::Json("Kept"),
-        refusals: &[400, 404, 409, 413, 500],
+        refusals: &[404, 409, 500],
         serve: || post(notebooks::keep),
         ..OPERATES
     },

@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     pub(crate) desk: Desk,
     /// Where notebooks are kept, if anywhere.
     pub(crate) shelf: Option<Arc<dyn Shelf>>,
+    /// Whether a token is wanted.
+    pub(crate) guarded: bool,
 }
 
 /// The web server of one program, bound and ready to run.
@@ -165,6 +167,7 @@ impl Server {
             inspecting: self.inspecting,
             desk: Desk::new(self.answers, self.longest),
             shelf: self.shelf,
+            guarded: self.access.tokens.is_some(),
         });
         let (app, tls) = (app(Arc::clone(&shared), self.address, &self.access), self.access.tls);
         let tasks = TaskTracker::new();

@@ -16,6 +16,7 @@ mod modes;
 mod panes;
 mod slides;
 mod spill;
+mod stops;
 mod tables;
 mod updates;
 

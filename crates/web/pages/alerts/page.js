@@ -54,7 +54,7 @@ export function open(root, { store }) {
 /** A state as a dot and a word. */
 function standing(state) {
   const shown = h('span', `dot ${MOODS[state] ?? ''}`);
-  shown.append(h('span', '', ` ${t(WORDS[state] ?? state)}`));
+  shown.append(h('span', '', t(WORDS[state] ?? state)));
   return shown;
 }
 

@@ -59,8 +59,8 @@ export function drawing(nodes, { label, what, told = null, act = null, tight = f
     const line = (className, offset, text) => {
       svg('text', { class: className, x: wide / 2, y: offset, 'text-anchor': 'middle' }, group).textContent = text;
     };
-    line('name', 23, short(node.name, told ? 28 : 22));
-    line('what', 41, short(what(node, true), told ? 38 : 30));
+    line('name', 23, short(node.name, told ? 26 : 20));
+    line('what', 41, short(what(node, true), told ? 33 : 27));
     if (more) line('figures', 59, short(`${more.text}${more.mark ? ` · ${more.mark}` : ''}`, 38));
     svg('title', {}, group).textContent = `${node.name}\n${node.what}`;
     if (!act) return;

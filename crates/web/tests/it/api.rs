@@ -355,3 +355,59 @@ pub(crate) async fn message(socket: &mut TcpStream) -> Option<Value> {
         }
     }
 }
+
+#[tokio::test]
+async fn the_description_is_of_this_server() {
+    let statuses = |document: &Value| -> Vec<String> {
+        let operations =
+            document["paths"].as_object().unwrap().values().flat_map(|of| of.as_object().unwrap().values());
+        operations.flat_map(|of| of["responses"].as_object().unwrap().keys().cloned()).collect()
+    };
+    // Whoever reaches one without tokens may do everything.
+    let site = full().await;
+    let open = http::get(site.address, "/api/v1/openapi.json").await.json();
+    assert!(open.get("security").is_none() && open["components"].get("securitySchemes").is_none());
+    assert!(!statuses(&open).contains(&"401".to_string()));
+    site.close().await;
+    let site = Site::open_for(crate::access::tokens()).await;
+    let token = crate::access::token(tidemill_web::Role::Viewer);
+    let request = format!(
+        "GET /api/v1/openapi.json HTTP/1.1\r\nHost: {}\r\nConnection: close\r\nAuthorization: Bearer {token}\r\n\r\n",
+        site.address
+    );
+    let guarded = http::send(site.address, &request).await.json();
+    assert_eq!(guarded["security"], json!([{ "token": [] }]));
+    assert_eq!(guarded["components"]["securitySchemes"]["token"]["scheme"], "bearer");
+    assert_eq!(guarded["paths"]["/readyz"]["get"]["security"], json!([]), "it is open");
+    assert!(statuses(&guarded).contains(&"401".to_string()));
+    site.close().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_told_as_json() {
+    let site = full().await;
+    for (path, status) in [
+        ("/api/v1/views/%FF", 400),
+        ("/api/v1/views/words?batch=-1", 400),
+        ("/api/v1/batches/%FF", 400),
+        ("/api/v1/notebooks/%FF", 400),
+        ("/api/v1/query/%FF", 400),
+        ("/api/v1/feed", 400),
+        ("/nowhere", 404),
+    ] {
+        let reply = http::get(site.address, path).await;
+        assert_eq!((reply.status, reply.header("content-type")), (status, Some("application/json")), "{path}");
+        assert!(reply.json()["error"].is_string(), "{path}");
+    }
+    // Nothing but an object is taken, also where there is nothing to say.
+    for path in
+        ["query", "query/words/cancel", "alerts/hot/test", "alerts/hot/silence", "batches/7/run", "notebooks/words"]
+    {
+        for body in [json!([]), json!(["SELECT 1"]), json!(null), json!("x"), json!({ "strange": 1 })] {
+            let reply = crate::notebook::post(site.address, &format!("/api/v1/{path}"), &body).await;
+            assert_eq!(reply.status, 400, "{path} {body}");
+        }
+    }
+    assert!(site.board.take_alert_asks("hot").is_empty());
+    site.close().await;
+}

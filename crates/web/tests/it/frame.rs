@@ -175,7 +175,7 @@ async fn a_day(browser: Browser) {
         store.phase({ name: 'day', started: 1, now: 1, phase: 'running', error: null, records_in: 0, refused: 0, late: 0,
             batches: 0, letters: {}, views: ['words', 'day'], health: { ready: true, state: 'running', reason: '' } });
         document.getElementById('page').replaceChildren();
-        for (const name of ['overview', 'live', 'batches', 'streams']) {
+        for (const name of ['overview', 'live', 'batches', 'streams', 'lineage', 'alerts']) {
             const root = document.getElementById('page').appendChild(document.createElement('div'));
             const { open } = await import(`/assets/${name}/page.js`);
             store.listen(open(root, { store, go() {}, rest: () => (name === 'live' ? 'day' : ''), colours: () => ({}) }));

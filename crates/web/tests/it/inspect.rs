@@ -106,6 +106,10 @@ impl Inspect for Fake {
     }
 
     fn state(&self, operator: &str) -> Result<Option<Sample>> {
+        if let Some(names) = &self.names {
+            let rows: Vec<(&str, i64)> = names.iter().map(|name| (name.as_str(), 1)).collect();
+            return Ok(Some(named(operator, [names[0].as_str(), names[8].as_str()], &rows)));
+        }
         match operator {
             "words" => Ok(Some(Sample { total: 900, ..sample("words", &[("sea", 4), ("tide", 2)]) })),
             "large" => Err(Error::user("the states take 999 MiB: too much")),
@@ -362,6 +366,19 @@ async fn hostile(browser: Browser) {
     let pick = "const s = document.querySelector('.plan select'); s.value = '9'; s.dispatchEvent(new Event('change'))";
     browser.eval(pick).await;
     browser.wait("document.querySelectorAll('.plan .node').length === 56").await;
+    nothing_strange(&browser).await;
+
+    browser.eval("location.hash = 'lineage/operator words'").await;
+    browser.wait("document.querySelector('.first-rows button')").await;
+    browser.eval("document.querySelector('.first-rows button').click()").await;
+    // As many rows as are shown of any sample.
+    browser.wait("document.querySelectorAll('.first-rows tbody tr').length === 50").await;
+    let shown = async |cells: &str| {
+        let read = format!("return [...document.querySelectorAll('.first-rows {cells}')].map((e) => e.textContent)");
+        browser.eval(&read).await
+    };
+    assert_eq!(texts(&shown("td:first-child").await), PAYLOADS[..50]);
+    assert_eq!(texts(&shown("th").await), [PAYLOADS[0], PAYLOADS[8]]);
     nothing_strange(&browser).await;
     site.close().await;
 }

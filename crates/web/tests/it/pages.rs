@@ -2,7 +2,7 @@
 
 use crate::{
     Site,
-    api::{detail, full},
+    api::{alert, detail, full},
     browser::{PAYLOADS, nothing_strange, texts, with_browser},
     report,
     webdriver::Browser,
@@ -11,8 +11,8 @@ use arrow_array::{Float64Array, Int64Array, RecordBatch, StringArray};
 use serde_json::json;
 use std::sync::Arc;
 use tidemill_core::{
-    AlertAsk, BatchDetail, BatchReport, DeadLetter, Graph, GraphColumn, GraphNode, LetterReport, NodeKind, Offset,
-    OperatorReport, PartitionId, PartitionReport, Phase,
+    AlertAsk, AlertChange, AlertNow, AlertReport, BatchDetail, BatchReport, DeadLetter, Graph, GraphColumn, GraphNode,
+    LetterReport, NodeKind, Offset, OperatorReport, PartitionId, PartitionReport, Phase, Silence,
 };
 
 #[tokio::test]
@@ -215,6 +215,9 @@ fn hostile(site: &Site) {
             input.partitions = vec![PartitionReport { partition, position: Offset(1), lag: None }];
         });
     }
+    for payload in PAYLOADS {
+        site.board.publish_alert(hostile_alert(payload));
+    }
     let count = i64::try_from(PAYLOADS.len()).unwrap();
     let texts = || Arc::new(StringArray::from(PAYLOADS.to_vec())) as _;
     let numbers = || Arc::new(Int64Array::from_iter_values((1..=count).rev())) as _;
@@ -227,6 +230,22 @@ fn hostile(site: &Site) {
         ("lon", degrees(2.0)),
     ];
     site.publish(PAYLOADS[8], 1, RecordBatch::try_from_iter(rows).unwrap());
+}
+
+/// An alert of which everything that is text is this one.
+fn hostile_alert(payload: &str) -> AlertReport {
+    let text = || payload.to_string();
+    let like = alert();
+    AlertReport {
+        name: text(),
+        view: text(),
+        severity: text(),
+        condition: text(),
+        now: like.now.into_iter().map(|now| AlertNow { key: text(), message: text(), ..now }).collect(),
+        silences: like.silences.into_iter().map(|of| Silence { key: Some(text()), why: text(), ..of }).collect(),
+        changes: like.changes.into_iter().map(|of| AlertChange { key: text(), message: text(), ..of }).collect(),
+        ..like
+    }
 }
 
 #[tokio::test]
@@ -271,6 +290,31 @@ async fn hostile_pages(browser: Browser) {
         browser.wait(&format!("document.querySelector('.detail h2')?.textContent === {}", json!(payload))).await;
         nothing_strange(&browser).await;
     }
+    let cells = ".alert h2, .alert td:not(:has(*)), .alert > code";
+    let all = shown("alerts", "document.querySelectorAll('.alert').length === 56", cells).await;
+    for payload in PAYLOADS {
+        let told = all.iter().filter(|text| *text == payload).count();
+        assert_eq!(told, 7, "its name, and key and text of what is, what is silenced and what changed: {payload}");
+        let condition = format!("{payload}: {payload}");
+        assert!(all.contains(&condition), "{condition}");
+    }
+    // What is asked of an alert reaches the one of this name.
+    for payload in [PAYLOADS[0], PAYLOADS[50], PAYLOADS[53]] {
+        let click = format!(
+            "[...document.querySelectorAll('.alert')].find((a) => a.querySelector('h2').textContent === {}).querySelector('td button').click()",
+            json!(payload)
+        );
+        browser.eval(&click).await;
+        browser
+            .wait(
+                "[...document.querySelectorAll('.alert [role=status]')].some((s) => s.textContent.startsWith('Asked'))",
+            )
+            .await;
+        let asks = site.board.take_alert_asks(payload);
+        assert!(matches!(&asks[..], [AlertAsk::Silence(of)] if of.key.as_deref() == Some(payload)), "{asks:?}");
+        browser.eval("document.querySelectorAll('.alert [role=status]').forEach((s) => (s.textContent = ''))").await;
+    }
+    nothing_strange(&browser).await;
     // Every form, with hostile names of views and columns in the lists.
     browser.eval("location.hash = 'live'").await;
     browser.wait("document.getElementById('pick-form')?.value === 'map'").await;

@@ -124,3 +124,32 @@ fn what_is_not_kept_or_can_not_be_declared_again_is_said() {
     let error = both.context().run_again(BatchId(1)).unwrap_err().to_string();
     assert!(error.contains("declared in Rust"), "{error}");
 }
+
+#[test]
+fn a_batch_whose_records_retention_has_removed_is_refused_with_the_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at(Timestamp(2_000_000_000)));
+    let program = start(builder(dir.path()).clock(Arc::clone(&clock) as Arc<dyn Clock>), COUNT).unwrap();
+    let topic = topic(&program);
+    topic.set_retention(Retention { max_age: Some(Duration::from_secs(60)), max_bytes: None }).unwrap();
+    for _ in 0..20 {
+        feed(&program, &["x y z"]);
+        clock.advance(Duration::from_secs(30));
+        topic.apply_retention(clock.now()).unwrap();
+    }
+    let first = topic.start(0);
+    assert!(first > Offset(6) && first.0 % 3 == 0, "{first}");
+    // What the batch before the gap's end read is gone, the next has all of its records.
+    let batch = first.0 / 3;
+    let error = program.context().run_again(BatchId(batch)).unwrap_err();
+    assert_eq!(error.blame(), tidemill_core::Blame::User);
+    let gap = format!("topic `lines` partition 0: offsets [{}, {first})", first.0 - 3);
+    let told = format!("batch {batch} can't be run again: retention has removed records that it read ({gap})");
+    assert!(error.to_string().starts_with(&told), "{error}");
+    assert!(error.to_string().contains("`retention_age`"), "{error}");
+    let again = program.context().run_again(BatchId(batch + 1)).unwrap();
+    assert_eq!((again.inputs[0].total, rows(&again.inputs[0]).len()), (3, 3));
+    // The first batch has no state before it that could be missing: it is its records, too.
+    let error = program.context().run_again(BatchId(1)).unwrap_err().to_string();
+    assert!(error.contains("offsets [0, 3)"), "{error}");
+}
