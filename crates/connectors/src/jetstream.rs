@@ -88,6 +88,13 @@ impl Jetstream {
         self
     }
 
+    /// With another way to servers, and its clock.
+    #[cfg(test)]
+    pub(crate) fn link(mut self, link: Link) -> Self {
+        self.link = link;
+        self
+    }
+
     /// The client that a stream's options ask for.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub mod console;
 pub mod contract;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub mod database;
+#[doc(hidden)]
+pub mod faults;
 pub mod files;
 pub mod format;
 #[cfg(test)]

@@ -18,6 +18,8 @@
 //!
 //! Invariant: a table has one program, and one output of it.
 
+#[cfg(all(test, feature = "postgres"))]
+mod fault_tests;
 mod lookup;
 #[cfg(test)]
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -9,6 +9,7 @@
 //! an answer                                       [`ANSWER`]
 //! an answer that has to do with all of a batch    [`WORK`]
 //! a machine that is gone                          40 s, by TCP
+//! our transaction, when it is we who are gone     60 s, by the server, unless the URL says `idle_in_transaction_session_timeout`
 //! ```
 //!
 //! Invariant: nothing waits without an end, and no password stands in a program,
@@ -36,12 +37,17 @@ pub(super) const WORK: Duration = Duration::from_secs(600);
 /// Of silence, until TCP asks whether the other side is there, then how often and how many times.
 const IDLE: Duration = Duration::from_secs(15);
 const PROBES: (Duration, u32) = (Duration::from_secs(5), 5);
+/// After so many seconds the server gives up a transaction whose client says nothing, and every lock with it: a machine
+/// that has vanished would keep the next life out for as long as the server believes in it, which may be hours.
+const ABANDONED: u64 = 60;
 /// How long what was sent may wait for TCP's word that it arrived.
 const UNHEARD: Duration = Duration::from_secs(40);
 
 /// A server, and the connection to it.
 pub(super) struct Server {
     config: Config,
+    /// Whether the address says itself when the server gives up a transaction.
+    says_abandoned: bool,
     /// For people, without anything secret.
     pub(super) place: String,
     client: Mutex<Option<Connected>>,
@@ -122,7 +128,8 @@ impl Server {
             })
             .collect();
         let place = format!("{}/{}", hosts.join(","), config.get_dbname().unwrap_or_default());
-        Ok(Self { config, place, client: Mutex::default() })
+        let says_abandoned = url.contains("idle_in_transaction_session_timeout");
+        Ok(Self { config, says_abandoned, place, client: Mutex::default() })
     }
 
     /// The hosts with their ports and the database, named in one way.
@@ -185,7 +192,19 @@ impl Server {
             let (client, connection) = connected.map_err(|e| self.failed(what, table, e))?;
             // It says to the client's next call that it broke.
             let running = tokio::spawn(async move { drop(connection.await) });
-            *held = Some(Connected { client, running });
+            let connected = Connected { client, running };
+            if !self.says_abandoned {
+                let set = format!("SET idle_in_transaction_session_timeout = '{ABANDONED}s'");
+                let asked = self.within((what, table), ANSWER, connected.client.batch_execute(&set)).await?;
+                match asked.map_err(|e| self.failed(what, table, e)) {
+                    // A server that only speaks as PostgreSQL does may know no such setting.
+                    Err(error) if !error.is_retryable() => {
+                        tracing::debug!(error = error.chain(), "it has no such setting");
+                    }
+                    asked => asked?,
+                }
+            }
+            *held = Some(connected);
         }
         Ok(held)
     }

@@ -1,5 +1,7 @@
 //! The sink against a small mail server on this machine that refuses and breaks off as it is told to.
 
+mod faults;
+
 use super::*;
 use crate::contract::{rows, stage};
 use arrow_array::{ArrayRef, StringArray};

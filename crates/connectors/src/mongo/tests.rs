@@ -1,6 +1,8 @@
 //! The sink and the history against the server that `TIDEMILL_MONGODB` names: `ci/services up` starts one.
 //! Without it they are skipped, and fail if `TIDEMILL_SERVICES=required`.
 
+mod faults;
+
 use super::*;
 use crate::{
     contract::{check_cut_off, check_sink, rows, stage},

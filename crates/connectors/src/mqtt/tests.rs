@@ -2,6 +2,8 @@
 //!
 //! `TIDEMILL_MQTT_CLOSED` names a second port of it that lets nobody in.
 
+mod faults;
+
 use super::*;
 use crate::contract::{Heard, Recorder};
 use rumqttc::v5::{AsyncClient, Event, MqttOptions, mqttbytes::v5::Packet};

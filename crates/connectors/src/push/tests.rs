@@ -1,5 +1,7 @@
 //! Real sockets on the loopback, and a log that does what the test says.
 
+mod faults;
+
 use super::*;
 use crate::{
     contract::{Heard, Recorder},

@@ -1,6 +1,8 @@
 //! The sink against the S3 server that `TIDEMILL_S3` names: `ci/services up` starts one.
 //! Without it they are skipped, and fail if `TIDEMILL_SERVICES=required`.
 
+mod faults;
+
 use super::{
     probe::{objects, rows_of, server},
     *,

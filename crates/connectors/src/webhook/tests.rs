@@ -1,5 +1,7 @@
 //! The sink against a server on this machine that refuses, is away and forgets as it is told to.
 
+mod faults;
+
 use super::*;
 use crate::contract::{rows, stage};
 use futures::future::BoxFuture;

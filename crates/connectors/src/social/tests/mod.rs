@@ -2,6 +2,7 @@
 //!
 //! The clock is moved by the tests; sockets are real ones on the loopback.
 
+mod faults;
 mod limits;
 mod once;
 mod posts;
