@@ -55,7 +55,7 @@ use tidemill_core::{Error, Input, Intake, Options, Receiver, Result, Stop, Times
 /// Documents that are read together, before the changes that came meanwhile.
 const PAGE: usize = 10_000;
 /// Of an answer with nothing in it, until the server is asked again, should it not have waited itself.
-const PACE: Duration = Duration::from_millis(100);
+const PACE: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 100 });
 
 /// Where a first start begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
