@@ -145,6 +145,10 @@ pub fn register(registry: &mut Registry) {
     registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));
     #[cfg(not(feature = "mongodb"))]
     registry.note_elsewhere("mongodb", WITH_MONGODB);
+    #[cfg(not(feature = "mongodb"))]
+    registry.note_input_elsewhere("mongodb", WITH_MONGODB);
+    #[cfg(feature = "mongodb")]
+    registry.add_input("mongodb", mongo::MongoTail::input);
     #[cfg(feature = "mongodb")]
     registry.add_sink("mongodb", |o| Ok(Arc::new(mongo::MongoSink::from_options(o)?)));
     #[cfg(not(feature = "s3"))]

@@ -201,11 +201,6 @@ struct Session {
     passes: bool,
 }
 
-/// What passes is tried again.
-fn passing(error: Error) -> Failure {
-    if error.is_retryable() { Failure::Network(error.chain()) } else { Failure::Fatal(error) }
-}
-
 impl Session {
     fn again(&self, out: &Out) -> Ended {
         Ended::Again(out.clock().now().plus(self.rows.every))
@@ -218,13 +213,13 @@ impl Session {
     /// Looks, waits or reads.
     async fn round(&mut self, client: &Client, out: &Out) -> Result<Ended, Failure> {
         if self.statements.is_none() {
-            self.statements = Some(self.rows.statements(client).await.map_err(passing)?);
+            self.statements = Some(self.rows.statements(client).await.map_err(Failure::of)?);
             self.connected(out);
         }
         if self.newest.is_none() {
-            self.look(client, out).await.map_err(passing)?;
+            self.look(client, out).await.map_err(Failure::of)?;
         }
-        if !self.may_read(client, out).await.map_err(passing)? {
+        if !self.may_read(client, out).await.map_err(Failure::of)? {
             return Ok(self.again(out));
         }
         if self.passes {
@@ -296,11 +291,11 @@ impl Session {
             }
         };
         let asked = client.query_raw(statement.as_str(), values);
-        let mut answer = pin!(rows.answer("read", WORK, asked).await.map_err(passing)?);
+        let mut answer = pin!(rows.answer("read", WORK, asked).await.map_err(Failure::of)?);
         let (mut records, mut bytes, mut count) = (Vec::new(), 0, 0);
         loop {
             let next = async { answer.next().await.transpose() };
-            let row = rows.answer("read", WORK, next).await.map_err(passing)?;
+            let row = rows.answer("read", WORK, next).await.map_err(Failure::of)?;
             let place = row.as_ref().map(|row| rows.place(row, 2)).transpose()?;
             if place.is_some() && place == self.place {
                 return Err(Failure::Fatal(Error::user(format!(
@@ -322,7 +317,7 @@ impl Session {
                 return Ok(place.is_some());
             }
             let Some(row) = row else { return Ok(false) };
-            let failed = |e| passing(rows.server.failed("read", &rows.name, e));
+            let failed = |e| Failure::of(rows.server.failed("read", &rows.name, e));
             let (text, length): (String, i32) = (row.try_get(0).map_err(failed)?, row.try_get(1).map_err(failed)?);
             let length = usize::try_from(length).unwrap_or(usize::MAX);
             if length > rows.max_line {
@@ -342,7 +337,7 @@ impl Session {
 impl Collector for Session {
     async fn session(&mut self, out: &Out) -> Result<Ended, Failure> {
         let server = Arc::clone(&self.rows.server);
-        let mut held = server.client(&self.rows.name).await.map_err(passing)?;
+        let mut held = server.client(&self.rows.name).await.map_err(Failure::of)?;
         let client = of(&mut held)?;
         let Some(done) = out.unless_stopped(self.round(client, out)).await else { return Ok(Ended::Stopped) };
         if done.is_err() {

@@ -36,6 +36,14 @@ impl fmt::Display for Failure {
     }
 }
 
+impl Failure {
+    /// Of a server that is asked by a client of its own: what passes is tried again.
+    #[cfg(any(feature = "mongodb", feature = "postgres"))]
+    pub(crate) fn of(error: Error) -> Self {
+        if error.is_retryable() { Self::Network(error.chain()) } else { Self::Fatal(error) }
+    }
+}
+
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
         Self::Fatal(error)

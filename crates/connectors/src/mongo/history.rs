@@ -17,6 +17,7 @@
 //! once. Called by `tidemill replay`.
 
 use super::{
+    ids,
     json::{member, put, time_of},
     server::Server,
 };
@@ -297,7 +298,7 @@ impl Known {
         if at.is_some_and(|at| from.is_some_and(|from| at < from) || to.is_some_and(|to| at >= to)) {
             return Ok(None);
         }
-        let id = id_of(document);
+        let id = document.get("_id").ok().flatten().map(ids::mark).unwrap_or_default();
         // Of a value that is no time the place is that of the time before it.
         let is_again = |resumed| at.is_none() || value.is_some_and(|value| is_same(value, resumed));
         if resumed.is_some_and(is_again) && place.ids.contains(&id) {
@@ -336,21 +337,6 @@ impl Known {
     }
 }
 
-/// The id of a document as bytes that tell it from others.
-fn id_of(document: &RawDocument) -> Vec<u8> {
-    let mut id = Vec::new();
-    if let Ok(Some(value)) = document.get("_id") {
-        match value {
-            RawBsonRef::ObjectId(value) => id.extend_from_slice(&value.bytes()),
-            RawBsonRef::String(text) => id.extend_from_slice(text.as_bytes()),
-            RawBsonRef::Int32(n) => id.extend_from_slice(&i64::from(n).to_le_bytes()),
-            RawBsonRef::Int64(n) => id.extend_from_slice(&n.to_le_bytes()),
-            other => id.extend_from_slice(format!("{other:?}").as_bytes()),
-        }
-    }
-    id
-}
-
 /// Lines as they are read, by one task for each who plays them.
 struct Documents {
     pieces: mpsc::Receiver<Vec<Result<Line>>>,
@@ -379,7 +365,7 @@ impl Documents {
                     backoff.reset();
                 }
                 tries += 1;
-                if !error.is_retryable() && !is_forgotten(&error) || tries == TRIES {
+                if !error.is_retryable() || tries == TRIES {
                     let at = place.at.as_ref().map_or_else(|| "its start".to_string(), shown);
                     let what = format!("the history can't be read on from {at}");
                     // Nobody may listen any more.
@@ -397,11 +383,6 @@ impl Documents {
         let next = async |mut this: Self| Some((stream::iter(this.pieces.recv().await?), this));
         stream::unfold(self, next).flatten().boxed()
     }
-}
-
-/// Whether the server has given up a reading that rested too long: "cursor not found".
-fn is_forgotten(error: &Error) -> bool {
-    error.chain().contains("(code 43)")
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@
 //! | binary | text: base64 |
 //! | a number that is none, or infinite | null |
 //!
-//! Invariant: a line holds no line end. Called by the history.
+//! Invariant: a line holds no line end, and no document takes more of the stack than [`DEPTH`] levels do.
+//! Called by the history and the tail.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use mongodb::bson::{RawArray, RawBsonRef, RawDocument};
@@ -19,11 +20,46 @@ fn broken(error: impl std::error::Error + Send + Sync + 'static) -> Error {
     Error::external("mongodb: a document is malformed").because(error).fatal()
 }
 
+/// Levels of documents and arrays within each other, at most; servers take 100.
+const DEPTH: usize = 200;
+
 /// Writes a document.
 ///
 /// # Errors
 /// When it is malformed.
 pub(super) fn put(document: &RawDocument, out: &mut Vec<u8>) -> Result<()> {
+    put_document(document, DEPTH, out)
+}
+
+/// Writes a document with one more member, a text, which is there in place of the document's own of that name.
+///
+/// # Errors
+/// When it is malformed.
+pub(super) fn put_with(document: &RawDocument, name: &str, text: &str, out: &mut Vec<u8>) -> Result<()> {
+    out.push(b'{');
+    for member in document {
+        let (key, value) = member.map_err(broken)?;
+        if key.as_str() != name {
+            put_text(key.as_str(), out);
+            out.push(b':');
+            put_value(value, DEPTH, out)?;
+            out.push(b',');
+        }
+    }
+    put_text(name, out);
+    out.push(b':');
+    put_text(text, out);
+    out.push(b'}');
+    Ok(())
+}
+
+fn deeper(depth: usize) -> Result<usize> {
+    let error = || Error::external(format!("mongodb: a document of over {DEPTH} levels")).fatal();
+    depth.checked_sub(1).ok_or_else(error)
+}
+
+fn put_document(document: &RawDocument, depth: usize, out: &mut Vec<u8>) -> Result<()> {
+    let depth = deeper(depth)?;
     out.push(b'{');
     for (n, member) in document.iter().enumerate() {
         let (name, value) = member.map_err(broken)?;
@@ -32,19 +68,20 @@ pub(super) fn put(document: &RawDocument, out: &mut Vec<u8>) -> Result<()> {
         }
         put_text(name.as_str(), out);
         out.push(b':');
-        put_value(value, out)?;
+        put_value(value, depth, out)?;
     }
     out.push(b'}');
     Ok(())
 }
 
-fn put_array(array: &RawArray, out: &mut Vec<u8>) -> Result<()> {
+fn put_array(array: &RawArray, depth: usize, out: &mut Vec<u8>) -> Result<()> {
+    let depth = deeper(depth)?;
     out.push(b'[');
     for (n, value) in array.into_iter().enumerate() {
         if n > 0 {
             out.push(b',');
         }
-        put_value(value.map_err(broken)?, out)?;
+        put_value(value.map_err(broken)?, depth, out)?;
     }
     out.push(b']');
     Ok(())
@@ -55,10 +92,10 @@ fn put_text(text: &str, out: &mut Vec<u8>) {
     let _written = serde_json::to_writer(out, text);
 }
 
-fn put_value(value: RawBsonRef<'_>, out: &mut Vec<u8>) -> Result<()> {
+fn put_value(value: RawBsonRef<'_>, depth: usize, out: &mut Vec<u8>) -> Result<()> {
     match value {
-        RawBsonRef::Document(document) => return put(document, out),
-        RawBsonRef::Array(array) => return put_array(array, out),
+        RawBsonRef::Document(document) => return put_document(document, depth, out),
+        RawBsonRef::Array(array) => return put_array(array, depth, out),
         RawBsonRef::String(text) | RawBsonRef::Symbol(text) => put_text(text, out),
         RawBsonRef::Int32(n) => drop(write!(out, "{n}")),
         RawBsonRef::Int64(n) => drop(write!(out, "{n}")),
@@ -122,5 +159,36 @@ mod tests {
         assert_eq!(time("within.at"), Some(Timestamp(1_769_871_600_000_000)));
         assert_eq!(time("m"), Some(Timestamp::from_millis(9_007_199_254_740_993)));
         assert_eq!((time("text"), time("no"), time("n.at")), (None, None, None));
+    }
+
+    #[test]
+    fn a_member_more_takes_the_place_of_one_of_its_name() {
+        let raw = RawDocumentBuf::try_from(&doc! { "_id": 1, "_change": { "own": true }, "n": 2 }).unwrap();
+        let mut line = Vec::new();
+        put_with(&raw, "_change", "insert", &mut line).unwrap();
+        assert_eq!(String::from_utf8(line).unwrap(), r#"{"_id":1,"n":2,"_change":"insert"}"#);
+        let mut line = Vec::new();
+        put_with(&RawDocumentBuf::new(), "_change", "delete", &mut line).unwrap();
+        assert_eq!(String::from_utf8(line).unwrap(), r#"{"_change":"delete"}"#);
+    }
+
+    #[test]
+    fn what_is_nested_without_end_is_refused() {
+        let nested = |levels: usize, kind: u8| {
+            let mut bytes = vec![5, 0, 0, 0, 0];
+            for _ in 0..levels {
+                let mut outer = (i32::try_from(bytes.len()).unwrap() + 8).to_le_bytes().to_vec();
+                outer.extend_from_slice(&[kind, b'0', 0]);
+                outer.append(&mut bytes);
+                outer.push(0);
+                bytes = outer;
+            }
+            RawDocumentBuf::from_bytes(bytes).unwrap()
+        };
+        for kind in [3, 4] {
+            put(&nested(150, kind), &mut Vec::new()).unwrap();
+            let error = put(&nested(30_000, kind), &mut Vec::new()).unwrap_err().to_string();
+            assert!(error.contains("over 200 levels"), "{error}");
+        }
     }
 }

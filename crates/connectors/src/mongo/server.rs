@@ -20,9 +20,12 @@ const CONNECT: Duration = Duration::from_secs(10);
 /// How long a command may take; one that takes longer is given up and repeated, which changes nothing.
 pub(super) const COMMAND: Duration = Duration::from_secs(120);
 
-/// Codes of errors that pass: elections, shutdowns, networks within the cluster, conflicts, time-outs.
-const PASSING: [i32; 18] =
-    [6, 7, 24, 50, 64, 89, 91, 112, 134, 189, 202, 262, 10107, 11600, 11601, 11602, 13435, 13436];
+/// Codes of errors that pass: elections, shutdowns, networks within the cluster, conflicts, time-outs, readings that
+/// rested too long.
+const PASSING: [i32; 23] = [
+    6, 7, 24, 43, 50, 64, 89, 91, 112, 133, 134, 189, 202, 234, 237, 262, 9001, 10107, 11600, 11601, 11602, 13435,
+    13436,
+];
 /// Codes of "unauthorized" and "authentication failed".
 const DENIED: [i32; 2] = [13, 18];
 
@@ -35,7 +38,7 @@ pub struct Server {
     auth_source: Option<String>,
     /// `host:port/database`, for people.
     pub(super) place: String,
-    database: String,
+    pub(super) database: String,
     client: OnceCell<Client>,
 }
 
@@ -227,13 +230,22 @@ impl Server {
         what: &str,
         act: impl Future<Output = Result<T, mongodb::error::Error>>,
     ) -> Result<T> {
-        match tokio::time::timeout(COMMAND, act).await {
-            Ok(done) => done.map_err(|e| self.failed(what, &e)),
-            Err(_) => {
-                let text = format!("mongodb: can't {what} at {}: no answer in {} s", self.place, COMMAND.as_secs());
-                Err(Error::external(text))
-            }
-        }
+        self.answer(what, COMMAND, act).await?.map_err(|e| self.failed(what, &e))
+    }
+
+    /// As [`Server::within`], with an error of the driver's as it is.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub(super) async fn answer<T>(
+        &self,
+        what: &str,
+        most: Duration,
+        act: impl Future<Output = Result<T, mongodb::error::Error>>,
+    ) -> Result<Result<T, mongodb::error::Error>> {
+        tokio::time::timeout(most, act).await.map_err(|_| {
+            Error::external(format!("mongodb: can't {what} at {}: no answer in {} s", self.place, most.as_secs()))
+        })
     }
 
     /// An error of the driver as ours.
@@ -255,7 +267,7 @@ impl Server {
 }
 
 /// What a driver's error says, in one line and without its debris.
-fn told(error: &mongodb::error::Error) -> String {
+pub(super) fn told(error: &mongodb::error::Error) -> String {
     match &*error.kind {
         ErrorKind::Command(command) => format!("{} (code {})", command.message, command.code),
         ErrorKind::ServerSelection { message, .. } => message.clone(),

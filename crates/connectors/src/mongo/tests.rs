@@ -429,3 +429,42 @@ async fn a_history_is_played_by_its_times() {
         assert!(error.contains(want), "{error}");
     }
 }
+
+/// `cargo test --release -p tidemill-connectors --features mongodb -- --ignored --nocapture a_stored_history`: a
+/// million posts, or as many as `POSTS` says, played as fast as they are taken. The last line is JSON.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "a million documents take minutes to store"]
+async fn a_stored_history_is_played_at_full_speed() {
+    let Some(url) = server(&["million"]).await else { return };
+    let posts: i64 = std::env::var("POSTS").ok().and_then(|posts| posts.parse().ok()).unwrap_or(1_000_000);
+    let text = "the tide comes in and goes out, twice a day, and a little later each day than the day before";
+    let begun = std::time::Instant::now();
+    let index = doc! { "key": { "created_at": 1 }, "name": "by-time" };
+    probe::command(&url, doc! { "createIndexes": "million", "indexes": [index] }).await;
+    for from in (0..posts).step_by(10_000) {
+        let post = |n: i64| {
+            doc! { "_id": n, "created_at": DateTime::from_millis(n / 2), "lang": "en", "author": n % 9973, "text": text }
+        };
+        probe::insert(&url, "million", (from..posts.min(from + 10_000)).map(post).collect()).await;
+    }
+    let stored = begun.elapsed().as_secs_f64();
+    let history = MongoHistory::new(&format!("{url}.million"), "created_at", Span::default()).unwrap();
+    let mut lines = history.recording().await.unwrap()();
+    let (begun, mut next) = (std::time::Instant::now(), 0);
+    let mut pair = BTreeSet::new();
+    while let Some(line) = lines.next().await {
+        let line = line.unwrap();
+        let id = serde_json::from_slice::<serde_json::Value>(&line.bytes).unwrap()["_id"].as_i64().unwrap();
+        assert_eq!(line.at, Some(Timestamp::from_millis(id / 2)));
+        // Two have one time, in the order that the server gives.
+        assert!(id / 2 == next / 2 && pair.insert(id), "{id} after {next} others");
+        next += 1;
+        if next % 2 == 0 {
+            pair.clear();
+        }
+    }
+    assert_eq!(next, posts, "each post once");
+    let per_s = posts as f64 / begun.elapsed().as_secs_f64();
+    println!(r#"{{"job":"replay-mongodb","posts":{posts},"stored_s":{stored:.1},"per_s":{per_s:.0},"exact":true}}"#);
+    probe::forget(&url, &["million"]).await;
+}

@@ -82,6 +82,16 @@ impl Out {
         Ok(())
     }
 
+    /// Keeps a token alone: where a restart goes on from, when nothing has come for long or what came was refused.
+    ///
+    /// # Errors
+    /// When the log is closed or broken.
+    #[cfg(feature = "mongodb")]
+    pub(crate) async fn keep(&self, token: String) -> Result<(), Failure> {
+        drop(self.intake.append(Block::from_records::<&[u8]>([]), Some(token)).await?);
+        Ok(())
+    }
+
     /// Keeps what can't be taken as a dead letter.
     ///
     /// # Errors

@@ -264,7 +264,10 @@ impl Intake for Port {
         self.board.update_input(&self.stream, self.index, |report| {
             report.records += records;
             report.bytes += bytes;
-            report.last = Some(self.clock.now());
+            // A place that is kept alone is nothing that was received.
+            if records > 0 {
+                report.last = Some(self.clock.now());
+            }
         });
         Ok(ack)
     }
