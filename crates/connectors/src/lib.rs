@@ -20,6 +20,8 @@
 //! ```
 
 mod aside;
+#[cfg(any(feature = "kinesis", feature = "s3"))]
+mod aws;
 pub mod backoff;
 pub mod console;
 #[doc(hidden)]
@@ -35,6 +37,8 @@ pub mod http;
 pub mod jetstream;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
 pub mod lines;
 pub mod mail;
 #[cfg(feature = "mongodb")]
@@ -44,6 +48,8 @@ pub mod mqtt;
 #[cfg(test)]
 #[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
+#[cfg(any(feature = "kinesis", feature = "mqtt"))]
+mod payload;
 mod place;
 pub mod push;
 pub mod replay;
@@ -79,6 +85,10 @@ const WITH_S3: &str = "the one with S3 has it (cargo build --release --features 
 /// Which build has Kafka.
 #[cfg(not(feature = "kafka"))]
 const WITH_KAFKA: &str = "the one with Kafka has it (cargo build --release --features kafka)";
+
+/// Which build has Kinesis.
+#[cfg(not(feature = "kinesis"))]
+const WITH_KINESIS: &str = "the one with Kinesis has it (cargo build --release --features kinesis)";
 
 /// Which build has Protobuf.
 #[cfg(not(feature = "protobuf"))]
@@ -130,6 +140,11 @@ pub fn register(registry: &mut Registry) {
     registry.add_input("kafka", |o| Ok(Input::Source(Arc::new(kafka::KafkaSource::from_options(o)?))));
     #[cfg(feature = "kafka")]
     registry.add_sink("kafka", |o| Ok(Arc::new(kafka::KafkaSink::from_options(o)?)));
+
+    #[cfg(not(feature = "kinesis"))]
+    registry.note_input_elsewhere("kinesis", WITH_KINESIS);
+    #[cfg(feature = "kinesis")]
+    registry.add_input("kinesis", kinesis::Kinesis::input);
 
     #[cfg(not(feature = "mqtt"))]
     registry.note_input_elsewhere("mqtt", WITH_MQTT);

@@ -82,6 +82,17 @@ impl Out {
         Ok(())
     }
 
+    /// Keeps a token without records: where a restart goes on though nothing has come since.
+    ///
+    /// # Errors
+    /// When the log is closed or broken.
+    #[cfg(feature = "kinesis")]
+    pub(crate) async fn mark(&self, token: String) -> Result<(), Failure> {
+        // As for records: a mark that is not durable is made again.
+        drop(self.intake.append(Block::from_records::<&[u8]>([]), Some(token)).await?);
+        Ok(())
+    }
+
     /// Keeps what can't be taken as a dead letter.
     ///
     /// # Errors
