@@ -48,7 +48,7 @@ pub mod mqtt;
 #[cfg(test)]
 #[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
-#[cfg(any(feature = "kinesis", feature = "mqtt"))]
+#[cfg(any(feature = "kinesis", feature = "mqtt", feature = "zeromq"))]
 mod payload;
 mod place;
 pub mod push;
@@ -66,6 +66,8 @@ pub mod tcp;
 mod tries;
 pub mod webhook;
 pub mod websocket;
+#[cfg(feature = "zeromq")]
+pub mod zeromq;
 
 use std::sync::Arc;
 use tidemill_core::{Input, Registry};
@@ -97,6 +99,10 @@ const WITH_PROTOBUF: &str = "the one with Protobuf has it (cargo build --release
 /// Which build has MQTT.
 #[cfg(not(feature = "mqtt"))]
 const WITH_MQTT: &str = "the one with MQTT has it (cargo build --release --features mqtt)";
+
+/// Which build has ZeroMQ.
+#[cfg(not(feature = "zeromq"))]
+const WITH_ZEROMQ: &str = "the one with ZeroMQ has it (cargo build --release --features zeromq)";
 
 /// A registry of everything here.
 pub fn registry() -> Registry {
@@ -150,6 +156,11 @@ pub fn register(registry: &mut Registry) {
     registry.note_input_elsewhere("mqtt", WITH_MQTT);
     #[cfg(feature = "mqtt")]
     registry.add_input("mqtt", mqtt::Mqtt::input);
+
+    #[cfg(not(feature = "zeromq"))]
+    registry.note_input_elsewhere("zeromq", WITH_ZEROMQ);
+    #[cfg(feature = "zeromq")]
+    registry.add_input("zeromq", zeromq::ZeroMq::input);
 
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
     registry.add_sink("mail", |o| Ok(Arc::new(mail::Mail::from_options(o)?)));
