@@ -20,6 +20,8 @@
 //! ```
 
 mod aside;
+#[cfg(any(feature = "kinesis", feature = "s3"))]
+mod aws;
 pub mod backoff;
 pub mod console;
 #[doc(hidden)]
@@ -37,6 +39,8 @@ pub mod http;
 pub mod jetstream;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+#[cfg(feature = "kinesis")]
+pub mod kinesis;
 pub mod lines;
 pub mod mail;
 #[cfg(feature = "mongodb")]
@@ -47,6 +51,8 @@ pub mod mqtt;
 #[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
 pub mod otlp;
+#[cfg(any(feature = "kinesis", feature = "mqtt", feature = "zeromq"))]
+mod payload;
 mod place;
 pub mod push;
 pub mod replay;
@@ -63,6 +69,8 @@ pub mod tcp;
 mod tries;
 pub mod webhook;
 pub mod websocket;
+#[cfg(feature = "zeromq")]
+pub mod zeromq;
 
 use std::sync::Arc;
 use tidemill_core::{Input, Registry};
@@ -83,6 +91,10 @@ const WITH_S3: &str = "the one with S3 has it (cargo build --release --features 
 #[cfg(not(feature = "kafka"))]
 const WITH_KAFKA: &str = "the one with Kafka has it (cargo build --release --features kafka)";
 
+/// Which build has Kinesis.
+#[cfg(not(feature = "kinesis"))]
+const WITH_KINESIS: &str = "the one with Kinesis has it (cargo build --release --features kinesis)";
+
 /// Which build has Protobuf.
 #[cfg(not(feature = "protobuf"))]
 const WITH_PROTOBUF: &str = "the one with Protobuf has it (cargo build --release --features protobuf)";
@@ -90,6 +102,10 @@ const WITH_PROTOBUF: &str = "the one with Protobuf has it (cargo build --release
 /// Which build has MQTT.
 #[cfg(not(feature = "mqtt"))]
 const WITH_MQTT: &str = "the one with MQTT has it (cargo build --release --features mqtt)";
+
+/// Which build has ZeroMQ.
+#[cfg(not(feature = "zeromq"))]
+const WITH_ZEROMQ: &str = "the one with ZeroMQ has it (cargo build --release --features zeromq)";
 
 /// A registry of everything here.
 pub fn registry() -> Registry {
@@ -134,10 +150,20 @@ pub fn register(registry: &mut Registry) {
     #[cfg(feature = "kafka")]
     registry.add_sink("kafka", |o| Ok(Arc::new(kafka::KafkaSink::from_options(o)?)));
 
+    #[cfg(not(feature = "kinesis"))]
+    registry.note_input_elsewhere("kinesis", WITH_KINESIS);
+    #[cfg(feature = "kinesis")]
+    registry.add_input("kinesis", kinesis::Kinesis::input);
+
     #[cfg(not(feature = "mqtt"))]
     registry.note_input_elsewhere("mqtt", WITH_MQTT);
     #[cfg(feature = "mqtt")]
     registry.add_input("mqtt", mqtt::Mqtt::input);
+
+    #[cfg(not(feature = "zeromq"))]
+    registry.note_input_elsewhere("zeromq", WITH_ZEROMQ);
+    #[cfg(feature = "zeromq")]
+    registry.add_input("zeromq", zeromq::ZeroMq::input);
 
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
     registry.add_sink("mail", |o| Ok(Arc::new(mail::Mail::from_options(o)?)));

@@ -129,7 +129,7 @@ impl Request {
     ///
     /// # Errors
     /// When the address is none.
-    #[cfg(feature = "s3")]
+    #[cfg(any(feature = "kinesis", feature = "s3"))]
     pub(crate) fn from_parts(method: Method, url: Uri, headers: HeaderMap, body: Bytes) -> Result<Self, String> {
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
             return Err("an address begins with https://".to_string());
@@ -366,7 +366,7 @@ impl Link {
     ///
     /// # Errors
     /// When there is no answer.
-    #[cfg(feature = "s3")]
+    #[cfg(any(feature = "kinesis", feature = "s3"))]
     pub(crate) async fn send_unmoved(&self, request: &Request) -> Result<Response, Failure> {
         self.send_once(request).await
     }

@@ -35,7 +35,6 @@
 //! Invariant: an object belongs to a committed batch, and has rows; a quiet batch
 //! makes none. Nothing grows beside the objects: the mark is one, and is replaced.
 
-mod link;
 #[doc(hidden)]
 pub mod probe;
 #[cfg(test)]
@@ -43,6 +42,7 @@ mod tests;
 
 use crate::{
     aside::{Aside, Part},
+    aws::Over,
     files::{Encoder, FileFormat, PartitionBy, batch_of, takes},
 };
 use arrow_array::RecordBatch;
@@ -52,7 +52,6 @@ use futures::{
     StreamExt, TryStreamExt, future,
     stream::{self, BoxStream},
 };
-use link::Over;
 use object_store::{
     ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
     aws::{AmazonS3, AmazonS3Builder},

@@ -86,8 +86,9 @@ impl Out {
     ///
     /// # Errors
     /// When the log is closed or broken.
-    #[cfg(feature = "mongodb")]
+    #[cfg(any(feature = "kinesis", feature = "mongodb"))]
     pub(crate) async fn keep(&self, token: String) -> Result<(), Failure> {
+        // As for records: a token that is not durable is made again.
         drop(self.intake.append(Block::from_records::<&[u8]>([]), Some(token)).await?);
         Ok(())
     }

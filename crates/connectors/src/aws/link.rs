@@ -1,4 +1,4 @@
-//! Requests of the object store's client over the connections that all connectors have.
+//! Requests of the object store's client, which also fetches credentials, over the connections that all connectors have.
 //!
 //! Invariant: an answer is bounded; it is whole before it is handed on. Called
 //! by the client, which signs requests and repeats those that fail.
@@ -20,7 +20,7 @@ const ANSWER: usize = 16 << 20;
 
 /// A link as the client's way to servers.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Over(pub(super) Link);
+pub(crate) struct Over(pub(crate) Link);
 
 impl HttpConnector for Over {
     fn connect(&self, _options: &ClientOptions) -> object_store::Result<HttpClient> {
