@@ -23,6 +23,8 @@ mod aside;
 #[cfg(any(feature = "kinesis", feature = "s3"))]
 mod aws;
 pub mod backoff;
+#[cfg(feature = "cassandra")]
+pub mod cassandra;
 pub mod console;
 #[doc(hidden)]
 pub mod contract;
@@ -78,6 +80,10 @@ use tidemill_core::{Input, Registry};
 /// Which build has the connectors of databases.
 #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
 const WITH_DATABASES: &str = "the one with all connectors has it (cargo build --release --features full)";
+
+/// Which build has Cassandra.
+#[cfg(not(feature = "cassandra"))]
+const WITH_CASSANDRA: &str = "the one with Cassandra has it (cargo build --release --features cassandra)";
 
 /// Which build has MongoDB.
 #[cfg(not(feature = "mongodb"))]
@@ -165,6 +171,10 @@ pub fn register(registry: &mut Registry) {
     #[cfg(feature = "zeromq")]
     registry.add_input("zeromq", zeromq::ZeroMq::input);
 
+    #[cfg(not(feature = "cassandra"))]
+    registry.note_elsewhere("cassandra", WITH_CASSANDRA);
+    #[cfg(feature = "cassandra")]
+    registry.add_sink("cassandra", |o| Ok(Arc::new(cassandra::CassandraSink::from_options(o)?)));
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
     registry.add_sink("mail", |o| Ok(Arc::new(mail::Mail::from_options(o)?)));
     registry.add_sink("webhook", |o| Ok(Arc::new(webhook::Webhook::from_options(o)?)));
