@@ -44,8 +44,11 @@ pub mod mqtt;
 #[cfg(test)]
 #[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
+#[cfg(feature = "s3")]
+pub mod objects;
 mod place;
 pub mod push;
+mod ranges;
 pub mod replay;
 #[cfg(feature = "s3")]
 pub mod s3;
@@ -130,6 +133,11 @@ pub fn register(registry: &mut Registry) {
     registry.add_input("kafka", |o| Ok(Input::Source(Arc::new(kafka::KafkaSource::from_options(o)?))));
     #[cfg(feature = "kafka")]
     registry.add_sink("kafka", |o| Ok(Arc::new(kafka::KafkaSink::from_options(o)?)));
+
+    #[cfg(not(feature = "s3"))]
+    registry.note_input_elsewhere("s3", WITH_S3);
+    #[cfg(feature = "s3")]
+    registry.add_input("s3", |o| Ok(Input::Source(Arc::new(s3::source(o)?))));
 
     #[cfg(not(feature = "mqtt"))]
     registry.note_input_elsewhere("mqtt", WITH_MQTT);
