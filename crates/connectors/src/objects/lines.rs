@@ -167,7 +167,10 @@ mod tests {
             let mut text = Vec::new();
             for line in 0..below(1, 12) {
                 let long = if below(line + 10, 5) == 0 { 60 } else { 9 };
-                text.extend(std::iter::repeat_n(b'a' + u8::try_from(line).unwrap(), below(line + 20, long) as usize));
+                text.extend(std::iter::repeat_n(
+                    b'a' + u8::try_from(line).unwrap(),
+                    usize::try_from(below(line + 20, long)).unwrap(),
+                ));
                 text.extend_from_slice(if below(line + 30, 3) == 0 { b"\r\n" } else { b"\n" });
             }
             if below(2, 2) == 0 {

@@ -91,7 +91,7 @@ fn records(seed: u64) -> Vec<Vec<Vec<u8>>> {
     let below = |n: u64, most: u64| splitmix64(seed * 997 + n) % most;
     let record = |n: u64| {
         let mut bytes = Vec::new();
-        put_bytes(format!("{n}{}", "x".repeat(below(n, 30) as usize)).as_bytes(), &mut bytes);
+        put_bytes(format!("{n}{}", "x".repeat(usize::try_from(below(n, 30)).unwrap())).as_bytes(), &mut bytes);
         bytes
     };
     (0..below(1, 6)).map(|block| (0..below(block + 2, 7)).map(|i| record(100 + block * 10 + i)).collect()).collect()
