@@ -52,11 +52,14 @@ pub mod mqtt;
 #[cfg(test)]
 #[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
+#[cfg(feature = "s3")]
+pub mod objects;
 pub mod otlp;
 #[cfg(any(feature = "kinesis", feature = "mqtt", feature = "zeromq"))]
 mod payload;
 mod place;
 pub mod push;
+mod ranges;
 pub mod replay;
 #[cfg(feature = "s3")]
 pub mod s3;
@@ -160,6 +163,10 @@ pub fn register(registry: &mut Registry) {
     registry.note_input_elsewhere("kinesis", WITH_KINESIS);
     #[cfg(feature = "kinesis")]
     registry.add_input("kinesis", kinesis::Kinesis::input);
+    #[cfg(not(feature = "s3"))]
+    registry.note_input_elsewhere("s3", WITH_S3);
+    #[cfg(feature = "s3")]
+    registry.add_input("s3", |o| Ok(Input::Source(Arc::new(s3::source(o)?))));
 
     #[cfg(not(feature = "mqtt"))]
     registry.note_input_elsewhere("mqtt", WITH_MQTT);

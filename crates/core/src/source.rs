@@ -67,6 +67,16 @@ pub trait Source: Send + Sync + fmt::Debug {
     /// For people: `files /var/log/app/*.json`.
     fn describe(&self) -> String;
 
+    /// Told the declared columns, if any, before it is asked for its shape: a source of columns that can give those
+    /// takes them, and looks at its data when there are none. The default passes over them.
+    ///
+    /// # Errors
+    /// When it can't give them, or none are declared and there is nothing yet to take them from.
+    fn declare(&self, columns: Option<&SchemaRef>) -> Result<()> {
+        let _ = columns;
+        Ok(())
+    }
+
     /// Raw records or columns.
     fn shape(&self) -> Shape;
 

@@ -118,6 +118,9 @@ impl StreamingContext {
             }
             _ => registry.input(options)?,
         };
+        if let Input::Source(source) = &input {
+            source.declare(columns.as_ref())?;
+        }
         let format = match &input {
             Input::Source(source) if matches!(source.shape(), tidemill_core::Shape::Columns(_)) => None,
             Input::Source(source) => Some(source.format(columns, &|columns| registry.format(options, columns))?),

@@ -1,8 +1,9 @@
 //! Files as input and as output.
 //!
 //! [`FilesSource`] reads a file, a directory or a glob of files by byte
-//! offsets; [`FilesSink`] writes one file a batch, partition and, if asked, directory.
+//! offsets, lines or (`blocks.rs`) containers of Avro; [`FilesSink`] writes one file a batch, partition and, if asked, directory.
 
+mod blocks;
 mod encode;
 mod listing;
 mod partition;

@@ -20,12 +20,24 @@
 //! | `complete` | `auto`, `true`, `false`: see above |
 //! | `max_line` | bytes of a line at most (1 MiB); a longer one is refused |
 //! | `header` | `true`: a file's first line is no record |
+//! | `format` | `avro`: files of Avro (object containers), each with its schema in it; else lines |
+//!
+//! **Avro.** `schema` or `schema_file` says as what records are read; without it, and without declared columns, the columns
+//! are those of the first file. A file is taken when it has rested for two seconds, or with `complete = 'true'` at once.
 //!
 //! The position names every file ever read, so a directory that gets millions
 //! of small files should be emptied into another from time to time.
 
-use super::{listing::Listing, reader::RangeReader};
-use crate::lines;
+use super::{
+    blocks::{self, BlockReader},
+    listing::Listing,
+    reader::RangeReader,
+};
+use crate::{
+    format::avro::file::{Containers, SHIFT},
+    lines,
+};
+use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use memchr::{memchr, memchr_iter, memrchr};
@@ -33,11 +45,11 @@ use std::{
     collections::BTreeMap,
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tidemill_core::{
-    Budget, ChunkStream, Error, Offset, OffsetRange, Options, PartitionId, Position, Result, Shape, Source,
+    Budget, ChunkStream, Error, Format, Offset, OffsetRange, Options, PartitionId, Position, Result, Shape, Source,
 };
 
 /// Without a change for this long, a file's last line is taken without its end.
@@ -46,6 +58,8 @@ const SETTLED: Duration = Duration::from_secs(2);
 const MIN_RANGE: u64 = 64 << 10;
 /// Bytes looked at together in search of a line's end.
 const STEP: u64 = 16 << 10;
+/// Bytes of a record of Avro, as a guess.
+const RECORD: u64 = 64;
 /// Files looked at again in one plan, in turn, when there are more of them.
 const LOOKS: usize = 4096;
 
@@ -69,6 +83,8 @@ pub struct FilesSource {
     complete: Complete,
     max_line: usize,
     header: bool,
+    /// Where the files are of Avro.
+    containers: Option<Arc<Containers>>,
     seen: Mutex<Seen>,
 }
 
@@ -102,7 +118,7 @@ impl FilesSource {
         let listing = Listing::new(path)?;
         let seen = Mutex::new(Seen { listing, files: BTreeMap::new(), begun: false, turn: 0 });
         let (complete, max_line) = (Complete::default(), lines::MAX_LINE);
-        Ok(Self { path: path.to_string(), latest: false, complete, max_line, header: false, seen })
+        Ok(Self { path: path.to_string(), latest: false, complete, max_line, header: false, containers: None, seen })
     }
 
     /// From a stream's options.
@@ -133,6 +149,12 @@ impl FilesSource {
         };
         source.max_line = lines::max_line(options)?;
         source.header = options.parse("header", false)?;
+        source.containers = Containers::from_options(options)?.map(Arc::new);
+        if source.containers.is_some() && source.complete == Complete::Never {
+            return Err(Error::user(format!(
+                "{owner}: option `complete`: files of Avro are taken as a whole: `auto`, when one has rested, or `true`, at once"
+            )));
+        }
         Ok(source)
     }
 
@@ -148,6 +170,16 @@ impl FilesSource {
     pub fn max_line(mut self, bytes: usize) -> Self {
         self.max_line = bytes;
         self
+    }
+
+    /// Up to which byte a file was read.
+    fn read_to(&self, position: &Position, id: &PartitionId, known: &Known) -> u64 {
+        position.get(id).map_or(known.first, |at| at.0 >> self.shift())
+    }
+
+    /// Bits that an offset is above a byte.
+    fn shift(&self) -> u32 {
+        if self.containers.is_some() { SHIFT } else { 0 }
     }
 
     fn seen(&self) -> MutexGuard<'_, Seen> {
@@ -190,7 +222,7 @@ impl FilesSource {
             if let Some(known) = known {
                 (now.first, now.whole) = (known.first, known.whole);
             }
-            let read = position.get(&id).map_or(now.first, |at| at.0);
+            let read = self.read_to(position, &id, &now);
             if len < read {
                 return Err(Error::user(format!(
                     "files: {} has {len} bytes now, but bytes up to {read} were read: [{len}, {read}) are gone; it was truncated or rewritten. Put it back, or give the new content another name",
@@ -215,7 +247,7 @@ impl FilesSource {
 
     fn gone(&self, files: &mut BTreeMap<PartitionId, Known>, position: &Position, id: &PartitionId) -> Result<()> {
         let Some(known) = files.remove(id) else { return Ok(()) };
-        let read = position.get(id).map_or(known.first, |at| at.0);
+        let read = self.read_to(position, id, &known);
         if read < known.len && self.complete != Complete::Never {
             files.insert(id.clone(), known);
             return Err(Error::user(format!(
@@ -230,6 +262,9 @@ impl FilesSource {
     fn whole(&self, file: &mut File, known: &mut Known, from: u64) -> Result<u64> {
         if self.complete == Complete::Always || known.settled {
             return Ok(known.len);
+        }
+        if self.containers.is_some() {
+            return Ok(from);
         }
         match known.whole {
             Some((len, end)) if len == known.len => Ok(end.max(from)),
@@ -253,7 +288,7 @@ impl FilesSource {
         let mut line = None;
         let mut parts: Vec<(PartitionId, File, u64, u64)> = Vec::new();
         for (id, known) in files.iter_mut() {
-            let start = position.get(id).map_or(known.first, |at| at.0);
+            let start = self.read_to(position, id, known);
             if start >= known.len || known.whole == Some((known.len, start)) && !known.settled {
                 continue;
             }
@@ -267,6 +302,13 @@ impl FilesSource {
             };
             let whole = self.whole(&mut file, known, start)?;
             if whole <= start {
+                continue;
+            }
+            if self.containers.is_some() {
+                left = left.min(budget.records.saturating_mul(RECORD));
+                let end = whole.min(start.saturating_add(left.max(1)));
+                left = left.saturating_sub(end - start);
+                parts.push((id.clone(), file, start, end));
                 continue;
             }
             if line.is_none() && budget.records < left {
@@ -300,11 +342,14 @@ impl FilesSource {
                     end
                 } else if aim <= from {
                     continue;
+                } else if self.containers.is_some() {
+                    aim
                 } else {
                     line_end(&mut file, aim, end).map_err(|e| self.failed(e))?
                 };
                 if to > from {
-                    ranges.push(OffsetRange { partition: partition.clone(), start: Offset(from), end: Offset(to) });
+                    let (start, end) = (Offset(from << self.shift()), Offset(to << self.shift()));
+                    ranges.push(OffsetRange { partition: partition.clone(), start, end });
                 }
                 from = to;
             }
@@ -323,12 +368,31 @@ impl Source for FilesSource {
         Shape::Raw
     }
 
+    fn format(
+        &self,
+        columns: Option<SchemaRef>,
+        make: &dyn Fn(Option<SchemaRef>) -> Result<Arc<dyn Format>>,
+    ) -> Result<Arc<dyn Format>> {
+        let Some(containers) = &self.containers else { return make(columns) };
+        containers.format(columns, || {
+            let first = Listing::new(&self.path)?.files()?.next().ok_or_else(|| {
+                let path = &self.path;
+                Error::user(format!("files: `{path}` has no file yet to take the columns from; declare the columns"))
+            })?;
+            let failed = |e| Error::user(format!("files: can't take the columns from {}", first.display())).because(e);
+            blocks::header(&first, &mut File::open(&first).map_err(failed)?)
+        })
+    }
+
     async fn plan(&self, position: &Position, budget: Budget) -> Result<Vec<OffsetRange>> {
         self.plan_now(position, budget)
     }
 
     fn read(&self, range: &OffsetRange) -> ChunkStream {
         let path = self.seen().listing.root.join(&*range.partition.0);
+        if let Some(containers) = &self.containers {
+            return stream::iter(BlockReader::new(path, range, Arc::clone(containers))).boxed();
+        }
         stream::iter(RangeReader::new(path, range.start.0, range.end.0, self.max_line, self.header)).boxed()
     }
 
@@ -341,7 +405,7 @@ impl Source for FilesSource {
         self.look(&mut seen, position)?;
         let Seen { listing, files, .. } = &mut *seen;
         for (id, known) in files.iter_mut() {
-            let start = position.get(id).map_or(known.first, |at| at.0);
+            let start = self.read_to(position, id, known);
             if start < known.len {
                 if self.complete != Complete::Never {
                     return Ok(false);
@@ -358,7 +422,7 @@ impl Source for FilesSource {
     async fn lag(&self, position: &Position) -> Result<u64> {
         let mut seen = self.seen();
         self.look(&mut seen, position)?;
-        let behind = |(id, known): (&PartitionId, &Known)| known.len - position.get(id).map_or(known.first, |at| at.0);
+        let behind = |(id, known): (&PartitionId, &Known)| known.len - self.read_to(position, id, known);
         Ok(seen.files.iter().map(behind).sum())
     }
 }

@@ -236,4 +236,39 @@ fn wrong_options_are_named() {
     }
 }
 
+#[tokio::test]
+async fn files_of_avro_are_a_source_with_the_columns_of_their_schema() {
+    let schema = r#"{"type":"record","name":"R","fields":[{"name":"n","type":"int"}]}"#;
+    let file = |from: u8, codec: &str| {
+        let block = |block: u8| (0..5).map(|i| vec![2 * (from + block * 5 + i)]).collect::<Vec<_>>();
+        crate::format::avro::file::tests::container(schema, codec, &(0..4).map(block).collect::<Vec<_>>())
+    };
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("a.avro"), file(0, "null")).unwrap();
+    fs::write(dir.path().join("b.avro"), file(20, "zstandard")).unwrap();
+    let path = dir.path().to_string_lossy();
+    let options =
+        Options::new("s", [("connector", "files"), ("path", &*path), ("format", "avro"), ("complete", "true")]);
+    let registry = crate::registry();
+    let tidemill_core::Input::Source(source) = registry.input(&options).unwrap() else { panic!("a source") };
+    let format = source.format(None, &|columns| registry.format(&options, columns)).unwrap();
+    options.finish().unwrap();
+    assert_eq!(format.schema().field(0).data_type(), &arrow_schema::DataType::Int32);
+    let all = check_source(&*source, 9).await;
+    let numbers =
+        |name: &str| all[&PartitionId::new(name)].iter().map(|(_, record)| record[10] / 2).collect::<Vec<_>>();
+    assert_eq!((numbers("a.avro"), numbers("b.avro")), ((0..20).collect(), (20..40).collect()));
+    // What was read is not taken for another file; one that is no file of Avro is told.
+    fs::write(dir.path().join("a.avro"), &file(0, "null")[..60]).unwrap();
+    let whole = Position::from([(PartitionId::new("a.avro"), Offset(100 << 16))]);
+    let error = source.plan(&whole, ALL).await.unwrap_err().to_string();
+    assert!(error.contains("[60, 100) are gone"), "{error}");
+    fs::write(dir.path().join("c.avro"), "text\n").unwrap();
+    let range = OffsetRange { partition: PartitionId::new("c.avro"), start: Offset(0), end: Offset(5 << 16) };
+    let error = futures::StreamExt::next(&mut source.read(&range)).await.unwrap().unwrap_err().to_string();
+    assert!(error.contains("c.avro is no file of Avro"), "{error}");
+    let never = Options::new("s", [("path", &*path), ("format", "avro"), ("complete", "false")]);
+    assert!(FilesSource::from_options(&never).unwrap_err().to_string().contains("`complete`"));
+}
+
 mod sink;

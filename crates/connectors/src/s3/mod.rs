@@ -1,4 +1,5 @@
-//! Sink `s3`: objects of an S3 bucket, one a batch, part and directory, exactly once.
+//! Source and sink `s3`: objects of an S3 bucket. The source is in `source.rs`; this is the sink, which writes one a
+//! batch, part and directory, exactly once.
 //!
 //! | Option | Meaning |
 //! |---|---|
@@ -35,15 +36,19 @@
 //! Invariant: an object belongs to a committed batch, and has rows; a quiet batch
 //! makes none. Nothing grows beside the objects: the mark is one, and is replaced.
 
+mod bucket;
 #[doc(hidden)]
 pub mod probe;
+mod source;
 #[cfg(test)]
 mod tests;
 
+pub use source::source;
+
 use crate::{
     aside::{Aside, Part},
-    aws::Over,
     files::{Encoder, FileFormat, PartitionBy, batch_of, takes},
+    objects::Place,
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -52,16 +57,11 @@ use futures::{
     StreamExt, TryStreamExt, future,
     stream::{self, BoxStream},
 };
-use object_store::{
-    ObjectStore, ObjectStoreExt, PutPayload, RetryConfig,
-    aws::{AmazonS3, AmazonS3Builder},
-    path::Path as Key,
-};
+use object_store::{ObjectStore, ObjectStoreExt, PutPayload, path::Path as Key};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
 };
 use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
 
@@ -73,17 +73,11 @@ const ASIDE: &str = "_undone";
 const OBJECTS: usize = 1000;
 /// Objects that are sent side by side.
 const SENDING: usize = 8;
-/// Tries of a request, and how long they may take together, before the commit as a whole is tried again.
-const TRIES: usize = 4;
-const TRYING: Duration = Duration::from_secs(60);
 
 /// Objects of a bucket.
 #[derive(Debug)]
 pub struct S3Sink {
-    store: AmazonS3,
-    bucket: String,
-    prefix: String,
-    endpoint: Option<String>,
+    at: Place,
     format: FileFormat,
     by: Option<PartitionBy>,
     aside: Aside,
@@ -99,39 +93,12 @@ impl S3Sink {
     pub fn from_options(options: &Options) -> Result<Self> {
         let owner = options.owner();
         let wrong = |key: &str, why: &str| Error::user(format!("{owner}: option `{key}`: {why}"));
-        let url = options.require("url", "it names the bucket: s3://bucket/posts")?;
-        let rest = url.strip_prefix("s3://").or_else(|| url.strip_prefix("s3a://"));
-        let rest = rest.ok_or_else(|| wrong("url", "write it as s3://bucket/posts"))?;
-        let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
-        let fine =
-            bucket.len() >= 3 && bucket.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
-        if !fine {
-            return Err(wrong("url", &format!("`{bucket}` can't be a bucket's name")));
-        }
-        let prefix = Key::parse(prefix.trim_end_matches('/'))
-            .map_err(|e| wrong("url", "what follows the bucket can't begin names").because(e))?;
         let name = options.get("format").unwrap_or("parquet");
         let format = FileFormat::named(name).ok_or_else(|| {
             wrong("format", &format!("it must be `parquet`, `json`, `csv`, `avro` or `text`, not `{name}`"))
         })?;
-        let mut builder = AmazonS3Builder::from_env()
-            .with_bucket_name(bucket)
-            .with_http_connector(Over::default())
-            .with_retry(RetryConfig { max_retries: TRIES, retry_timeout: TRYING, ..RetryConfig::default() });
-        if let Some(region) = options.get("region") {
-            builder = builder.with_region(region);
-        }
-        let endpoint = options.get("endpoint").map(|endpoint| endpoint.trim_end_matches('/').to_string());
-        if let Some(endpoint) = &endpoint {
-            crate::http::Request::to_server(endpoint).map_err(|why| wrong("endpoint", &why))?;
-            builder = builder.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
-        }
-        let store = builder.build().map_err(|e| Error::user(format!("{owner}: S3 can't be reached so")).because(e))?;
         Ok(Self {
-            store,
-            bucket: bucket.to_string(),
-            prefix: prefix.to_string(),
-            endpoint,
+            at: bucket::place(options, "it names the bucket: s3://bucket/posts")?,
             format,
             by: PartitionBy::parse(options.get("partition_by").unwrap_or_default()),
             aside: Aside::default(),
@@ -141,40 +108,21 @@ impl S3Sink {
 
     /// The bucket and the beginning of names, for people.
     fn place(&self) -> String {
-        let slash = if self.prefix.is_empty() { "" } else { "/" };
-        format!("s3://{}{slash}{}", self.bucket, self.prefix)
+        self.at.url()
     }
 
-    /// The name of an object by what follows the prefix.
     fn key(&self, rest: &str) -> Result<Key> {
-        let whole = if self.prefix.is_empty() { rest.to_string() } else { format!("{}/{rest}", self.prefix) };
-        Key::parse(whole).map_err(|e| Error::internal("s3: a name of an object").because(e))
+        self.at.key(rest)
     }
 
     fn failed(&self, what: &str, error: object_store::Error) -> Error {
-        use object_store::Error as Cause;
-        let text = format!("s3: can't {what} {}", self.place());
-        // The store's word for a bucket that is not there.
-        let no_bucket = error.to_string().contains("NoSuchBucket");
-        match error {
-            error @ (Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. }) => {
-                let hint = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do";
-                Error::user(format!("{text}: {hint}")).because(error)
-            }
-            error if no_bucket => {
-                Error::user(format!("{text}: there is no bucket `{}`: make it first", self.bucket)).because(error)
-            }
-            error @ (Cause::NotSupported { .. } | Cause::NotImplemented { .. } | Cause::InvalidPath { .. }) => {
-                Error::user(text).because(error)
-            }
-            error => Error::external(text).because(error),
-        }
+        self.at.failed(what, error)
     }
 
     /// The last batch that is whole in the bucket.
     async fn last_whole(&self) -> Result<Option<u64>> {
         let read = async {
-            let found = self.store.get(&self.key(MARK)?).await;
+            let found = self.at.store.get(&self.key(MARK)?).await;
             match found {
                 Err(object_store::Error::NotFound { source, .. }) if !source.to_string().contains("NoSuchBucket") => {
                     Ok(None)
@@ -195,13 +143,12 @@ impl S3Sink {
 
     async fn note(&self, batch: u64) -> Result<()> {
         let mark = PutPayload::from(serde_json::json!({ "batch": batch }).to_string());
-        let put = self.store.put(&self.key(MARK)?, mark).await;
+        let put = self.at.store.put(&self.key(MARK)?, mark).await;
         put.map(drop).map_err(|error| self.failed("write the mark of", error))
     }
 
-    /// What follows the prefix.
     fn rest<'a>(&self, key: &'a Key) -> &'a str {
-        key.as_ref().get(self.prefix.len()..).unwrap_or_default().trim_start_matches('/')
+        self.at.rest(key)
     }
 
     /// The batch that an object is of, when it is one of ours that readers see: such lie in directories of
@@ -217,8 +164,8 @@ impl S3Sink {
 
     /// All our objects that readers see, with their batches.
     fn objects(&self) -> Result<BoxStream<'_, Result<(Key, BatchId)>>> {
-        let prefix = Key::parse(&self.prefix).map_err(|e| Error::internal("s3: a prefix").because(e))?;
-        let listed = self.store.list(Some(&prefix)).map_err(|error| self.failed("list", error));
+        let prefix = self.at.prefix()?;
+        let listed = self.at.store.list(Some(&prefix)).map_err(|error| self.failed("list", error));
         let ours = listed.try_filter_map(|object| {
             let batch = self.batch_of(&object.location);
             future::ready(Ok(batch.map(|batch| (object.location, batch))))
@@ -233,7 +180,7 @@ impl S3Sink {
         while let Some((key, of)) = all.try_next().await? {
             if of == batch && !written.contains(&key) {
                 tracing::warn!(%key, "removed an object of a commit that was cut off under other options");
-                self.store.delete(&key).await.map_err(|error| self.failed("remove from", error))?;
+                self.at.store.delete(&key).await.map_err(|error| self.failed("remove from", error))?;
             }
         }
         Ok(())
@@ -275,7 +222,7 @@ impl S3Sink {
             drop(rows);
             let puts = objects.into_iter().map(|(rest, bytes)| async move {
                 let key = self.key(&rest)?;
-                let put = self.store.put(&key, PutPayload::from(bytes)).await;
+                let put = self.at.store.put(&key, PutPayload::from(bytes)).await;
                 put.map(|_| key).map_err(|error| self.failed("write to", error))
             });
             let keys: Vec<Key> = stream::iter(puts).buffer_unordered(SENDING).try_collect().await?;
@@ -289,8 +236,7 @@ impl S3Sink {
 impl Sink for S3Sink {
     fn describe(&self) -> String {
         let by = if self.by.is_some() { ", partitioned" } else { "" };
-        let at = self.endpoint.as_ref().map(|endpoint| format!(" at {endpoint}")).unwrap_or_default();
-        format!("{}{at} ({}{by})", self.place(), self.format.name())
+        format!("{}{} ({}{by})", self.place(), self.at.at(), self.format.name())
     }
 
     fn guarantee(&self) -> Guarantee {
@@ -298,7 +244,7 @@ impl Sink for S3Sink {
     }
 
     fn claim(&self) -> Option<Claim> {
-        let at = self.endpoint.as_deref().unwrap_or("amazon");
+        let at = self.at.endpoint.as_deref().unwrap_or("amazon");
         Some(Claim::new(format!("{} of {at}", self.place())))
     }
 
@@ -318,7 +264,7 @@ impl Sink for S3Sink {
         self.takes(&schema)?;
         // Says at the start what is wrong with the way there.
         let mark = self.key(MARK)?;
-        let listed = self.store.list(Some(&mark)).next().await.transpose();
+        let listed = self.at.store.list(Some(&mark)).next().await.transpose();
         listed.map_err(|error| self.failed("list", error))?;
         self.aside.open(schema).await
     }
@@ -361,7 +307,11 @@ impl Sink for S3Sink {
             if batch > to && batch <= upto {
                 let into = self.key(&format!("{ASIDE}/{to}-{upto}/{}", self.rest(&from)))?;
                 // A copy, and then gone: cut off in between it is done again.
-                self.store.rename(&from, &into).await.map_err(|error| self.failed("move aside objects of", error))?;
+                self.at
+                    .store
+                    .rename(&from, &into)
+                    .await
+                    .map_err(|error| self.failed("move aside objects of", error))?;
             }
         }
         // Their numbers do not come again.

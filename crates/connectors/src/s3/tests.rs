@@ -77,7 +77,7 @@ async fn rows_are_dealt_out_and_a_commit_that_was_cut_off_is_made_whole() {
     let parts = Part::parse(std::slice::from_ref(&part)).unwrap();
     let encoded = first.encoded(BatchId(3), 0, &first.aside.read(BatchId(3), &parts[0]).await.unwrap()).unwrap();
     assert_eq!(encoded.len(), 3);
-    first.store.put(&first.key(&encoded[1].0).unwrap(), PutPayload::from(encoded[1].1.clone())).await.unwrap();
+    first.at.store.put(&first.key(&encoded[1].0).unwrap(), PutPayload::from(encoded[1].1.clone())).await.unwrap();
     let second = open().await;
     second.commit(BatchId(3), std::slice::from_ref(&part)).await.unwrap();
     let name = "batch-000000000003-part-00000.json";
@@ -87,17 +87,17 @@ async fn rows_are_dealt_out_and_a_commit_that_was_cut_off_is_made_whole() {
         (format!("lang=a%2Fb c/{name}"), "{\"n\":2}\n"),
         (format!("lang=en/{name}"), "{\"n\":1}\n{\"n\":3}\n"),
     ];
-    let mut stored = second.store.list(None).map_ok(|object| object.location).try_collect::<Vec<_>>().await.unwrap();
+    let mut stored = second.at.store.list(None).map_ok(|object| object.location).try_collect::<Vec<_>>().await.unwrap();
     stored.sort();
     let mut seen = Vec::new();
     for key in stored {
-        let bytes = second.store.get(&key).await.unwrap().bytes().await.unwrap();
+        let bytes = second.at.store.get(&key).await.unwrap().bytes().await.unwrap();
         seen.push((key.to_string(), String::from_utf8(bytes.to_vec()).unwrap()));
     }
     assert_eq!(seen, want.map(|(key, text)| (key, text.to_string())));
     // With the rows gone, and without the mark, nobody guesses.
     second.commit(BatchId(3), std::slice::from_ref(&part)).await.unwrap();
-    second.store.delete(&second.key(MARK).unwrap()).await.unwrap();
+    second.at.store.delete(&second.key(MARK).unwrap()).await.unwrap();
     let error = second.commit(BatchId(3), &[part]).await.unwrap_err();
     assert!(error.to_string().contains("neither aside nor noted"), "{error}");
 }
@@ -154,7 +154,7 @@ async fn objects_that_the_ledger_does_not_know_are_told_and_the_way_out_leads_on
         parts.push(part);
     }
     // Of batch 3 one object was written, and then the ledger lost it. Others have names like ours below.
-    let put = async |rest: &str| first.store.put(&first.key(rest).unwrap(), PutPayload::from("x")).await.unwrap();
+    let put = async |rest: &str| first.at.store.put(&first.key(rest).unwrap(), PutPayload::from("x")).await.unwrap();
     for of_others in ["other/batch-000000000009-part-00000.json", "_undone/2-4/batch-000000000004-part-00000.json"] {
         put(of_others).await;
     }
@@ -165,9 +165,9 @@ async fn objects_that_the_ledger_does_not_know_are_told_and_the_way_out_leads_on
     // A data directory of batch 1: what is told to do is done by hand, and the start after it repeats batch 1.
     let error = open().await.recover(Some(BatchId(1))).await.unwrap_err().to_string();
     let (_, mark) = error.split_once("let s3://unknown/x/_tidemill.json be ").unwrap();
-    first.store.put(&first.key(MARK).unwrap(), PutPayload::from(mark.to_string())).await.unwrap();
+    first.at.store.put(&first.key(MARK).unwrap(), PutPayload::from(mark.to_string())).await.unwrap();
     for rest in ["batch-000000000002-part-00000.parquet", "lang=en/batch-000000000003-part-00000.json"] {
-        first.store.delete(&first.key(rest).unwrap()).await.unwrap();
+        first.at.store.delete(&first.key(rest).unwrap()).await.unwrap();
     }
     let restored = open().await;
     restored.commit(BatchId(1), &parts[..1]).await.unwrap();
@@ -188,7 +188,7 @@ async fn a_commit_under_other_options_leaves_no_object_of_the_earlier_ones() {
     // One object was put, and the program ended.
     let parts = Part::parse(std::slice::from_ref(&part)).unwrap();
     let encoded = first.encoded(BatchId(1), 0, &first.aside.read(BatchId(1), &parts[0]).await.unwrap()).unwrap();
-    first.store.put(&first.key(&encoded[0].0).unwrap(), PutPayload::from(encoded[0].1.clone())).await.unwrap();
+    first.at.store.put(&first.key(&encoded[0].0).unwrap(), PutPayload::from(encoded[0].1.clone())).await.unwrap();
     let second = open(&[("format", "csv")]).await;
     second.commit(BatchId(1), std::slice::from_ref(&part)).await.unwrap();
     second.recover(Some(BatchId(1))).await.unwrap();

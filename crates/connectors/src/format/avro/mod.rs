@@ -12,6 +12,7 @@
 //! columns.rs    types ─► the columns of a stream that declares none
 //! resolve.rs    the writer's types + columns ─► a tree of steps, once for a schema
 //! decode.rs     bytes, along the steps ─► columns               wire.rs reads, text.rs writes what is TEXT
+//! file.rs       files ─► blocks ─► records, each with its file's schema named in front
 //! write.rs      columns ─► bytes, and the schema that they have  container.rs: as a file
 //! ```
 //!
@@ -28,6 +29,7 @@ mod columns;
 pub(crate) mod container;
 mod decode;
 mod defaults;
+pub(crate) mod file;
 mod resolve;
 mod schema;
 #[cfg(test)]
@@ -68,14 +70,16 @@ struct Inner {
     reader: Option<Arc<Schema>>,
     writer: Writer,
     number: Unit,
-    /// Plans by the writer's id (0 without a registry) and the columns.
-    plans: Mutex<HashMap<(u32, Vec<usize>), Planned>>,
+    /// Plans by the writer's id (0 where there is one alone) and the columns.
+    plans: Mutex<HashMap<(u64, Vec<usize>), Planned>>,
 }
 
 /// What records were written with.
 enum Writer {
     One(Arc<Schema>),
     Registry(Arc<SchemaRegistry>),
+    /// Of the file that the record is of.
+    Files(Arc<file::Schemas>),
 }
 
 /// A plan, or why records of its schema can't be read.
@@ -178,14 +182,14 @@ impl AvroFormat {
         let columns = match (declared, &reader, &writer) {
             (Some(declared), ..) => declared,
             (None, Some(schema), _) | (None, None, Writer::One(schema)) => columns::columns(schema),
-            (None, None, Writer::Registry(_)) => return Err("declare the columns".to_string()),
+            (None, None, Writer::Registry(_) | Writer::Files(_)) => return Err("declare the columns".to_string()),
         };
         for field in columns.fields() {
             Column::typed(field, number).map_err(|e| e.to_string())?;
         }
         let sides: Vec<&Arc<Schema>> = match &writer {
             Writer::One(written) => reader.iter().chain([written]).collect(),
-            Writer::Registry(_) => reader.iter().collect(),
+            Writer::Registry(_) | Writer::Files(_) => reader.iter().collect(),
         };
         let targets: Vec<FieldRef> = columns.fields().iter().cloned().collect();
         for writer in sides {
@@ -211,23 +215,27 @@ fn found(plan: &Plan, targets: &[FieldRef]) -> Result<(), String> {
 }
 
 impl Inner {
-    fn plan(&self, id: u32, projection: &[usize]) -> Result<Planned> {
+    fn plan(&self, id: u64, projection: &[usize]) -> Result<Planned> {
         let key = (id, projection.to_vec());
         if let Some(plan) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(plan.clone());
         }
         let schema = match &self.writer {
             Writer::One(schema) => Ok(Arc::clone(schema)),
-            Writer::Registry(registry) => match registry.schema(id)? {
+            Writer::Registry(registry) => match registry.schema(u32::try_from(id).unwrap_or(u32::MAX))? {
                 Ok(registered) => parse(&registered),
                 // It may come to be known.
+                Err(unknown) => return Ok(Err(unknown)),
+            },
+            Writer::Files(schemas) => match schemas.get(id) {
+                Ok(schema) => Ok(schema),
                 Err(unknown) => return Ok(Err(unknown)),
             },
         };
         let targets: Vec<FieldRef> = projection.iter().map(|at| Arc::clone(&self.columns.fields()[*at])).collect();
         let planned = schema.and_then(|schema| resolve::plan(&schema, self.reader.as_ref(), &targets, self.number));
         let planned = planned.map(Arc::new).map_err(|why| match &self.writer {
-            Writer::One(_) => why,
+            Writer::One(_) | Writer::Files(_) => why,
             Writer::Registry(_) => format!("schema {id}: {why}"),
         });
         self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(key, planned.clone());
@@ -262,7 +270,7 @@ struct AvroDecoder {
     schema: SchemaRef,
     columns: Vec<Column>,
     /// The plan of the record before.
-    last: Option<(u32, Planned)>,
+    last: Option<(u64, Planned)>,
 }
 
 impl AvroDecoder {
@@ -270,6 +278,10 @@ impl AvroDecoder {
         let (id, value) = match &self.format.writer {
             Writer::One(_) => (0, record),
             Writer::Registry(_) => match registry::unframe(record) {
+                Ok((id, value)) => (u64::from(id), value),
+                Err(why) => return Ok(Err(why.to_string())),
+            },
+            Writer::Files(_) => match file::unframe(record) {
                 Ok(framed) => framed,
                 Err(why) => return Ok(Err(why.to_string())),
             },

@@ -14,17 +14,25 @@ const EMPTY: usize = 1 << 16;
 /// Why a value can't be read.
 pub(super) type Fault = &'static str;
 
-const ENDS: Fault = "the record ends too early";
+/// The bytes are not enough.
+pub(super) const ENDS: Fault = "the record ends too early";
 
 /// What is left of a record.
 pub(super) struct Input<'a> {
     rest: &'a [u8],
     empty: usize,
+    /// Whether text that is passed over may be none.
+    loose: bool,
 }
 
 impl<'a> Input<'a> {
     pub(super) fn new(record: &'a [u8]) -> Self {
-        Self { rest: record, empty: EMPTY }
+        Self { rest: record, empty: EMPTY, loose: false }
+    }
+
+    /// To find where records end that are looked at later, one by one.
+    pub(super) fn loose(records: &'a [u8]) -> Self {
+        Self { loose: true, ..Self::new(records) }
     }
 
     /// Bytes that are left.
@@ -110,6 +118,12 @@ impl<'a> Input<'a> {
         }
     }
 
+    /// Passes over a text.
+    fn text(&mut self, fault: Fault) -> Result<(), Fault> {
+        let text = self.bytes()?;
+        if self.loose { Ok(()) } else { simdutf8::basic::from_utf8(text).map(drop).map_err(|_| fault) }
+    }
+
     /// Passes over a value.
     pub(super) fn skip(&mut self, schema: &Schema, id: Id, depth: usize) -> Result<(), Fault> {
         let below = depth.checked_sub(1).ok_or("values lie too deep in each other")?;
@@ -121,15 +135,12 @@ impl<'a> Input<'a> {
             Type::Float => self.take(4).map(drop),
             Type::Double => self.take(8).map(drop),
             Type::Bytes => self.bytes().map(drop),
-            Type::String => match simdutf8::basic::from_utf8(self.bytes()?) {
-                Ok(_) => Ok(()),
-                Err(_) => Err("a string that is no UTF-8"),
-            },
+            Type::String => self.text("a string that is no UTF-8"),
             Type::Fixed(size) => self.take(*size).map(drop),
             Type::Enum { symbols, .. } => self.index(symbols.len()).map(drop),
             Type::Array(item) => self.items(|input| input.skip(schema, *item, below)),
             Type::Map(value) => self.items(|input| {
-                simdutf8::basic::from_utf8(input.bytes()?).map_err(|_| "a key that is no UTF-8")?;
+                input.text("a key that is no UTF-8")?;
                 input.skip(schema, *value, below)
             }),
             Type::Union(branches) => {
