@@ -29,7 +29,7 @@ impl Shelf for Words {
         let names = names(&self.endpoint, "faulty").await;
         for name in names.iter().filter(|name| name.ends_with(".parquet")) {
             if !self.known.lock().unwrap().contains_key(name) {
-                let found = past.store.get(&past.key(name).unwrap()).await.unwrap().bytes().await.unwrap();
+                let found = past.at.store.get(&past.key(name).unwrap()).await.unwrap().bytes().await.unwrap();
                 let rows = rows_of(&[(name.clone(), found.to_vec())].into());
                 self.known.lock().unwrap().insert(name.clone(), rows.iter().map(number).collect());
             }
