@@ -92,6 +92,9 @@ impl Inspect for Fake {
                 output(sample("same", &[("a", 1)]), Some((Kept::Program, sample("same", &[("a", 1)])))),
                 output(sample("file", &[("x", 1), ("y", 2)]), None),
                 RerunOutput { why: Some("the topic is gone".to_string()), ..output(sample("lost", &[]), None) },
+                output(sample("fewer", &[("a", 1)]), Some((Kept::Topic, sample("fewer", &[("a", 1), ("b", 2)])))),
+                output(sample("more", &[("a", 1), ("b", 2)]), Some((Kept::Topic, sample("more", &[("b", 2)])))),
+                output(sample("none", &[]), None),
             ],
             states: vec![RerunState {
                 operator: "words".to_string(),
@@ -166,6 +169,7 @@ async fn site(fake: Fake) -> Site {
     site.show("words", 7, &[("sea", 3), ("tide", 2)]);
     let mut told: BatchDetail = detail();
     told.outputs.push(OperatorReport { name: "file".to_string(), rows: 3, ..OperatorReport::default() });
+    told.outputs.push(OperatorReport { name: "none".to_string(), ..OperatorReport::default() });
     site.board.publish_batch(BatchReport { detail: Arc::new(told), ..report(7) });
     site
 }
@@ -203,6 +207,15 @@ async fn a_batch_runs_again_and_is_compared_with_what_is_known_of_then() {
     // Only their number is known: it differs.
     let file = of("file");
     assert_eq!((&file["kept"], &file["counted"], &file["same"]), (&json!("count"), &json!(3), &json!(false)));
+    // Rows that only went, or only came, are a difference, too.
+    for (name, removed, added) in [("fewer", 1, 0), ("more", 0, 1)] {
+        let told = of(name);
+        assert_eq!((&told["same"], &told["common"]), (&json!(false), &json!(1)), "{name}");
+        assert_eq!((&told["removed"]["total"], &told["added"]["total"]), (&json!(removed), &json!(added)), "{name}");
+    }
+    // None were given then, and none are now.
+    let none = of("none");
+    assert_eq!((&none["kept"], &none["same"]), (&json!("view"), &json!(true)));
     let lost = of("lost");
     assert_eq!(
         (&lost["kept"], &lost["same"], &lost["why"]),
@@ -212,8 +225,10 @@ async fn a_batch_runs_again_and_is_compared_with_what_is_known_of_then() {
     assert_eq!(told["states"][0]["removed"]["rows"], json!([["sea", 3]]));
     assert_eq!((&told["inputs"][0]["total"], &told["inputs"][0]["rows"][1]), (&json!(10), &json!(["tide", 2])));
     // Of a batch whose report is gone, less is known.
-    let old = run(site.address, "3", "{}").await.json();
-    assert_eq!((&old["records_then"], &old["outputs"][0]["kept"]), (&Value::Null, &json!("nothing")));
+    for batch in ["3", "9"] {
+        let old = run(site.address, batch, "{}").await.json();
+        assert_eq!((&old["records_then"], &old["outputs"][0]["kept"]), (&Value::Null, &json!("nothing")), "{batch}");
+    }
     site.close().await;
 }
 
