@@ -18,9 +18,9 @@
 //! Invariant: a plan has a slot for each column, and only for these; fields that
 //! nobody asked for are passed over. Called by the format.
 
-use super::super::{
-    avro::{map_of, utc},
+use crate::format::{
     column::nullable,
+    typed::{map_of, utc},
 };
 use arrow_schema::{DataType, Field, FieldRef};
 use prost_reflect::{Cardinality, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
