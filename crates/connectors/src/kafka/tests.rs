@@ -73,7 +73,7 @@ fn options_that_make_no_sense_are_told() {
     let error = |more: &[(&str, &str)]| sink(&with("localhost:9", "t", more)).unwrap_err().to_string();
     for (more, says) in [
         (&[("topic", "a*")][..], "can't be a topic's name"),
-        (&[("format", "xml")], "must be `json` (default), `avro` or `text`"),
+        (&[("format", "xml")], "must be `json` (default), `avro`, `protobuf` or `text`"),
         (&[("guarantee", "twice")], "'at least once' (default) or 'exactly once'"),
         (&[("compression", "rar")], "must be none, gzip"),
         (&[("transactional_id", "x")], "goes with guarantee = 'exactly once'"),

@@ -3,7 +3,7 @@
 //! | Option | Meaning |
 //! |---|---|
 //! | `url` | the bucket and what names begin with: `s3://bucket/posts` |
-//! | `format` | `parquet` (default), `avro`, `json` (one object a line), `csv` (with a header) or `text` (one text column) |
+//! | `format` | `parquet` (default), `avro`, `protobuf` (messages, each behind its length; options as of the sink `kafka`, without a registry), `json` (one object a line), `csv` (with a header) or `text` (one text column) |
 //! | `partition_by` | columns whose values name directories, such as `day,lang`: `day=2026-01-31/lang=en/…` |
 //! | `endpoint` | the server of another than Amazon: `https://minio.example.org`; `http://` only on this machine |
 //! | `region` | the bucket's region (`us-east-1`, or as `AWS_REGION` says) |
@@ -43,7 +43,7 @@ mod tests;
 
 use crate::{
     aside::{Aside, Part},
-    files::{Encoder, FileFormat, PartitionBy, batch_of, takes},
+    files::{Encoder, Encoding, FileFormat, PartitionBy, batch_of, takes},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -85,7 +85,7 @@ pub struct S3Sink {
     bucket: String,
     prefix: String,
     endpoint: Option<String>,
-    format: FileFormat,
+    format: Encoding,
     by: Option<PartitionBy>,
     aside: Aside,
     /// Whether it is known that there are no objects of later batches, those of an earlier life least of all.
@@ -111,10 +111,7 @@ impl S3Sink {
         }
         let prefix = Key::parse(prefix.trim_end_matches('/'))
             .map_err(|e| wrong("url", "what follows the bucket can't begin names").because(e))?;
-        let name = options.get("format").unwrap_or("parquet");
-        let format = FileFormat::named(name).ok_or_else(|| {
-            wrong("format", &format!("it must be `parquet`, `json`, `csv`, `avro` or `text`, not `{name}`"))
-        })?;
+        let format = Encoding::from_options(options, FileFormat::Parquet)?;
         let mut builder = AmazonS3Builder::from_env()
             .with_bucket_name(bucket)
             .with_http_connector(Over::default())
@@ -255,7 +252,7 @@ impl S3Sink {
                         self.place()
                     )));
                 }
-                encoders.entry(dir).or_insert_with(|| Encoder::new(self.format)).encode(&rows)?;
+                encoders.entry(dir).or_insert_with(|| Encoder::new(&self.format)).encode(&rows)?;
             }
         }
         let name = format!("batch-{:012}-part-{part:05}.{}", batch.0, self.format.extension());
@@ -265,6 +262,17 @@ impl S3Sink {
             Ok((format!("{dir}{slash}{name}"), std::mem::take(encoder.bytes())))
         };
         encoders.into_iter().map(finished).collect()
+    }
+
+    fn proved(&self, rows: RecordBatch) -> Result<RecordBatch> {
+        match &self.by {
+            Some(by) => {
+                let written = rows.project(&by.rest(&rows.schema()));
+                self.format.prove(&written.map_err(|e| Error::internal("s3: columns").because(e))?)?;
+            }
+            None => self.format.prove(&rows)?,
+        }
+        Ok(rows)
     }
 
     /// Writes all objects of a batch, and says which they are.
@@ -308,7 +316,7 @@ impl Sink for S3Sink {
     }
 
     fn takes(&self, schema: &SchemaRef) -> Result<()> {
-        takes(self.format, self.by.as_ref(), schema)
+        takes(&self.format, self.by.as_ref(), schema)
     }
 
     fn undoes(&self) -> Option<String> {
@@ -331,7 +339,9 @@ impl Sink for S3Sink {
         part: usize,
         rows: BoxStream<'_, Result<RecordBatch>>,
     ) -> Result<Option<StagedPart>> {
-        self.aside.stage(batch, time, part, rows).await
+        // A row that can't be written must not be found when the ledger has the batch.
+        let proved = rows.map(|rows| rows.and_then(|rows| self.proved(rows)));
+        self.aside.stage(batch, time, part, proved.boxed()).await
     }
 
     async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()> {

@@ -13,6 +13,10 @@
 //! plan.rs      the message + columns ─► slots, once for a schema       the columns of a stream that declares none
 //! decode.rs    bytes, along the slots ─► columns                       wire.rs reads
 //!
+//! target.rs    a sink's options ─► the message          topic.rs also from a registry, with the frame
+//! write.rs     the message + columns ─► members, once
+//! put.rs       columns, along the members ─► bytes
+//!
 //! framed       0 │ id, 4 bytes │ indexes of the message in its file, zigzag numbers behind their count │ message
 //! ```
 //!
@@ -22,10 +26,15 @@
 
 mod decode;
 mod plan;
+mod put;
 mod schema;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "kafka")]
+pub(crate) mod topic;
 mod wire;
+pub(crate) mod write;
 
 use super::{
     column::{Column, projected},
@@ -78,9 +87,9 @@ impl ProtobufFormat {
         let wrong = |why: String| Error::user(format!("{owner}: {why}"));
         let registry = SchemaRegistry::from_options(options)?;
         let name = options.get("message");
-        let pool = schema::from_options(options)?;
+        let given = schema::from_options(options)?;
         let subject = options.get("subject").is_some();
-        let (writer, known) = match (registry, pool) {
+        let (writer, known) = match (registry, given) {
             (Some(_), Some(_)) => {
                 return Err(wrong(
                     "the schema is the registry's: leave out `descriptor` and `schema_file`".to_string(),
@@ -101,9 +110,10 @@ impl ProtobufFormat {
             }
             (Some(registry), None) => (Writer::Registry(registry), None),
             (None, _) if subject => return Err(wrong("option `subject` goes with `registry`".to_string())),
-            (None, Some(pool)) => {
+            (None, Some(given)) => {
                 let name = options.require("message", "it names the message that a record is: shop.Order")?;
-                let message = schema::find(&pool, name).map_err(|why| wrong(format!("option `message`: {why}")))?;
+                let message =
+                    schema::find(&given.pool, name).map_err(|why| wrong(format!("option `message`: {why}")))?;
                 (Writer::One(message.clone()), Some(message))
             }
             (None, None) => {

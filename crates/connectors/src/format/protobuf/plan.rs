@@ -199,7 +199,7 @@ fn slot(field: &FieldDescriptor, target: &FieldRef) -> Result<Slot, String> {
     Ok(Slot { shape: Shape::One(of), absent })
 }
 
-fn kind_name(field: &FieldDescriptor) -> String {
+pub(super) fn kind_name(field: &FieldDescriptor) -> String {
     let many = if field.is_list() { "repeated " } else { "" };
     format!("{many}{:?}", field.kind())
 }
@@ -257,7 +257,7 @@ fn names(of: &EnumDescriptor) -> HashMap<i32, String> {
     names
 }
 
-fn is_wrapper(name: &str) -> bool {
+pub(super) fn is_wrapper(name: &str) -> bool {
     let short = name.strip_prefix("google.protobuf.").and_then(|name| name.strip_suffix("Value"));
     matches!(short, Some("Double" | "Float" | "Int64" | "UInt64" | "Int32" | "UInt32" | "Bool" | "String" | "Bytes"))
 }
