@@ -4,7 +4,8 @@
 //! word of each record, and send the counts of each stretch of records to a topic of their own; the answer is the sum
 //! of what is in that topic. The loop's stretch is [`STRETCH`] records, the engine's is a batch.
 //!
-//! Invariant: an answer is read back from Kafka, outside of the clock. Called by the job `kafka`; needs a server at
+//! Invariant: an answer is read back from Kafka, outside of the clock, and is what the seed says, so that neither side
+//! can pass by an input that was cut off or filled twice. Called by the job `kafka`; needs a server at
 //! `TIDEMILL_KAFKA`, such as `ci/services up` starts.
 
 use crate::{
@@ -45,11 +46,17 @@ pub(crate) fn run(items: u64, runs: usize, threads: usize, seed: u64) -> Result<
         std::env::var("TIDEMILL_KAFKA").map_err(|_| "TIDEMILL_KAFKA is not set; ci/services up starts a server")?;
     let input = format!("bench-in-{seed}-{items}");
     fill(&brokers, &input, items, seed);
+    let expected = expected(items, seed);
     let (hand, engine) = (brokers.clone(), brokers.clone());
     let (hand_input, engine_input) = (input.clone(), input);
     let by_hand: Side<'_, String, u64> = Box::new(move || {
         probe::topic(&hand, "bench-hand", 1, &[]);
-        timed(|| by_hand(&hand, &hand_input, items), |()| Ok(answer(&hand, "bench-hand")))
+        let ran = timed(|| by_hand(&hand, &hand_input, items), |()| Ok(answer(&hand, "bench-hand")))?;
+        // The other side's answer is compared with this one.
+        match ran.answer.difference_from(&expected) {
+            Some(difference) => Err(format!("kafka: the loop's answer is wrong: {difference}").into()),
+            None => Ok(ran),
+        }
     });
     let by_engine: Side<'_, String, u64> = Box::new(move || {
         probe::topic(&engine, "bench-engine", 1, &[]);
@@ -94,6 +101,13 @@ fn mixed(seed: u64) -> u64 {
     let z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+/// What both sides must find.
+fn expected(items: u64, seed: u64) -> Rows<String, u64> {
+    let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+    (0..items).for_each(|n| *counts.entry(mixed(seed ^ n) % KEYS).or_default() += 1);
+    Rows::new(counts.into_iter().map(|(key, n)| (format!("key-{key}"), n)).collect())
 }
 
 /// librdkafka alone.

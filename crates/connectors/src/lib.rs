@@ -112,6 +112,12 @@ const WITH_PROTOBUF: &str = "the one with Protobuf has it (cargo build --release
 #[cfg(not(feature = "mqtt"))]
 const WITH_MQTT: &str = "the one with MQTT has it (cargo build --release --features mqtt)";
 
+#[cfg(not(feature = "protobuf"))]
+pub(crate) fn without_protobuf(options: &tidemill_core::Options) -> tidemill_core::Error {
+    let owner = options.owner();
+    tidemill_core::Error::user(format!("{owner}: this build has no format `protobuf`: {WITH_PROTOBUF}"))
+}
+
 /// Which build has ZeroMQ.
 #[cfg(not(feature = "zeromq"))]
 const WITH_ZEROMQ: &str = "the one with ZeroMQ has it (cargo build --release --features zeromq)";
@@ -129,9 +135,7 @@ pub fn register(registry: &mut Registry) {
     registry.add_format("avro", |o, columns| Ok(Arc::new(format::AvroFormat::from_options(o, columns)?)));
     registry.add_format("json", format::json_from_options);
     #[cfg(not(feature = "protobuf"))]
-    registry.add_format("protobuf", |o, _| {
-        Err(tidemill_core::Error::user(format!("{}: this build has no format `protobuf`: {WITH_PROTOBUF}", o.owner())))
-    });
+    registry.add_format("protobuf", |o, _| Err(without_protobuf(o)));
     #[cfg(feature = "protobuf")]
     registry.add_format("protobuf", |o, columns| Ok(Arc::new(format::ProtobufFormat::from_options(o, columns)?)));
     registry.add_format("csv", |o, columns| Ok(Arc::new(format::CsvFormat::from_options(o, columns)?)));

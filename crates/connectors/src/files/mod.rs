@@ -15,9 +15,9 @@ mod source;
 mod tests;
 mod undo;
 
-#[cfg(feature = "s3")]
-pub(crate) use encode::Encoder;
 pub use encode::FileFormat;
+#[cfg(feature = "s3")]
+pub(crate) use encode::{Encoder, Encoding};
 #[cfg(feature = "s3")]
 pub(crate) use partition::PartitionBy;
 pub use recording::{is_parquet, parquet_recording};

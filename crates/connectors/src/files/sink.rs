@@ -3,7 +3,8 @@
 //! | Option | Meaning |
 //! |---|---|
 //! | `path` | a directory; it is made if it is not there |
-//! | `format` | `text` (one text column, the default), `json` (one object a line), `csv` (with a header), `parquet` or `avro` (with its schema in front, deflated) |
+//! | `format` | `text` (one text column, the default), `json` (one object a line), `csv` (with a header), `parquet`, `avro` (with its schema in front, deflated) or `protobuf` (messages, each behind its length) |
+//! | `descriptor`, `schema_file`, `schema`, `message`, `timestamp` | of Protobuf: the message that a row becomes, as of the sink `kafka` |
 //! | `partition_by` | columns whose values name directories, such as `day,lang`: `day=2026-01-31/lang=en/…` |
 //!
 //! ```text
@@ -28,13 +29,13 @@
 //! 1000; no list of files is kept anywhere. In a `text` file, a line end within a value stays one; `json` escapes it.
 
 use super::{
-    encode::{Encoder, FileFormat, RECORD},
+    encode::{Encoder, Encoding, FileFormat},
     partition::{self, PartitionBy},
     undo,
 };
-use crate::{format::avro::write::Writer, place::real_path};
+use crate::place::real_path;
 use arrow_array::RecordBatch;
-use arrow_schema::{DataType, Schema, SchemaRef};
+use arrow_schema::{Schema, SchemaRef};
 use async_trait::async_trait;
 use futures::{StreamExt, stream::BoxStream};
 use std::{
@@ -58,7 +59,7 @@ const STAGED: &str = ".";
 #[derive(Debug)]
 pub struct FilesSink {
     path: PathBuf,
-    format: FileFormat,
+    format: Encoding,
     by: Option<PartitionBy>,
     disk: Arc<dyn Disk>,
 }
@@ -66,7 +67,7 @@ pub struct FilesSink {
 impl FilesSink {
     /// Writes to the directory `path` of `disk`.
     pub fn new(path: impl Into<PathBuf>, format: FileFormat, disk: Arc<dyn Disk>) -> Self {
-        Self { path: path.into(), format, by: None, disk }
+        Self { path: path.into(), format: Encoding::Of(format), by: None, disk }
     }
 
     /// Deals rows out to directories by the values of columns, such as `day,lang`.
@@ -87,16 +88,10 @@ impl FilesSink {
     /// # Errors
     /// When one is missing or wrong.
     pub fn from_options(options: &Options) -> Result<Self> {
-        let name = options.get("format").unwrap_or("text");
-        let Some(format) = FileFormat::named(name) else {
-            return Err(Error::user(format!(
-                "{}: option `format` must be `text`, `json`, `csv`, `parquet` or `avro`, not `{name}`",
-                options.owner()
-            )));
-        };
+        let format = Encoding::from_options(options, FileFormat::Text)?;
         let path = options.require("path", "it names the directory to write to")?;
         let by = options.get("partition_by").unwrap_or_default();
-        Ok(Self::new(path, format, Arc::new(RealDisk)).partition_by(by))
+        Ok(Self { format, ..Self::new(path, FileFormat::Text, Arc::new(RealDisk)).partition_by(by) })
     }
 
     /// The directory of files, by its place below the sink's.
@@ -160,24 +155,13 @@ fn parse(line: &str) -> Option<(&str, &str)> {
 ///
 /// # Errors
 /// With the column, and what to change.
-pub(crate) fn takes(format: FileFormat, by: Option<&PartitionBy>, schema: &SchemaRef) -> Result<()> {
+pub(crate) fn takes(format: &Encoding, by: Option<&PartitionBy>, schema: &SchemaRef) -> Result<()> {
     let mut written = Schema::clone(schema);
     if let Some(by) = by {
         by.check(schema)?;
         written = schema.project(&by.rest(schema)).map_err(|e| Error::internal("files: columns").because(e))?;
     }
-    let is_text = |ty: &DataType| matches!(ty, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-    if format == FileFormat::Text && !matches!(written.fields().as_ref(), [field] if is_text(field.data_type())) {
-        let columns: Vec<String> = written.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect();
-        return Err(Error::user(format!(
-            "files: format `text` takes one column of TEXT, not ({}); choose `json`, `csv` or `parquet`",
-            columns.join(", ")
-        )));
-    }
-    if format == FileFormat::Avro {
-        Writer::new(RECORD, &written).map_err(|why| Error::user(format!("files: {why}")))?;
-    }
-    Ok(())
+    format.takes(&written)
 }
 
 /// Runs something that waits for the disk where nothing else waits for it.
@@ -202,7 +186,7 @@ impl Sink for FilesSink {
     }
 
     fn takes(&self, schema: &SchemaRef) -> Result<()> {
-        takes(self.format, self.by.as_ref(), schema)
+        takes(&self.format, self.by.as_ref(), schema)
     }
 
     async fn open(&self, schema: SchemaRef) -> Result<()> {
@@ -248,7 +232,7 @@ impl Sink for FilesSink {
                     let at = self.dir(&dir);
                     disk::create_dir(&*self.disk, &at).map_err(|e| self.failed("make", &at, e))?;
                     let path = at.join(format!("{STAGED}{name}"));
-                    let staging = Staging { path, encoder: Encoder::new(self.format), file: None };
+                    let staging = Staging { path, encoder: Encoder::new(&self.format), file: None };
                     files.insert(dir.clone(), staging);
                 }
                 let Some(staging) = files.get_mut(&dir) else { continue };

@@ -8,10 +8,10 @@
 //! without a frame is refused. Called by the crate's list of formats.
 
 use super::{
-    avro::refuse_lines,
     column::{TAKES, nullable},
     json::JsonFormat,
     registry::{self, Language, SchemaRegistry},
+    typed::refuse_lines,
 };
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};

@@ -13,11 +13,13 @@ pub(crate) mod column;
 pub mod csv;
 mod framed;
 pub mod json;
+mod plans;
 #[cfg(feature = "protobuf")]
 pub mod protobuf;
 pub(crate) mod registry;
 pub mod text;
 pub mod time;
+mod typed;
 
 pub use avro::AvroFormat;
 pub use csv::CsvFormat;

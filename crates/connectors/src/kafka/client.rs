@@ -100,11 +100,8 @@ impl Servers {
                 "{owner}: a password must not stand in a program: name the environment variable that holds it in option `password_env`"
             )));
         }
-        if !cfg!(feature = "kafka-tls") && (tls || mechanism.starts_with("SCRAM")) {
-            let what = if tls { "option `tls`" } else { "option `sasl`" };
-            return Err(Error::user(format!(
-                "{owner}: {what}: this build has no TLS for Kafka; build one with cargo build --release --features kafka-tls"
-            )));
+        if !cfg!(feature = "kafka-tls") {
+            without_tls(owner, tls, &mechanism)?;
         }
         let config = &mut servers.config;
         config.set(
@@ -216,6 +213,18 @@ impl Servers {
         let why = said.filter(|_| passes(code)).map(|(_, why)| why).unwrap_or_default();
         Error::external(text).because(Said(why, error))
     }
+}
+
+/// What a build without TLS refuses.
+pub(super) fn without_tls(owner: &str, tls: bool, mechanism: &str) -> Result<()> {
+    let what = match (tls, mechanism.starts_with("SCRAM")) {
+        (true, _) => "option `tls`",
+        (false, true) => "option `sasl`",
+        (false, false) => return Ok(()),
+    };
+    Err(Error::user(format!(
+        "{owner}: {what}: this build has no TLS for Kafka; build one with cargo build --release --features kafka-tls"
+    )))
 }
 
 /// What an environment variable holds.

@@ -2,14 +2,11 @@
 //!
 //! Invariant: a record for each row, in their order. Called by the sink.
 
-use crate::format::{
-    avro::write::{Writer, name_of},
-    registry::{self, Language, SchemaRegistry},
-};
+use super::typed::Typed;
 use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray};
 use arrow_json::writer::{LineDelimited, WriterBuilder};
 use arrow_schema::{DataType, Schema};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use tidemill_core::{Error, Options, Result, nearest};
 
 /// How a value is written.
@@ -19,17 +16,8 @@ enum Form {
     Json,
     /// The one column beside the key, as it is.
     Text,
-    /// A record of Avro of all columns; framed where there is a registry.
-    Avro(Arc<Avro>),
-}
-
-/// How rows become records of Avro.
-#[derive(Debug)]
-struct Avro {
-    name: String,
-    registry: Option<(Arc<SchemaRegistry>, String)>,
-    /// The schema's id, once it is registered.
-    id: OnceLock<u32>,
+    /// A record of Avro or Protobuf of all columns; framed where there is a registry.
+    Typed(Arc<Typed>),
 }
 
 /// How rows become records.
@@ -69,16 +57,11 @@ impl Encoder {
         let form = match options.get("format").unwrap_or("json") {
             "json" => Form::Json,
             "text" => Form::Text,
-            "avro" => {
-                let registry = SchemaRegistry::from_options(options)?;
-                let registry = registry.map(|registry| Ok((registry, registry::subject(options)?))).transpose()?;
-                let name = options.get("record_name").map(str::to_string);
-                let name = name.unwrap_or_else(|| name_of(options.get("topic").unwrap_or_default()));
-                Form::Avro(Arc::new(Avro { name, registry, id: OnceLock::new() }))
-            }
+            "avro" => Form::Typed(Arc::new(Typed::avro(options)?)),
+            "protobuf" => Form::Typed(Arc::new(Typed::protobuf(options)?)),
             other => {
                 return Err(Error::user(format!(
-                    "{}: option `format` must be `json` (default), `avro` or `text`, not `{other}`",
+                    "{}: option `format` must be `json` (default), `avro`, `protobuf` or `text`, not `{other}`",
                     options.owner()
                 )));
             }
@@ -88,10 +71,10 @@ impl Encoder {
 
     /// For people.
     pub(super) fn name(&self) -> &'static str {
-        match self.form {
+        match &self.form {
             Form::Json => "json",
             Form::Text => "text",
-            Form::Avro(_) => "avro",
+            Form::Typed(typed) => typed.name(),
         }
     }
 
@@ -116,15 +99,23 @@ impl Encoder {
         match &self.form {
             Form::Json => {}
             Form::Text => drop(self.value_column(schema)?),
-            Form::Avro(avro) => drop(avro.writer(schema)?),
+            Form::Typed(typed) => typed.check(schema)?,
         }
         Ok(())
     }
 
-    /// Registers the schema of rows of these columns, where there is a registry; waits for it.
+    /// Registers the schema of rows of these columns or asks for it, where there is a registry; waits for it.
     pub(super) fn register(&self, schema: &Schema) -> Result<()> {
         match &self.form {
-            Form::Avro(avro) => avro.id(schema).map(drop),
+            Form::Typed(typed) => typed.open(schema),
+            Form::Json | Form::Text => Ok(()),
+        }
+    }
+
+    /// Whether these very rows become records; waits.
+    pub(super) fn prove(&self, rows: &RecordBatch) -> Result<()> {
+        match &self.form {
+            Form::Typed(typed) => typed.prove(rows),
             Form::Json | Form::Text => Ok(()),
         }
     }
@@ -164,17 +155,8 @@ impl Encoder {
             arrow_cast::cast(&text, &DataType::Binary).map_err(broken)
         };
         let key = self.key.as_ref().and_then(|key| rows.column_by_name(key)).map(bytes).transpose()?;
-        if let Form::Avro(avro) = &self.form {
-            let (id, ready) = (avro.id(&rows.schema())?, Writer::rows(rows)?);
-            let (mut bytes, mut values) = (Vec::new(), Vec::with_capacity(rows.num_rows()));
-            for row in 0..rows.num_rows() {
-                let from = bytes.len();
-                if let Some(id) = id {
-                    registry::frame(id, &mut bytes);
-                }
-                ready.put(row, &mut bytes);
-                values.push((from, bytes.len()));
-            }
+        if let Form::Typed(typed) = &self.form {
+            let (bytes, values) = typed.encode(rows)?;
             return Ok(Records { bytes, values: Values::Spans(values), key });
         }
         if matches!(self.form, Form::Text) {
@@ -196,22 +178,6 @@ impl Encoder {
             return Err(Error::internal(format!("kafka: {} rows became {} objects", rows.num_rows(), values.len())));
         }
         Ok(Records { bytes: json, values: Values::Spans(values), key })
-    }
-}
-
-impl Avro {
-    fn writer(&self, schema: &Schema) -> Result<Writer> {
-        Writer::new(&self.name, schema).map_err(|why| Error::user(format!("kafka: format `avro`: {why}")))
-    }
-
-    /// The id of the schema of these columns, which are the same for all rows.
-    fn id(&self, schema: &Schema) -> Result<Option<u32>> {
-        let Some((registry, subject)) = &self.registry else { return Ok(None) };
-        if let Some(id) = self.id.get() {
-            return Ok(Some(*id));
-        }
-        let id = registry.register(subject, Language::Avro, self.writer(schema)?.schema())?;
-        Ok(Some(*self.id.get_or_init(|| id)))
     }
 }
 
@@ -251,6 +217,7 @@ fn bytes_at(column: &ArrayRef, at: usize) -> Option<&[u8]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::format::registry;
     use arrow_array::{BinaryArray, Int64Array, StringArray};
 
     fn rows() -> RecordBatch {

@@ -12,7 +12,7 @@
 //! - `client.rs` has the options that both share, the calls and what their errors mean.
 //! - `place.rs` has where a stream begins and ends, `topics.rs` which partitions there are and how far they go.
 //! - `source.rs` plans, `cursor.rs` and `reader.rs` read a range, `envelope.rs` has the columns of key and headers.
-//! - `sink.rs` writes; `encode.rs` makes rows records, `producer.rs` sends them, `transaction.rs` makes a batch happen once.
+//! - `sink.rs` writes; `encode.rs` and `typed.rs` make rows records, `producer.rs` sends them, `transaction.rs` makes a batch happen once.
 //! - `admin.rs` has what the command line does with topics.
 //!
 //! Invariant: a record between two offsets of the ledger is read, or the range fails with the offsets that are gone;
@@ -34,6 +34,7 @@ mod source;
 mod tests;
 mod topics;
 mod transaction;
+mod typed;
 
 pub use client::Servers;
 pub use sink::KafkaSink;

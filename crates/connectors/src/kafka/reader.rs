@@ -162,14 +162,7 @@ impl RangeReader {
                 self.must_be_there()?;
                 Err(servers.failed(&format!("read {} from offset {}", self.partition, self.at), error, &cursor.heard))
             }
-            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => {
-                let topic = self.partition.topic.to_string();
-                let there = self.reads.cluster.partitions(&Topics::List(vec![topic]))?;
-                if there.contains(&self.partition) {
-                    return Ok(());
-                }
-                Err(gone(&self.partition, self.at, self.end, "there is no such partition any more"))
-            }
+            Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition) => self.must_be_known(),
             code if passes(code) => Ok(()),
             _ => Err(servers.failed(&format!("read {}", self.partition), error, &cursor.heard)),
         }
@@ -180,9 +173,22 @@ impl RangeReader {
         if heard.elapsed() < PATIENCE {
             return Ok(());
         }
+        // Of a topic that was deleted nothing comes, and nobody says so.
+        self.must_be_known()?;
         let what = format!("read {} from offset {}", self.partition, self.at);
         let silent = KafkaError::MessageConsumption(Code::OperationTimedOut);
         Err(self.reads.cluster.servers.failed(&what, silent, &cursor.heard))
+    }
+
+    /// Whether there is such a partition.
+    fn must_be_known(&self) -> Result<()> {
+        let (topic, cluster) = (&self.partition.topic, &self.reads.cluster);
+        match cluster.partitions(&Topics::List(vec![topic.to_string()])) {
+            Ok(there) if there.contains(&self.partition) => Ok(()),
+            Err(error) if error.is_retryable() => Err(error),
+            Err(error) if cluster.described(None)?.contains_key(&**topic) => Err(error),
+            _ => Err(gone(&self.partition, self.at, self.end, "there is no such partition any more")),
+        }
     }
 
     /// Whether the offsets still to be read are there.

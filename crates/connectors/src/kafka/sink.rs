@@ -4,9 +4,11 @@
 //! |---|---|
 //! | `brokers`, `user`, … | the cluster: see `client.rs` |
 //! | `topic` | the topic, which must be there |
-//! | `format` | `json` (an object of all columns, the default), `avro` (a record of all columns), or `text` (the one column beside the key, TEXT or BYTEA) |
+//! | `format` | `json` (an object of all columns, the default), `avro` or `protobuf` (a record of all columns), or `text` (the one column beside the key, TEXT or BYTEA) |
 //! | `record_name` | of Avro: the name of the record; the topic's, with `_` for what is no letter or digit, unless given |
-//! | `registry`, `subject`, … | of Avro: where the schema is registered, and each record framed with its id: see `format/registry` |
+//! | `descriptor`, `schema_file`, `schema`, `message` | of Protobuf: the message that a row becomes; with a registry they may be left out: see `format/protobuf/topic.rs` |
+//! | `timestamp` | of Protobuf: what a TIMESTAMP counts in a field of numbers: `s`, `ms`, `us` |
+//! | `registry`, `subject`, … | of both: where the schema is registered, and each record framed with its id: see `format/registry` |
 //! | `key_column` | the column that becomes the record's key, and so chooses its partition, as Java's clients choose it |
 //! | `guarantee` | `at least once` (default), or `exactly once` |
 //! | `transactional_id` | of transactions: `tidemill.<program>.<output>` unless given; one for each that writes |
@@ -251,6 +253,8 @@ impl Sink for KafkaSink {
             let inner = Arc::clone(&self.0);
             return blocking(move || {
                 let opened = inner.opened()?;
+                // A row that makes no record must not be found when the ledger has the batch.
+                all.iter().try_for_each(|rows| inner.encoder.prove(rows))?;
                 let name = opened.staged.stage(batch, part, all.into_iter())?;
                 opened.own.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
                 Ok(Some(StagedPart(name)))

@@ -1,13 +1,18 @@
 //! Against the Kafka that `TIDEMILL_KAFKA` names; options without.
 
+mod ends;
 mod faults;
 mod sink;
 mod source;
+mod stale;
 #[cfg(feature = "kafka-tls")]
 mod tls;
 
 use super::{KafkaSink, KafkaSource};
 use tidemill_core::{Guarantee, Options, Result, Sink, Source};
+
+/// Held by a test that stands between its clients and the server.
+static WAY: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 fn source(options: &[(&str, &str)]) -> Result<KafkaSource> {
     let options = Options::new("stream \"s\"", options.iter().copied());
@@ -64,16 +69,20 @@ fn options_that_make_no_sense_are_told() {
         assert!(told.contains(says), "{more:?}: {told}");
         assert!(!told.contains("hunter2"), "{told}");
     }
-    #[cfg(not(feature = "kafka-tls"))]
-    for more in [[("tls", "true")], [("sasl", "SCRAM-SHA-512")]] {
-        assert!(error(&more).contains("cargo build --release --features kafka-tls"), "{more:?}");
+    for (tls, mechanism) in [(true, "PLAIN"), (false, "SCRAM-SHA-512")] {
+        let told = super::client::without_tls("s", tls, mechanism).unwrap_err().to_string();
+        assert!(told.contains("cargo build --release --features kafka-tls"), "{told}");
+        let option = if tls { ("tls", "true") } else { ("sasl", mechanism) };
+        let user = [("user", "me"), ("password_env", "PATH"), option];
+        assert_eq!(source(&with("localhost:9", "t", &user)).is_ok(), cfg!(feature = "kafka-tls"), "{option:?}");
     }
+    assert!(super::client::without_tls("s", false, "PLAIN").is_ok());
     assert!(source(&with("a:1, b:2", "logs-*", &[("properties", "fetch.wait.max.ms=5, fetch.min.bytes=5")])).is_ok());
 
     let error = |more: &[(&str, &str)]| sink(&with("localhost:9", "t", more)).unwrap_err().to_string();
     for (more, says) in [
         (&[("topic", "a*")][..], "can't be a topic's name"),
-        (&[("format", "xml")], "must be `json` (default), `avro` or `text`"),
+        (&[("format", "xml")], "must be `json` (default), `avro`, `protobuf` or `text`"),
         (&[("guarantee", "twice")], "'at least once' (default) or 'exactly once'"),
         (&[("compression", "rar")], "must be none, gzip"),
         (&[("transactional_id", "x")], "goes with guarantee = 'exactly once'"),

@@ -4,7 +4,7 @@
 //! | Option | Meaning |
 //! |---|---|
 //! | `url` | the bucket and what names begin with: `s3://bucket/posts` |
-//! | `format` | `parquet` (default), `avro`, `json` (one object a line), `csv` (with a header) or `text` (one text column) |
+//! | `format` | `parquet` (default), `avro`, `protobuf` (messages, each behind its length; options as of the sink `kafka`, without a registry), `json` (one object a line), `csv` (with a header) or `text` (one text column) |
 //! | `partition_by` | columns whose values name directories, such as `day,lang`: `day=2026-01-31/lang=en/…` |
 //! | `endpoint` | the server of another than Amazon: `https://minio.example.org`; `http://` only on this machine |
 //! | `region` | the bucket's region (`us-east-1`, or as `AWS_REGION` says) |
@@ -47,7 +47,7 @@ pub use source::source;
 
 use crate::{
     aside::{Aside, Part},
-    files::{Encoder, FileFormat, PartitionBy, batch_of, takes},
+    files::{Encoder, Encoding, FileFormat, PartitionBy, batch_of, takes},
     objects::Place,
 };
 use arrow_array::RecordBatch;
@@ -78,7 +78,7 @@ const SENDING: usize = 8;
 #[derive(Debug)]
 pub struct S3Sink {
     at: Place,
-    format: FileFormat,
+    format: Encoding,
     by: Option<PartitionBy>,
     aside: Aside,
     /// Whether it is known that there are no objects of later batches, those of an earlier life least of all.
@@ -91,12 +91,7 @@ impl S3Sink {
     /// # Errors
     /// When one is missing or wrong.
     pub fn from_options(options: &Options) -> Result<Self> {
-        let owner = options.owner();
-        let wrong = |key: &str, why: &str| Error::user(format!("{owner}: option `{key}`: {why}"));
-        let name = options.get("format").unwrap_or("parquet");
-        let format = FileFormat::named(name).ok_or_else(|| {
-            wrong("format", &format!("it must be `parquet`, `json`, `csv`, `avro` or `text`, not `{name}`"))
-        })?;
+        let format = Encoding::from_options(options, FileFormat::Parquet)?;
         Ok(Self {
             at: bucket::place(options, "it names the bucket: s3://bucket/posts")?,
             format,
@@ -201,7 +196,7 @@ impl S3Sink {
                         self.place()
                     )));
                 }
-                encoders.entry(dir).or_insert_with(|| Encoder::new(self.format)).encode(&rows)?;
+                encoders.entry(dir).or_insert_with(|| Encoder::new(&self.format)).encode(&rows)?;
             }
         }
         let name = format!("batch-{:012}-part-{part:05}.{}", batch.0, self.format.extension());
@@ -211,6 +206,17 @@ impl S3Sink {
             Ok((format!("{dir}{slash}{name}"), std::mem::take(encoder.bytes())))
         };
         encoders.into_iter().map(finished).collect()
+    }
+
+    fn proved(&self, rows: RecordBatch) -> Result<RecordBatch> {
+        match &self.by {
+            Some(by) => {
+                let written = rows.project(&by.rest(&rows.schema()));
+                self.format.prove(&written.map_err(|e| Error::internal("s3: columns").because(e))?)?;
+            }
+            None => self.format.prove(&rows)?,
+        }
+        Ok(rows)
     }
 
     /// Writes all objects of a batch, and says which they are.
@@ -253,7 +259,7 @@ impl Sink for S3Sink {
     }
 
     fn takes(&self, schema: &SchemaRef) -> Result<()> {
-        takes(self.format, self.by.as_ref(), schema)
+        takes(&self.format, self.by.as_ref(), schema)
     }
 
     fn undoes(&self) -> Option<String> {
@@ -276,7 +282,9 @@ impl Sink for S3Sink {
         part: usize,
         rows: BoxStream<'_, Result<RecordBatch>>,
     ) -> Result<Option<StagedPart>> {
-        self.aside.stage(batch, time, part, rows).await
+        // A row that can't be written must not be found when the ledger has the batch.
+        let proved = rows.map(|rows| rows.and_then(|rows| self.proved(rows)));
+        self.aside.stage(batch, time, part, proved.boxed()).await
     }
 
     async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()> {

@@ -208,7 +208,7 @@ async fn what_is_wrong_is_told() {
         (&[("url", "bucket/x")], "s3://bucket/posts"),
         (&[("url", "s3://a b/x")], "can't be a bucket's name"),
         (&[("url", "s3://bucket/x//y")], "can't begin names"),
-        (&[("url", "s3://bucket/x"), ("format", "orc")], "`parquet`, `json`"),
+        (&[("url", "s3://bucket/x"), ("format", "orc")], "`parquet`, `avro`"),
         (&[("url", "s3://bucket/x"), ("endpoint", "http://s3.example.org")], "http:// is for servers on this machine"),
         (&[("url", "s3://bucket/x"), ("prefix", "y")], "unknown option `prefix`"),
     ] {
@@ -221,4 +221,27 @@ async fn what_is_wrong_is_told() {
     let Some(endpoint) = server("there").await else { return };
     let error = sink(&endpoint, "s3://not-there/x", &[], dir.path()).open(rows([]).schema()).await.unwrap_err();
     assert!(!error.is_retryable() && error.to_string().contains("there is no bucket `not-there`"), "{}", error.chain());
+}
+
+#[cfg(feature = "protobuf")]
+#[tokio::test]
+async fn rows_that_make_no_message_are_refused_before_their_batch_is_committed() {
+    let Some(endpoint) = server("messages").await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let narrow = "syntax = \"proto3\"; message Row { uint32 n = 1; }";
+    let options = [("format", "protobuf"), ("schema", narrow), ("message", "Row"), ("partition_by", "word")];
+    let sink = sink(&endpoint, "s3://messages/x", &options, dir.path());
+    sink.open(rows([]).schema()).await.unwrap();
+    sink.recover(None).await.unwrap();
+    let staged = |n: i64| {
+        let rows = stream::iter([Ok(rows([1, n]))]).boxed();
+        sink.stage(BatchId(1), Timestamp(0), 0, rows)
+    };
+    let error = staged(-1).await.unwrap_err();
+    assert!(error.to_string().contains("column `n`: -1 does not fit") && !error.is_retryable(), "{error}");
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "nothing is staged");
+    let part = staged(300).await.unwrap().unwrap();
+    sink.commit(BatchId(1), &[part]).await.unwrap();
+    let all = objects(&endpoint, "messages").await;
+    assert_eq!(all["x/word=word-300/batch-000000000001-part-00000.protobuf"], [3, 8, 0xac, 2]);
 }

@@ -233,3 +233,40 @@ fn a_directory_is_claimed_however_it_is_written() {
     assert!(!claim("two", "").clashes(&claim("two/three", "")) && !claim("two", "day").clashes(&claim("two/late", "")));
     assert!(claim("two", "day").clashes(&claim("two/day=1", "")), "a directory that its rows may name");
 }
+
+#[cfg(feature = "protobuf")]
+#[tokio::test]
+async fn messages_lie_behind_their_lengths() {
+    let dir = TempDir::new().unwrap();
+    let schema = "syntax = \"proto3\"; message Row { string word = 1; sint64 n = 300; }";
+    let sink = |path: &str, more: &[(&str, &str)]| {
+        let path = dir.path().join(path).display().to_string();
+        let options = [("path", path.as_str()), ("format", "protobuf"), ("schema", schema), ("message", "Row")];
+        let options = Options::new("sink \"out\"", options.iter().chain(more).copied());
+        let sink = FilesSink::from_options(&options)?;
+        options.finish()?;
+        Ok::<_, tidemill_core::Error>(sink)
+    };
+    check_sink(|| Arc::new(sink("whole", &[]).unwrap()), || seen(&RealDisk, &dir.path().join("whole"))).await;
+    let row = |n: u8| {
+        format!("\u{b}\n\u{6}word-{n}\u{e0}\u{12}{}", char::from(2 * n)).chars().map(|c| c as u8).collect::<Vec<_>>()
+    };
+    let first = fs::read(dir.path().join("whole/batch-000000000001-part-00000.protobuf")).unwrap();
+    assert_eq!(first, [row(1), row(2), row(3)].concat());
+    // What names the directory is not in the message, which need not have it.
+    let by = sink("by", &[("partition_by", "n")]).unwrap();
+    by.open(rows([]).schema()).await.unwrap();
+    let part = stage(&by, 1, 0, vec![rows([7])]).await.unwrap();
+    by.commit(BatchId(1), &[part]).await.unwrap();
+    let name = "n=7/batch-000000000001-part-00000.protobuf".to_string();
+    assert_eq!(seen(&RealDisk, &dir.path().join("by")), [(name, "\u{8}\n\u{6}word-7".to_string())]);
+
+    let other = sink("other", &[]).unwrap();
+    let unknown = rows([1]).project(&[0]).unwrap();
+    let columns = unknown.schema().fields().iter().map(|f| f.as_ref().clone().with_name("m")).collect::<Vec<_>>();
+    let error = other.takes(&Arc::new(arrow_schema::Schema::new(columns))).unwrap_err().to_string();
+    assert!(error.contains("the message Row has no field `m`"), "{error}");
+    let none = Options::new("sink \"out\"", [("path", "x"), ("format", "protobuf")]);
+    let error = FilesSink::from_options(&none).unwrap_err().to_string();
+    assert!(error.contains("format `protobuf` needs a schema"), "{error}");
+}

@@ -16,22 +16,12 @@
 //! when a stream is declared without columns.
 
 use super::schema::{Id, Logical, RecordField, Schema, Type};
+use crate::format::typed::{map_of, utc};
 use arrow_schema::{DataType, Field, FieldRef, Schema as Columns, SchemaRef, TimeUnit};
 use std::sync::Arc;
 
 /// The column of a schema that is no record.
 pub(super) const VALUE: &str = "value";
-
-/// Entries of a map.
-pub(in crate::format) fn map_of(key: DataType, value: DataType, nullable: bool) -> DataType {
-    let parts = vec![Field::new("key", key, false), Field::new("value", value, nullable)];
-    DataType::Map(Arc::new(Field::new("entries", DataType::Struct(parts.into()), false)), false)
-}
-
-/// A time with its zone, as TIMESTAMP columns have it.
-pub(in crate::format) fn utc() -> DataType {
-    DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
-}
 
 /// The columns of a schema's records.
 pub(super) fn columns(schema: &Schema) -> SchemaRef {

@@ -13,8 +13,8 @@ use super::{
 use crate::format::{
     column::{Column, Values},
     time,
+    typed::{decimal, fits, number},
 };
-use arrow_schema::TimeUnit;
 
 /// Appends a record to the columns.
 pub(super) fn record(plan: &Plan, bytes: &[u8], columns: &mut [Column]) -> Result<(), String> {
@@ -150,61 +150,8 @@ fn value(step: &Step, schema: &Schema, input: &mut Input<'_>, values: &mut Value
     Ok(())
 }
 
-/// A whole number into a column of numbers.
-pub(in crate::format) fn number(values: &mut Values, value: i64) -> Result<(), String> {
-    match values {
-        Values::Int { values, min, max } if (*min..=*max).contains(&value) => values.push(value),
-        Values::Int { min, max, .. } => {
-            return Err(format!("expected an integer between {min} and {max}, found {value}"));
-        }
-        Values::Unsigned { values, max } => match u64::try_from(value) {
-            Ok(unsigned) if unsigned <= *max => values.push(unsigned),
-            _ => return Err(format!("expected an integer between 0 and {max}, found {value}")),
-        },
-        #[expect(clippy::cast_precision_loss, reason = "the column is that coarse")]
-        Values::Float(values) => values.push(value as f64),
-        Values::Date(values) => {
-            values.push(i32::try_from(value).map_err(|_| format!("day {value} is out of range"))?);
-        }
-        Values::Decimal { .. } => return decimal(values, value.into(), 0),
-        _ => return Err("the column takes no numbers".to_string()),
-    }
-    Ok(())
-}
-
-/// A decimal of a scale into a column of decimals or floats.
-pub(in crate::format) fn decimal(values: &mut Values, unscaled: i128, scale: usize) -> Result<(), String> {
-    let of = |scale: usize| u32::try_from(scale).ok().and_then(|scale| 10_i128.checked_pow(scale));
-    match values {
-        Values::Decimal { values, precision, scale: to } => {
-            let to = usize::try_from(*to).unwrap_or(0);
-            let fitted = if to >= scale {
-                of(to - scale).and_then(|by| unscaled.checked_mul(by))
-            } else {
-                of(scale - to).filter(|by| unscaled % by == 0).map(|by| unscaled / by)
-            };
-            let most = of((*precision).into()).unwrap_or(i128::MAX);
-            let fitted = fitted.filter(|fitted| fitted.unsigned_abs() < most.unsigned_abs());
-            values.push(fitted.ok_or_else(|| {
-                let mut shown = String::new();
-                text::decimal(unscaled, scale, &mut shown);
-                format!("{shown} does not fit DECIMAL({precision}, {to})")
-            })?);
-        }
-        #[expect(clippy::cast_precision_loss, reason = "the column is that coarse")]
-        Values::Float(values) => values.push(unscaled as f64 / 10_f64.powi(i32::try_from(scale).unwrap_or(0))),
-        _ => return Err("the column takes no decimals".to_string()),
-    }
-    Ok(())
-}
-
 fn in_micros(value: i64, nanos: i64) -> Option<i64> {
     if nanos >= 1000 { value.checked_mul(nanos / 1000) } else { Some(value.div_euclid(1000 / nanos.max(1))) }
-}
-
-/// Whether a column of this unit has room for a time.
-pub(in crate::format) fn fits(micros: i64, unit: TimeUnit) -> bool {
-    unit != TimeUnit::Nanosecond || micros.checked_mul(1000).is_some()
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str, Fault> {

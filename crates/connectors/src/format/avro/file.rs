@@ -14,12 +14,12 @@
 //! [`MOST`] bytes packed and as many unpacked. Called by the source of files and that of objects.
 
 use super::{
-    AvroFormat, Writer, given,
+    AvroFormat, given,
     schema::Schema,
     wire::{DEPTH, ENDS, Input},
 };
 use crate::{
-    format::time::Unit,
+    format::{plans::Writer, time::Unit},
     lines::HEAD,
     ranges::{CHUNK, RangeCutter, Step},
 };
@@ -189,7 +189,8 @@ impl Containers {
             (None, None) => Some(super::columns::columns(&first()?.schema)),
             (declared, _) => declared,
         };
-        let writer = Writer::Files(Arc::clone(&self.schemas));
+        let schemas = Arc::clone(&self.schemas);
+        let writer = Writer::Known(Arc::new(move |id| schemas.get(id)));
         let format = AvroFormat::new(self.reader.clone(), writer, declared, self.number);
         Ok(Arc::new(format.map_err(|why| Error::user(format!("files of Avro: {why}")))?))
     }

@@ -38,27 +38,19 @@ mod text;
 mod wire;
 pub(crate) mod write;
 
-#[cfg(feature = "protobuf")]
-pub(super) use {
-    columns::{map_of, utc},
-    decode::{fits, number},
-};
-
 use super::{
     column::{Column, projected},
+    plans::{Planned, Plans, Writer},
     registry::{self, Language, SchemaRegistry},
     time::Unit,
+    typed::{no_field, refuse_lines, rows},
 };
-use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_array::RecordBatch;
 use arrow_schema::{FieldRef, SchemaRef};
 use resolve::{Plan, Root};
 use schema::Schema;
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
-use tidemill_core::{Block, Decoder, Error, Format, Options, Refusal, Result, nearest};
+use std::{fmt, sync::Arc};
+use tidemill_core::{Block, Decoder, Error, Format, Options, Refusal, Result};
 
 /// Avro, with declared columns or those of its schema.
 #[derive(Clone)]
@@ -68,37 +60,14 @@ struct Inner {
     columns: SchemaRef,
     /// The schema that records are read as.
     reader: Option<Arc<Schema>>,
-    writer: Writer,
     number: Unit,
-    /// Plans by the writer's id (0 where there is one alone) and the columns.
-    plans: Mutex<HashMap<(u64, Vec<usize>), Planned>>,
+    /// Plans by the columns.
+    plans: Plans<Arc<Schema>, Vec<usize>, Plan>,
 }
-
-/// What records were written with.
-enum Writer {
-    One(Arc<Schema>),
-    Registry(Arc<SchemaRegistry>),
-    /// Of the file that the record is of.
-    Files(Arc<file::Schemas>),
-}
-
-/// A plan, or why records of its schema can't be read.
-type Planned = Result<Arc<Plan>, String>;
 
 impl fmt::Debug for AvroFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("AvroFormat").field("columns", &self.0.columns).finish_non_exhaustive()
-    }
-}
-
-/// Why a connector of lines brings no records of bytes.
-pub(super) fn refuse_lines(options: &Options, what: &str) -> Result<()> {
-    match options.get("connector") {
-        Some(connector @ ("files" | "tail" | "stdin" | "tcp" | "tcp-listen")) => Err(Error::user(format!(
-            "{}: connector `{connector}` brings lines, and a record of {what} may hold a line end anywhere: use a connector that brings messages (kafka, mqtt, http, websocket, topic)",
-            options.owner()
-        ))),
-        _ => Ok(()),
     }
 }
 
@@ -175,21 +144,21 @@ impl AvroFormat {
 
     fn new(
         reader: Option<Arc<Schema>>,
-        writer: Writer,
+        writer: Writer<Arc<Schema>>,
         declared: Option<SchemaRef>,
         number: Unit,
     ) -> Result<Self, String> {
         let columns = match (declared, &reader, &writer) {
             (Some(declared), ..) => declared,
             (None, Some(schema), _) | (None, None, Writer::One(schema)) => columns::columns(schema),
-            (None, None, Writer::Registry(_) | Writer::Files(_)) => return Err("declare the columns".to_string()),
+            (None, None, Writer::Registry(_) | Writer::Known(_)) => return Err("declare the columns".to_string()),
         };
         for field in columns.fields() {
             Column::typed(field, number).map_err(|e| e.to_string())?;
         }
         let sides: Vec<&Arc<Schema>> = match &writer {
             Writer::One(written) => reader.iter().chain([written]).collect(),
-            Writer::Registry(_) | Writer::Files(_) => reader.iter().collect(),
+            Writer::Registry(_) | Writer::Known(_) => reader.iter().collect(),
         };
         let targets: Vec<FieldRef> = columns.fields().iter().cloned().collect();
         for writer in sides {
@@ -199,7 +168,7 @@ impl AvroFormat {
                 found(&plan, &targets)?;
             }
         }
-        Ok(Self(Arc::new(Inner { columns, reader, writer, number, plans: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { columns, reader, number, plans: Plans::new(writer) })))
     }
 }
 
@@ -207,39 +176,16 @@ impl AvroFormat {
 fn found(plan: &Plan, targets: &[FieldRef]) -> Result<(), String> {
     let (Root::Record(step) | Root::Nullable { record: step, .. }) = &plan.root else { return Ok(()) };
     let Some((at, _)) = step.absent.first() else { return Ok(()) };
-    let (names, name) = (step.fields.iter().map(|field| field.name.as_str()), targets[*at].name());
-    let names: Vec<&str> = names.collect();
-    let hint = nearest(name, &names)
-        .map_or_else(|| format!("it has {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
-    Err(format!("the schema has no field `{name}`; {hint}"))
+    let names: Vec<&str> = step.fields.iter().map(|field| field.name.as_str()).collect();
+    Err(no_field("the schema", targets[*at].name(), &names))
 }
 
 impl Inner {
-    fn plan(&self, id: u64, projection: &[usize]) -> Result<Planned> {
-        let key = (id, projection.to_vec());
-        if let Some(plan) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(plan.clone());
-        }
-        let schema = match &self.writer {
-            Writer::One(schema) => Ok(Arc::clone(schema)),
-            Writer::Registry(registry) => match registry.schema(u32::try_from(id).unwrap_or(u32::MAX))? {
-                Ok(registered) => parse(&registered),
-                // It may come to be known.
-                Err(unknown) => return Ok(Err(unknown)),
-            },
-            Writer::Files(schemas) => match schemas.get(id) {
-                Ok(schema) => Ok(schema),
-                Err(unknown) => return Ok(Err(unknown)),
-            },
-        };
-        let targets: Vec<FieldRef> = projection.iter().map(|at| Arc::clone(&self.columns.fields()[*at])).collect();
-        let planned = schema.and_then(|schema| resolve::plan(&schema, self.reader.as_ref(), &targets, self.number));
-        let planned = planned.map(Arc::new).map_err(|why| match &self.writer {
-            Writer::One(_) | Writer::Files(_) => why,
-            Writer::Registry(_) => format!("schema {id}: {why}"),
-        });
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(key, planned.clone());
-        Ok(planned)
+    fn plan(&self, id: u64, projection: &[usize]) -> Result<Planned<Plan>> {
+        self.plans.plan(id, projection.to_vec(), parse, |schema| {
+            let targets: Vec<FieldRef> = projection.iter().map(|at| Arc::clone(&self.columns.fields()[*at])).collect();
+            resolve::plan(schema, self.reader.as_ref(), &targets, self.number)
+        })
     }
 }
 
@@ -270,18 +216,18 @@ struct AvroDecoder {
     schema: SchemaRef,
     columns: Vec<Column>,
     /// The plan of the record before.
-    last: Option<(u64, Planned)>,
+    last: Option<(u64, Planned<Plan>)>,
 }
 
 impl AvroDecoder {
     fn record(&mut self, record: &[u8]) -> Result<Result<(), String>> {
-        let (id, value) = match &self.format.writer {
+        let (id, value) = match &self.format.plans.writer {
             Writer::One(_) => (0, record),
             Writer::Registry(_) => match registry::unframe(record) {
                 Ok((id, value)) => (u64::from(id), value),
                 Err(why) => return Ok(Err(why.to_string())),
             },
-            Writer::Files(_) => match file::unframe(record) {
+            Writer::Known(_) => match file::unframe(record) {
                 Ok(framed) => framed,
                 Err(why) => return Ok(Err(why.to_string())),
             },
@@ -301,34 +247,4 @@ impl Decoder for AvroDecoder {
     fn decode(&mut self, block: &Block, refused: &mut Vec<Refusal>) -> Result<RecordBatch> {
         rows(block, refused, &Arc::clone(&self.schema), self, Self::record, |decoder| &mut decoder.columns)
     }
-}
-
-/// Decodes the records of a block one by one, and takes back what a refused one has left.
-pub(super) fn rows<D>(
-    block: &Block,
-    refused: &mut Vec<Refusal>,
-    schema: &SchemaRef,
-    decoder: &mut D,
-    mut record: impl FnMut(&mut D, &[u8]) -> Result<Result<(), String>>,
-    columns: impl Fn(&mut D) -> &mut Vec<Column>,
-) -> Result<RecordBatch> {
-    let mut rows = 0;
-    for (row, bytes) in block.records().enumerate() {
-        match record(decoder, bytes) {
-            Ok(Ok(())) => rows += 1,
-            Ok(Err(reason)) => {
-                columns(decoder).iter_mut().for_each(|column| column.truncate(rows));
-                refused.push(Refusal { row, reason });
-            }
-            Err(error) => {
-                // The block is read again.
-                columns(decoder).iter_mut().for_each(|column| column.truncate(0));
-                return Err(error);
-            }
-        }
-    }
-    let columns = columns(decoder).iter_mut().map(Column::finish).collect::<Result<Vec<_>>>()?;
-    let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
-        .map_err(|e| Error::internal("decoded columns don't fit their schema").because(e))
 }

@@ -9,6 +9,7 @@ use super::{
     schema::{Id, Logical, Schema, Type},
     wire::{DEPTH, Fault, Input},
 };
+use crate::format::typed::digits;
 use std::fmt::Write;
 use tidemill_core::Timestamp;
 
@@ -131,7 +132,7 @@ fn put(out: &mut String, what: std::fmt::Arguments<'_>) {
 
 fn bytes(bytes: &[u8], logical: Option<Logical>, out: &mut String) {
     match (logical, unscaled(bytes)) {
-        (Some(Logical::Decimal { scale, .. }), Some(value)) => decimal(value, scale, out),
+        (Some(Logical::Decimal { scale, .. }), Some(value)) => digits(value, scale, out),
         (Some(Logical::Uuid), _) => {
             out.push('"');
             uuid(bytes, out);
@@ -155,21 +156,6 @@ pub(super) fn unscaled(bytes: &[u8]) -> Option<i128> {
     let value = i128::from_be_bytes(whole);
     // What stands before must be the sign alone.
     (before.iter().all(|byte| *byte == fill) && (value < 0) == (fill == 0xff)).then_some(value)
-}
-
-/// A decimal's digits.
-pub(super) fn decimal(unscaled: i128, scale: usize, out: &mut String) {
-    if unscaled < 0 {
-        out.push('-');
-    }
-    let digits = unscaled.unsigned_abs().to_string();
-    if scale == 0 {
-        out.push_str(&digits);
-        return;
-    }
-    let digits = format!("{digits:0>width$}", width = scale + 1);
-    let (whole, part) = digits.split_at(digits.len() - scale);
-    put(out, format_args!("{whole}.{part}"));
 }
 
 /// 16 bytes as a UUID.

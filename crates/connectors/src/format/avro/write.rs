@@ -8,6 +8,7 @@
 //! written. Called by the sinks.
 
 use super::wire::{put_bytes, put_long};
+use crate::format::typed::simple;
 use arrow_array::{
     Array, ArrayRef, BinaryArray, BooleanArray, Decimal128Array, Float32Array, Float64Array, Int32Array, Int64Array,
     RecordBatch, StringArray, cast::AsArray,
@@ -175,11 +176,9 @@ enum Values {
 
 impl Node {
     fn of(field: &Field, column: &ArrayRef) -> Result<Self, arrow_schema::ArrowError> {
+        let column = &simple(column)?;
         let options = CastOptions { safe: false, ..CastOptions::default() };
         let to = |ty: &DataType| cast_with_options(column, ty, &options);
-        if let DataType::Dictionary(_, of) = column.data_type() {
-            return Self::of(&Field::new(field.name(), of.as_ref().clone(), field.is_nullable()), &to(of)?);
-        }
         let values = match column.data_type() {
             DataType::Null => Values::Null,
             DataType::Boolean => Values::Bool(column.as_boolean().clone()),
@@ -217,10 +216,6 @@ impl Node {
             | DataType::Decimal64(precision, scale)
             | DataType::Decimal128(precision, scale) => {
                 Values::Decimal(to(&DataType::Decimal128(*precision, *scale))?.as_primitive().clone())
-            }
-            DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-                let list = DataType::List(std::sync::Arc::clone(item));
-                return Self::of(&Field::new(field.name(), list.clone(), field.is_nullable()), &to(&list)?);
             }
             DataType::List(item) => {
                 let list = column.as_list::<i32>();

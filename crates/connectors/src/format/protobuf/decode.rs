@@ -14,9 +14,9 @@ use super::{
     wire::{Cursor, Raw, zigzag},
 };
 use crate::format::{
-    avro::{fits, number},
     column::{Column, Values},
     time::{self, Unit},
+    typed::{fits, number},
 };
 use prost_reflect::DynamicMessage;
 use std::fmt::Write;

@@ -13,6 +13,10 @@
 //! plan.rs      the message + columns ─► slots, once for a schema       the columns of a stream that declares none
 //! decode.rs    bytes, along the slots ─► columns                       wire.rs reads
 //!
+//! target.rs    a sink's options ─► the message          topic.rs also from a registry, with the frame
+//! write.rs     the message + columns ─► members, once
+//! put.rs       columns, along the members ─► bytes
+//!
 //! framed       0 │ id, 4 bytes │ indexes of the message in its file, zigzag numbers behind their count │ message
 //! ```
 //!
@@ -22,28 +26,30 @@
 
 mod decode;
 mod plan;
+mod put;
 mod schema;
+pub(crate) mod target;
 #[cfg(test)]
 mod tests;
+#[cfg(feature = "kafka")]
+pub(crate) mod topic;
 mod wire;
+pub(crate) mod write;
 
 use super::{
-    avro::{refuse_lines, rows},
     column::{Column, projected},
+    plans::{Planned, Plans, Writer},
     registry::{self, Language, SchemaRegistry},
     time::Unit,
+    typed::{no_field, refuse_lines, rows},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::{FieldRef, Schema, SchemaRef};
 use decode::Found;
 use plan::{MessagePlan, Shape};
 use prost_reflect::MessageDescriptor;
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-};
-use tidemill_core::{Block, Decoder, Error, Format, Options, Refusal, Result, nearest};
+use std::{fmt, sync::Arc};
+use tidemill_core::{Block, Decoder, Error, Format, Options, Refusal, Result};
 use wire::{Cursor, zigzag};
 
 /// How deep messages may lie in their file.
@@ -57,19 +63,10 @@ struct Inner {
     columns: SchemaRef,
     /// The message's full name, where it is known.
     message: Option<String>,
-    writer: Writer,
     number: Unit,
-    /// Plans by the schema's id (0 without a registry), the bytes that name the message, and the columns.
-    plans: Mutex<HashMap<(u32, Vec<u8>, Vec<usize>), Planned>>,
+    /// Plans by the bytes that name the message, and the columns.
+    plans: Plans<MessageDescriptor, (Vec<u8>, Vec<usize>), MessagePlan>,
 }
-
-enum Writer {
-    One(MessageDescriptor),
-    Registry(Arc<SchemaRegistry>),
-}
-
-/// A plan, or why records of its schema can't be read.
-type Planned = Result<Arc<MessagePlan>, String>;
 
 impl fmt::Debug for ProtobufFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -90,9 +87,9 @@ impl ProtobufFormat {
         let wrong = |why: String| Error::user(format!("{owner}: {why}"));
         let registry = SchemaRegistry::from_options(options)?;
         let name = options.get("message");
-        let pool = schema::from_options(options)?;
+        let given = schema::from_options(options)?;
         let subject = options.get("subject").is_some();
-        let (writer, known) = match (registry, pool) {
+        let (writer, known) = match (registry, given) {
             (Some(_), Some(_)) => {
                 return Err(wrong(
                     "the schema is the registry's: leave out `descriptor` and `schema_file`".to_string(),
@@ -113,9 +110,10 @@ impl ProtobufFormat {
             }
             (Some(registry), None) => (Writer::Registry(registry), None),
             (None, _) if subject => return Err(wrong("option `subject` goes with `registry`".to_string())),
-            (None, Some(pool)) => {
+            (None, Some(given)) => {
                 let name = options.require("message", "it names the message that a record is: shop.Order")?;
-                let message = schema::find(&pool, name).map_err(|why| wrong(format!("option `message`: {why}")))?;
+                let message =
+                    schema::find(&given.pool, name).map_err(|why| wrong(format!("option `message`: {why}")))?;
                 (Writer::One(message.clone()), Some(message))
             }
             (None, None) => {
@@ -144,47 +142,31 @@ impl ProtobufFormat {
             if let Some(at) = missing {
                 let fields: Vec<_> = message.fields().collect();
                 let names: Vec<&str> = fields.iter().map(|field| field.name()).collect();
-                let column = columns.field(at).name();
-                let hint = nearest(column, &names)
-                    .map_or_else(|| format!("it has {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
-                return Err(wrong(format!("the message {} has no field `{column}`; {hint}", message.full_name())));
+                let owner = format!("the message {}", message.full_name());
+                return Err(wrong(no_field(&owner, columns.field(at).name(), &names)));
             }
         }
         let message = known.map(|message| message.full_name().to_string()).or_else(|| name.map(str::to_string));
-        Ok(Self(Arc::new(Inner { columns, message, writer, number, plans: Mutex::default() })))
+        Ok(Self(Arc::new(Inner { columns, message, number, plans: Plans::new(writer) })))
     }
 }
 
 impl Inner {
-    fn plan(&self, id: u32, place: &[u8], projection: &[usize]) -> Result<Planned> {
-        let key = (id, place.to_vec(), projection.to_vec());
-        if let Some(plan) = self.plans.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(plan.clone());
-        }
-        let message = match &self.writer {
-            Writer::One(message) => Ok(message.clone()),
-            Writer::Registry(registry) => match registry.schema(id)? {
-                Ok(found) => found.of(Language::Protobuf).and_then(schema::registered).and_then(|file| {
-                    let message = schema::at(&file, &indexes(place)?)?;
-                    match &self.message {
-                        Some(wanted) if wanted != message.full_name() => {
-                            Err(format!("a message {}, not {wanted}", message.full_name()))
-                        }
-                        _ => Ok(message),
-                    }
-                }),
-                // It may come to be known.
-                Err(unknown) => return Ok(Err(unknown)),
-            },
+    fn plan(&self, id: u64, place: &[u8], projection: &[usize]) -> Result<Planned<MessagePlan>> {
+        let named = |found: &registry::Registered| {
+            let file = schema::registered(found.of(Language::Protobuf)?)?;
+            let message = schema::at(&file, &indexes(place)?)?;
+            match &self.message {
+                Some(wanted) if wanted != message.full_name() => {
+                    Err(format!("a message {}, not {wanted}", message.full_name()))
+                }
+                _ => Ok(message),
+            }
         };
-        let targets: Vec<FieldRef> = projection.iter().map(|at| Arc::clone(&self.columns.fields()[*at])).collect();
-        let planned = message.and_then(|message| MessagePlan::new(&message, &targets));
-        let planned = planned.map(Arc::new).map_err(|why| match &self.writer {
-            Writer::One(_) => why,
-            Writer::Registry(_) => format!("schema {id}: {why}"),
-        });
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner).insert(key, planned.clone());
-        Ok(planned)
+        self.plans.plan(id, (place.to_vec(), projection.to_vec()), named, |message| {
+            let targets: Vec<FieldRef> = projection.iter().map(|at| Arc::clone(&self.columns.fields()[*at])).collect();
+            MessagePlan::new(message, &targets)
+        })
     }
 }
 
@@ -241,20 +223,21 @@ struct ProtobufDecoder {
     columns: Vec<Column>,
     found: Found,
     /// The plan of the record before, and what named its message.
-    last: Option<(u32, Vec<u8>, Planned)>,
+    last: Option<(u64, Vec<u8>, Planned<MessagePlan>)>,
 }
 
 impl ProtobufDecoder {
     fn record(&mut self, record: &[u8]) -> Result<Result<(), String>> {
-        let (id, place, from) = match &self.format.writer {
-            Writer::One(_) => (0, &[][..], 0),
+        let (id, place, from) = match &self.format.plans.writer {
+            // No number stands in front of what is not framed.
+            Writer::One(_) | Writer::Known(_) => (0, &[][..], 0),
             Writer::Registry(_) => {
                 let (id, value) = match registry::unframe(record) {
                     Ok(framed) => framed,
                     Err(why) => return Ok(Err(why.to_string())),
                 };
                 match end_of_indexes(value) {
-                    Ok(end) => (id, &value[..end], record.len() - value.len() + end),
+                    Ok(end) => (u64::from(id), &value[..end], record.len() - value.len() + end),
                     Err(why) => return Ok(Err(format!("what names the message: {why}"))),
                 }
             }

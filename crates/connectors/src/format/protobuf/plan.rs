@@ -18,9 +18,9 @@
 //! Invariant: a plan has a slot for each column, and only for these; fields that
 //! nobody asked for are passed over. Called by the format.
 
-use super::super::{
-    avro::{map_of, utc},
+use crate::format::{
     column::nullable,
+    typed::{map_of, utc},
 };
 use arrow_schema::{DataType, Field, FieldRef};
 use prost_reflect::{Cardinality, EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
@@ -199,7 +199,7 @@ fn slot(field: &FieldDescriptor, target: &FieldRef) -> Result<Slot, String> {
     Ok(Slot { shape: Shape::One(of), absent })
 }
 
-fn kind_name(field: &FieldDescriptor) -> String {
+pub(super) fn kind_name(field: &FieldDescriptor) -> String {
     let many = if field.is_list() { "repeated " } else { "" };
     format!("{many}{:?}", field.kind())
 }
@@ -257,7 +257,7 @@ fn names(of: &EnumDescriptor) -> HashMap<i32, String> {
     names
 }
 
-fn is_wrapper(name: &str) -> bool {
+pub(super) fn is_wrapper(name: &str) -> bool {
     let short = name.strip_prefix("google.protobuf.").and_then(|name| name.strip_suffix("Value"));
     matches!(short, Some("Double" | "Float" | "Int64" | "UInt64" | "Int32" | "UInt32" | "Bool" | "String" | "Bytes"))
 }

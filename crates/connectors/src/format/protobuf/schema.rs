@@ -20,11 +20,25 @@ use tidemill_core::{Error, Options, Result, nearest};
 /// The name of a schema that has no file.
 const NAMELESS: &str = "schema.proto";
 
-/// The pool that options name, if they do.
+/// The schema that options name.
+pub(super) struct Given {
+    pub(super) pool: DescriptorPool,
+    /// The file, and its text, as a registry takes it; none of a set of descriptors.
+    #[cfg_attr(not(feature = "kafka"), expect(dead_code, reason = "nothing else is told to a registry"))]
+    pub(super) file: Option<(FileDescriptor, String)>,
+}
+
+impl Given {
+    fn file(file: FileDescriptor, text: String) -> Self {
+        Self { pool: file.parent_pool().clone(), file: Some((file, text)) }
+    }
+}
+
+/// The schema that options name, if they do.
 ///
 /// # Errors
 /// When it can't be read.
-pub(super) fn from_options(options: &Options) -> Result<Option<DescriptorPool>> {
+pub(super) fn from_options(options: &Options) -> Result<Option<Given>> {
     let owner = options.owner();
     let wrong = |option: &str, why: String| Error::user(format!("{owner}: option `{option}`: {why}"));
     match (options.get("descriptor"), options.get("schema_file"), options.get("schema")) {
@@ -39,23 +53,28 @@ pub(super) fn from_options(options: &Options) -> Result<Option<DescriptorPool>> 
                     ),
                 )
             })?;
-            Ok(Some(pool))
+            Ok(Some(Given { pool, file: None }))
         }
         (None, Some(path), None) => {
+            let text = text_of(path).map_err(|why| wrong("schema_file", why))?;
             let path = Path::new(path);
             let (name, dir) = (path.file_name().and_then(|name| name.to_str()), path.parent());
             let name = name.ok_or_else(|| wrong("schema_file", "it names no file".to_string()))?;
             let beside = Beside(dir.unwrap_or(Path::new("")).to_owned());
             let file = compile(name, beside).map_err(|why| wrong("schema_file", why))?;
-            Ok(Some(file.parent_pool().clone()))
+            Ok(Some(Given::file(file, text)))
         }
         (None, None, Some(text)) => {
             let texts = Texts(HashMap::from([(NAMELESS.to_string(), text.to_string())]));
             let file = compile(NAMELESS, texts).map_err(|why| wrong("schema", why))?;
-            Ok(Some(file.parent_pool().clone()))
+            Ok(Some(Given::file(file, text.to_string())))
         }
         _ => Err(Error::user(format!("{owner}: give one of `descriptor`, `schema_file` and `schema`"))),
     }
+}
+
+fn text_of(path: &str) -> Result<String, String> {
+    String::from_utf8(crate::files::small(path)?).map_err(|_| format!("{path} is no text"))
 }
 
 /// The file of a registry's schema.
@@ -87,6 +106,13 @@ pub(super) fn at(file: &FileDescriptor, indexes: &[usize]) -> Result<MessageDesc
         // Messages that stand for the entries of maps have their place among the others.
         outer.child_messages().nth(*index).ok_or_else(nowhere)
     })
+}
+
+/// Where a message lies in its file, as [`at`] takes it.
+#[cfg(feature = "kafka")]
+pub(super) fn place(message: &MessageDescriptor) -> Vec<usize> {
+    // The path of descriptors: a list's number before each index.
+    message.path().iter().skip(1).step_by(2).filter_map(|index| usize::try_from(*index).ok()).collect()
 }
 
 fn compile(name: &str, files: impl FileResolver + 'static) -> Result<FileDescriptor, String> {

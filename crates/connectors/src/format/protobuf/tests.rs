@@ -2,6 +2,8 @@
 
 #![expect(clippy::cast_possible_truncation, reason = "drawn numbers, of which any part will do")]
 
+mod write;
+
 use super::*;
 use crate::{
     format::registry::server::Server,
@@ -74,7 +76,7 @@ fn shop(message: &str) -> ProtobufFormat {
 
 fn descriptor(name: &str) -> MessageDescriptor {
     let options = Options::new("s", [("schema", SHOP)]);
-    schema::find(&schema::from_options(&options).unwrap().unwrap(), name).unwrap()
+    schema::find(&schema::from_options(&options).unwrap().unwrap().pool, name).unwrap()
 }
 
 /// The bytes of a message that is written as JSON.
@@ -234,8 +236,8 @@ fn a_file_of_descriptors_and_files_with_imports_do_as_well() {
     std::fs::write(path("a.proto"), "syntax = \"proto3\"; import \"b.proto\"; message A { B b = 1; }").unwrap();
     std::fs::write(path("b.proto"), "syntax = \"proto3\"; message B { int32 n = 1; }").unwrap();
     let file = format(&[("schema_file", &path("a.proto")), ("message", "A")], None).unwrap();
-    let pool = schema::from_options(&Options::new("s", [("schema_file", path("a.proto"))])).unwrap().unwrap();
-    std::fs::write(path("a.desc"), pool.encode_to_vec()).unwrap();
+    let given = schema::from_options(&Options::new("s", [("schema_file", path("a.proto"))])).unwrap().unwrap();
+    std::fs::write(path("a.desc"), given.pool.encode_to_vec()).unwrap();
     let set = format(&[("descriptor", &path("a.desc")), ("message", ".A")], None).unwrap();
     for format in [file, set] {
         assert_eq!(decoded(&format, &[0], &[[0x0a, 2, 0x08, 7]]).0, [json!({"b": {"n": 7}})]);

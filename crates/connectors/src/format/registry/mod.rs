@@ -214,11 +214,25 @@ impl SchemaRegistry {
     /// # Errors
     /// When there is none, or the registry does not answer.
     pub(crate) fn newest(&self, subject: &str) -> Result<Registered> {
+        self.latest(subject, "declare the columns").map(|(_, newest)| newest)
+    }
+
+    /// The newest schema of a subject, and its id.
+    ///
+    /// # Errors
+    /// When there is none, or the registry does not answer.
+    #[cfg(all(feature = "kafka", feature = "protobuf"))]
+    pub(crate) fn newest_to_write(&self, subject: &str) -> Result<(u32, Registered)> {
+        let (id, newest) = self.latest(subject, "give the schema in `schema_file`, to be registered")?;
+        Ok((id.ok_or_else(|| self.strange("it gave no id for a schema"))?, newest))
+    }
+
+    fn latest(&self, subject: &str, otherwise: &str) -> Result<(Option<u32>, Registered)> {
         let place = format!("/subjects/{}/versions/latest", client::escaped(subject));
         client::aside(|| match self.ask(&place)? {
-            Some(body) => self.registered(&body, &mut Vec::new()),
+            Some(body) => Ok((id_of(&body), self.registered(&body, &mut Vec::new())?)),
             None => Err(Error::user(format!(
-                "the schema registry {} has no subject `{subject}`: name another in option `subject`, or declare the columns",
+                "the schema registry {} has no subject `{subject}`: name another in option `subject`, or {otherwise}",
                 self.url
             ))),
         })
@@ -236,8 +250,7 @@ impl SchemaRegistry {
         }
         let place = format!("/subjects/{}/versions", client::escaped(subject));
         let answer = client::aside(|| self.tell(&place, body.to_string()))?;
-        let id = answer.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok());
-        id.ok_or_else(|| self.strange("it gave no id for a schema"))
+        id_of(&answer).ok_or_else(|| self.strange("it gave no id for a schema"))
     }
 
     /// The schema of an answer, with those that it refers to.
@@ -280,6 +293,11 @@ impl SchemaRegistry {
     fn strange(&self, what: &str) -> Error {
         Error::external(format!("the schema registry {}: {what}: is it one?", self.url))
     }
+}
+
+/// The id that an answer gives.
+fn id_of(answer: &Value) -> Option<u32> {
+    answer.get("id").and_then(Value::as_u64).and_then(|id| u32::try_from(id).ok())
 }
 
 /// The subject that options name.

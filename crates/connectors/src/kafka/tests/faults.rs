@@ -59,6 +59,7 @@ async fn until_done<T, F: Future<Output = Result<T>>>(mut act: impl FnMut() -> F
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_that_come_back_are_gone_on_with() {
     let Some(brokers) = probe::server() else { return };
+    let _alone = WAY.lock().await;
     probe::topic(&brokers, "cut-in", 1, &[]);
     probe::topic(&brokers, "cut-out", 1, &[]);
     probe::produce(&brokers, "cut-in", 0, numbered(0..100), None);

@@ -188,3 +188,22 @@ async fn at_least_once_is_sent_when_it_is_staged_and_again_when_it_runs_again() 
     let read = crate::contract::read_all(&source(&with(&brokers, "plain", &[])).unwrap()).await;
     assert_eq!(read.values().map(Vec::len).sum::<usize>(), 20);
 }
+
+#[cfg(feature = "protobuf")]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_makes_no_message_is_refused_before_its_batch_is_committed() {
+    let Some(brokers) = probe::server() else { return };
+    probe::fresh(&brokers, "narrow-rows", 1);
+    let dir = tempfile::tempdir().unwrap();
+    let schema = "syntax = \"proto3\"; message Row { uint32 n = 1; string word = 2; }";
+    let message = [("format", "protobuf"), ("schema", schema), ("message", "Row")];
+    let sink = exact(&brokers, "narrow-rows", dir.path(), &message);
+    opened(&sink, None).await.unwrap();
+    let below = futures::stream::iter([Ok(rows([1, -1]))]);
+    let error = sink.stage(BatchId(1), tidemill_core::Timestamp(0), 0, Box::pin(below)).await.unwrap_err();
+    assert!(error.to_string().contains("column `n`: -1 does not fit") && !error.is_retryable(), "{error}");
+    assert!(files(dir.path()).is_empty(), "nothing is staged");
+    let part = stage(&*sink, 1, 0, vec![rows([7])]).await.unwrap();
+    sink.commit(BatchId(1), &[part]).await.unwrap();
+    assert_eq!(seen(&brokers, "narrow-rows"), ["\u{8}\u{7}\u{12}\u{6}word-7"]);
+}

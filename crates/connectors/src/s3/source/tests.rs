@@ -66,11 +66,11 @@ async fn it_is_a_source() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_sink_writes_is_read_by_ranges() {
-    use crate::files::{Encoder, FileFormat};
+    use crate::files::{Encoder, Encoding, FileFormat};
     let Some(endpoint) = server("columns").await else { return };
     for (format, name) in [(FileFormat::Parquet, "p"), (FileFormat::Avro, "a")] {
         for part in 0..3_i64 {
-            let mut encoder = Encoder::new(format);
+            let mut encoder = Encoder::new(&Encoding::Of(format));
             encoder.encode(&crate::contract::rows(part * 5000..part * 5000 + 5000)).unwrap();
             encoder.finish().unwrap();
             put(&endpoint, "columns", one(&format!("{name}/part-{part}"), std::mem::take(encoder.bytes()))).await;
