@@ -145,7 +145,8 @@ impl Avro {
     }
 }
 
-#[cfg(all(test, feature = "protobuf"))]
+#[cfg(test)]
+#[cfg(feature = "protobuf")]
 mod tests {
     use super::*;
     use crate::format::{ProtobufFormat, registry::server::Server};
