@@ -406,7 +406,7 @@ impl Looking {
             loop {
                 match self.clock.waited_for().filter(|next| *next > self.clock.now()) {
                     Some(next) => break next,
-                    None => tokio::time::sleep(Duration::from_millis(1)).await,
+                    None => tokio::task::yield_now().await,
                 }
             }
         };
