@@ -40,6 +40,7 @@ impl Future for Ack {
 pub trait Intake: Send + Sync {
     /// Queues a block; waits while the queue is full. `resume` is kept with the
     /// block, atomically, and is given back by [`Intake::resume`] after a restart.
+    /// A block without records keeps its `resume` alone.
     ///
     /// # Errors
     /// When the log is closed or broken: the receiver must stop.

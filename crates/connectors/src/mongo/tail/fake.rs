@@ -72,8 +72,8 @@ async fn talk(mut stream: TcpStream, answer: Answer) -> std::io::Result<()> {
         let length = i32::try_from(payload.len() + 16).unwrap();
         let kind = if is_query { 1 } else { 2013 };
         let head = [length, 1, number(4), kind].map(i32::to_le_bytes).concat();
-        stream.write_all(&head).await?;
-        stream.write_all(&payload).await?;
+        // At once: a second piece would wait for the acknowledgement of the first.
+        stream.write_all(&[head, payload].concat()).await?;
     }
 }
 
@@ -129,8 +129,7 @@ async fn pass_on(from: &mut OwnedReadHalf, to: &mut OwnedWriteHalf) -> std::io::
             }
         }
         head[..4].copy_from_slice(&i32::try_from(body.len() + 16).unwrap().to_le_bytes());
-        to.write_all(&head).await?;
-        to.write_all(&body).await?;
+        to.write_all(&[&head[..], &body].concat()).await?;
     }
 }
 

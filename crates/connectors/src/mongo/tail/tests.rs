@@ -124,8 +124,8 @@ async fn without(collection: &str) -> Option<String> {
 
 #[tokio::test]
 async fn what_is_there_and_what_comes_is_read_once_whatever_the_order_and_wherever_it_crashes() {
-    for seed in 0..24 {
-        let sea = Sea::new(seed, 40, 60);
+    for seed in 0..16_u8 {
+        let sea = Sea::new(u64::from(seed), 40, 60);
         let of = Arc::clone(&sea);
         let url = serve(Arc::new(move |command| of.answer(command))).await;
         let mut tail = tail(&url, "c", &[]);
@@ -133,7 +133,7 @@ async fn what_is_there_and_what_comes_is_read_once_whatever_the_order_and_wherev
         let mut log = Arc::new(Blocks::default());
         // Lives that end anywhere, and of whose last blocks a crash leaves some.
         for life in 0..4 {
-            let (before, more) = (log.len(), 1 + (seed as usize + life) % 4);
+            let (before, more) = (log.len(), 1 + (usize::from(seed) + life) % 4);
             let running = start(&tail, Arc::<Blocks>::clone(&log));
             log.recorder
                 .until(|_| log.len() >= before + more || log.resume().is_some_and(|r| r.contains("behind")))
@@ -406,7 +406,7 @@ impl Looking {
             loop {
                 match self.clock.waited_for().filter(|next| *next > self.clock.now()) {
                     Some(next) => break next,
-                    None => tokio::time::sleep(Duration::from_millis(1)).await,
+                    None => tokio::task::yield_now().await,
                 }
             }
         };
