@@ -167,7 +167,7 @@ impl Trial<'_> {
         assert!(strange.is_empty(), "{what}: {strange:?} were not committed");
         let most = match self.sink().guarantee() {
             Guarantee::ExactlyOnce => 0,
-            _ => self.faults * 5,
+            Guarantee::AtLeastOnce => self.faults * 5,
         };
         let twice: u64 = times.values().map(|times| times - 1).sum();
         assert!(twice <= most, "{what}: {twice} rows too many, {most} may be: {times:?}");
