@@ -18,7 +18,8 @@
 //!
 //! Invariant: a table has one program, and one output of it.
 
-#[cfg(all(test, feature = "postgres"))]
+#[cfg(test)]
+#[cfg(feature = "postgres")]
 mod fault_tests;
 mod lookup;
 #[cfg(test)]
