@@ -31,6 +31,8 @@ mod push;
 mod run;
 mod slips;
 mod social;
+#[cfg(any(feature = "mongodb", feature = "s3"))]
+mod stores;
 mod tidy;
 mod topic_sink;
 mod topics;

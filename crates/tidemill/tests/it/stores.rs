@@ -1,0 +1,88 @@
+//! Programs that are killed again and again while they write to MongoDB, or to S3: each number is there once.
+//!
+//! Only with these connectors: `cargo test --workspace --features tidemill/full --test it stores::`
+//!
+//! As [`super::databases`], for sinks whose rows wait beside the program's data until their batch is committed.
+
+use crate::run::{run, start};
+use rustix::process::Signal;
+use std::{fs, path::Path};
+
+const KILLS: usize = 20;
+
+/// Kills a program that writes numbers to the sink `with`, then lets it end. `count` tells whether something was
+/// written, `seen` gives the numbers that readers see.
+fn kill_and_check(dir: &Path, rows: usize, with: &str, count: impl Fn() -> u64, seen: impl Fn() -> Vec<usize>) {
+    let program = format!(
+        "CREATE STREAM numbers WITH (connector = 'generator', rows = '{rows}', rows_per_plan = '100');
+         CREATE SINK out WITH ({with});
+         INSERT INTO out SELECT \"offset\" AS n FROM numbers;
+         CREATE VIEW total AS SELECT count(*) AS n FROM numbers;"
+    );
+    fs::write(dir.join("p.sql"), program).unwrap();
+    let plan = run(dir, &["plan", "p.sql", "--data", "d"], "");
+    assert!(plan.code(0).out.contains("out: exactly once into "), "{}", plan.out);
+    let arguments = ["run", "p.sql", "--headless", "--no-web", "--data", "d"];
+    let mut grown = 0;
+    for kill in 0..KILLS {
+        let before = count();
+        let mut running = start(dir, &[&arguments[..], &["--interval", "10ms"]].concat(), "");
+        // After one batch or several: in the middle of whatever it does then.
+        for _ in 0..=kill % 4 {
+            running.wait_for("total: ");
+        }
+        running.signal(Signal::KILL);
+        let _killed = running.end();
+        grown += usize::from(count() != before);
+    }
+    assert!(grown > 0, "some kills came while rows were written");
+    run(dir, &[&arguments[..], &["--trigger", "drain"]].concat(), "").code(0);
+    let mut numbers = seen();
+    numbers.sort_unstable();
+    assert_eq!(numbers.len(), rows, "nothing lost, nothing twice");
+    assert!(numbers.into_iter().eq(0..rows), "nothing lost, nothing twice");
+    let left = fs::read_dir(dir.join("d/programs/p/staged/out")).map_or(0, Iterator::count);
+    assert_eq!(left, 0, "nothing staged is left");
+}
+
+/// Against the server that `TIDEMILL_MONGODB` names: skipped without, unless `TIDEMILL_SERVICES=required`.
+#[cfg(feature = "mongodb")]
+#[test]
+fn kills_leave_a_mongodb_collection_exact() {
+    use tidemill::connectors::mongo::probe;
+    let Some(url) = probe::server("kills") else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(probe::forget(&url, &["numbers"]));
+    let seen = || {
+        let number = |line: &String| {
+            let document: serde_json::Value = serde_json::from_str(line).unwrap();
+            usize::try_from(document["n"].as_u64().unwrap()).unwrap()
+        };
+        runtime.block_on(probe::documents(&url, "numbers")).iter().map(number).collect()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let with = format!("connector = 'mongodb', url = '{url}', collection = 'numbers'");
+    kill_and_check(dir.path(), 60_000, &with, || runtime.block_on(probe::count(&url, "numbers")), seen);
+}
+
+/// Against the server that `TIDEMILL_S3` names: skipped without, unless `TIDEMILL_SERVICES=required`.
+#[cfg(feature = "s3")]
+#[test]
+fn kills_leave_an_s3_bucket_exact() {
+    use tidemill::connectors::s3::probe;
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let Some(endpoint) = runtime.block_on(probe::server("kills")) else { return };
+    let seen = || {
+        let number = |line: &String| {
+            let (_, row) = line.split_once(' ').unwrap();
+            let row: serde_json::Value = serde_json::from_str(row).unwrap();
+            usize::try_from(row["n"].as_u64().unwrap()).unwrap()
+        };
+        probe::rows_of(&runtime.block_on(probe::objects(&endpoint, "kills"))).iter().map(number).collect()
+    };
+    let count = || runtime.block_on(probe::names(&endpoint, "kills")).len() as u64;
+    let dir = tempfile::tempdir().unwrap();
+    let with = format!("connector = 's3', url = 's3://kills/numbers', endpoint = '{endpoint}'");
+    // An object or two a batch: fewer rows than a table gets.
+    kill_and_check(dir.path(), 20_000, &with, count, seen);
+}
