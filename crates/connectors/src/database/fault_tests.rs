@@ -1,21 +1,20 @@
-//! The sink and the stream `postgres` with faults on the way to a real server, that of `TIDEMILL_POSTGRES`.
+//! The sink `postgres` with faults on the way to a real server, that of `TIDEMILL_POSTGRES`.
 //!
 //! Invariant: tokio's clock stands still but for the suites, so minutes without an answer take none. Run by
 //! `cargo test` where `ci/services up` has started the server.
 
 use super::{
-    PostgresRows,
     postgres_server::{Server, of},
     probe,
     tests::postgres_server::{server, sink},
 };
 use crate::{
     contract::{rows, stage},
-    faults::{Fault, FaultProxy, Feed, Hands, Promise, Shelf, When, check_receiver_faults, check_sink_faults},
+    faults::{Fault, FaultProxy, Hands, Shelf, When, check_sink_faults},
 };
 use async_trait::async_trait;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tidemill_core::{BatchId, Input, Options, Receiver, Sink};
+use tidemill_core::{BatchId, Options, Sink};
 
 /// Where a server is.
 fn place(url: &str) -> SocketAddr {
@@ -83,48 +82,6 @@ async fn a_commit_whose_client_vanished_does_not_hold_up_the_next() {
     let mut held = usual.client("vanished").await.unwrap();
     let shown = of(&mut held).unwrap().query_one("SHOW idle_in_transaction_session_timeout", &[]).await.unwrap();
     assert_eq!(shown.get::<_, String>(0), "1min");
-}
-
-struct Changes {
-    url: String,
-    hands: Hands,
-}
-
-#[async_trait]
-impl Feed for Changes {
-    fn address(&self) -> SocketAddr {
-        place(&self.url)
-    }
-    fn receiver(&self, at: SocketAddr) -> Arc<dyn Receiver> {
-        let url = through(&self.url, at);
-        let options = [("url", url.as_str()), ("table", "faulty_rows"), ("cursor", "id")];
-        match PostgresRows::input(&Options::new("stream \"s\"", options)).unwrap() {
-            Input::Receivers(all) => Arc::clone(&all[0]),
-            Input::Source(_) => panic!("a receiver"),
-        }
-    }
-    async fn publish(&self, number: u64) {
-        probe::postgres(&self.url, &format!("INSERT INTO faulty_rows VALUES ({number})")).await;
-    }
-    fn number(&self, record: &[u8]) -> Option<u64> {
-        serde_json::from_slice::<serde_json::Value>(record).ok()?["id"].as_u64()
-    }
-    fn promise(&self) -> Promise {
-        Promise::Once
-    }
-    fn asks(&self) -> bool {
-        true
-    }
-    fn hands(&self) -> &Hands {
-        &self.hands
-    }
-}
-
-#[tokio::test]
-async fn new_rows_come_once_whatever_breaks_on_the_way() {
-    let Some(url) = server("faulty_rows").await else { return };
-    probe::postgres(&url, "CREATE TABLE faulty_rows (id BIGINT PRIMARY KEY)").await;
-    check_receiver_faults(&Changes { url, hands: Hands::on_tokio() }).await;
 }
 
 #[tokio::test]

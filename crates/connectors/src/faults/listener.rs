@@ -1,14 +1,16 @@
 //! What every receiver that listens must stand of those who connect to it: lines that break, fall silent, or talk nonsense.
 //!
 //! Asked of it: whole records are in the log, once and in their order; what was torn off by a reset is a dead letter
-//! and no record; a peer that is silent holds nobody else up, and is let go after the idle time; a stop is prompt.
+//! and no record; a log that is behind slows a peer down; a peer that is silent holds nobody else up, and is let go
+//! after the idle time; a stop is prompt.
 //! There is no acknowledgement on such a line, so what a peer said into a line that was dead is lost.
 //!
 //! Invariant: the suite plays the peer, and knows only how a record is framed. Called by tests of receivers.
 
 use super::{Fault, FaultProxy, Hands, When, nonsense};
-use crate::contract::{Heard, Recorder};
+use crate::contract::{Behind, Heard, Recorder};
 use async_trait::async_trait;
+use futures::FutureExt;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tidemill_core::{Intake, Receiver, StopHandle};
 use tokio::{io::AsyncWriteExt, net::TcpStream};
@@ -80,23 +82,63 @@ impl Line<'_> {
     }
 }
 
+/// Where a receiver listens, as it tells.
+async fn listens(hands: &Hands, intake: &Recorder) -> SocketAddr {
+    let address = |heard: &Heard| -> Option<SocketAddr> {
+        let state = heard.states.iter().find_map(|state| state.strip_prefix("listening on "))?;
+        state.split(',').next()?.parse().ok()
+    };
+    hands.until(Duration::ZERO, "it listens", || address(&intake.heard()).is_some()).await;
+    address(&intake.heard()).expect("an address")
+}
+
+/// A log that takes nothing: the peer is slowed down, and what it says is not gathered.
+async fn slowed(caller: &dyn Caller) {
+    let (log, hands) = (Behind::new(), caller.hands());
+    let (stop, stopped) = StopHandle::new();
+    let (receiver, given) = (caller.receiver(), Arc::<Behind>::clone(&log));
+    let task = tokio::spawn(async move { receiver.run(given, stopped).await });
+    let proxy = FaultProxy::to(listens(hands, &log.heard).await);
+    let mut line = TcpStream::connect(proxy.address()).await.expect("a line");
+    let block: Vec<u8> = (0..50_000).flat_map(|number| caller.frame(number)).collect();
+    let blocks = (64 << 20) / block.len();
+    let sending = tokio::spawn(async move {
+        for _ in 0..blocks {
+            line.write_all(&block).await?;
+        }
+        std::io::Result::Ok(())
+    });
+    // The system's buffers fill up, and then nothing moves for many beats.
+    let (mut before, mut beats) = (0, 0);
+    let still = || {
+        let now = proxy.landed().asked;
+        beats = if now > 0 && std::mem::replace(&mut before, now) == now { beats + 1 } else { 0 };
+        beats > 20
+    };
+    hands.until(Duration::ZERO, "nothing moves", still).await;
+    assert!(!sending.is_finished() && proxy.landed().asked < 48 << 20, "{:?}", proxy.landed());
+    assert!(log.heard.heard().records.is_empty() && log.entered(2).now_or_never().is_none(), "one append at a time");
+    sending.abort();
+    log.let_through(1_000_000);
+    hands.until(Duration::ZERO, "it goes on", || log.heard.heard().blocks > 0).await;
+    stop.stop();
+    hands.until(Duration::ZERO, "it stops", || task.is_finished()).await;
+    task.await.expect("no panic").expect("stopped");
+}
+
 /// Checks a receiver that listens, against each fault of those who connect to it.
 ///
 /// # Panics
 /// When whole records are lost or doubled, when one peer holds up another, or when it does not stop.
 pub async fn check_listener_faults(caller: &dyn Caller) {
+    slowed(caller).await;
     let intake = Arc::new(Recorder::default());
     let given: Arc<dyn Intake> = Arc::<Recorder>::clone(&intake);
     let (stop, stopped) = StopHandle::new();
     let receiver = caller.receiver();
     let task = tokio::spawn(async move { receiver.run(given, stopped).await });
-    let address = |heard: &Heard| -> Option<SocketAddr> {
-        let state = heard.states.iter().find_map(|state| state.strip_prefix("listening on "))?;
-        state.split(',').next()?.parse().ok()
-    };
     let hands = caller.hands();
-    hands.until(Duration::ZERO, "it listens", || address(&intake.heard()).is_some()).await;
-    let proxy = FaultProxy::to(address(&intake.heard()).expect("an address"));
+    let proxy = FaultProxy::to(listens(hands, &intake).await);
     let mut at = Line { caller, proxy: &proxy, intake: &intake, next: 1_000 };
     at.is_well("the start").await;
     at.is_left(Duration::ZERO, "the first line is closed").await;
