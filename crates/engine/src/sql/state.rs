@@ -302,7 +302,7 @@ impl AggregateState {
         let mut inner = self.inner.lock();
         let closed = inner.panes.extract_if(.., |pane, _| spec.last_end(Timestamp(*pane)) <= at);
         let closed: Vec<Pane> = closed.map(|(_, pane)| pane).collect();
-        inner.forget(closed)
+        inner.forget(&closed)
     }
 
     /// The rows of the panes in `[start, end)` as `Final` reads them.

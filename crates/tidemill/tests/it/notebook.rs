@@ -30,9 +30,10 @@ impl Asked {
         let page = program.wait_for("page: http://");
         let address = page.trim_start_matches("page: http://").to_string();
         let asked = Self { program, address };
-        // Until all that was sent has been counted.
+        // Until all that was sent has been counted, refused and shown: a letter is there before its batch is.
         while asked.rows("SELECT count(*) FROM posts") != json!([[4]])
             || asked.rows("SELECT * FROM dead").as_array().is_none_or(Vec::is_empty)
+            || asked.rows("SELECT total FROM top WHERE word = 'sea'") != json!([[4]])
         {}
         asked
     }

@@ -136,7 +136,7 @@ fn traces(spans: &[Value]) -> BTreeMap<u64, Vec<(String, Value)>> {
     traces
 }
 
-fn drain<'a>(dir: &Path, more: &[&'a str]) -> crate::run::Ended {
+fn drain(dir: &Path, more: &[&str]) -> crate::run::Ended {
     let words = ["run", "p.sql", "--data", "d", "--trigger", "drain", "--headless", "--no-web"];
     run(dir, &[&words[..], more].concat(), "")
 }

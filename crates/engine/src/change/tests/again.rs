@@ -138,7 +138,7 @@ fn a_batch_whose_records_retention_has_removed_is_refused_with_the_gap() {
         topic.apply_retention(clock.now()).unwrap();
     }
     let first = topic.start(0);
-    assert!(first > Offset(6) && first.0 % 3 == 0, "{first}");
+    assert!(first > Offset(6) && first.0.is_multiple_of(3), "{first}");
     // What the batch before the gap's end read is gone, the next has all of its records.
     let batch = first.0 / 3;
     let error = program.context().run_again(BatchId(batch)).unwrap_err();

@@ -79,7 +79,7 @@ impl Rest {
 
 impl Inner {
     /// What panes that are closed had on disk is removed.
-    pub(super) fn forget(&mut self, closed: Vec<Pane>) -> DfResult<()> {
+    pub(super) fn forget(&mut self, closed: &[Pane]) -> DfResult<()> {
         let blocks: Vec<OverflowBlock> = closed.iter().flat_map(Pane::blocks).collect();
         let Some(disk) = self.rest.disk.as_ref().filter(|_| !blocks.is_empty()) else { return Ok(()) };
         disk.remove(&blocks).map_err(external)?;
