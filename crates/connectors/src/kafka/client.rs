@@ -198,6 +198,10 @@ impl Servers {
                 Code::Authentication | Code::SaslAuthenticationFailed => {
                     "the credentials are refused: see options `user` and `password_env`"
                 }
+                // Other handshakes that fail may be a broker that starts or ends.
+                Code::SSL if said.as_ref().is_some_and(|(_, why)| why.contains("certificate")) => {
+                    "the server's certificate is not trusted: see option `ca`"
+                }
                 Code::UnsupportedSASLMechanism | Code::IllegalSASLState => {
                     "the servers don't take this kind of credentials: see options `sasl` and `user`"
                 }
@@ -280,8 +284,8 @@ impl Heard {
     pub(super) fn note(&self, error: &KafkaError, reason: &str) {
         let Some(code) = error.rdkafka_error_code() else { return };
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // That there is no connection follows from what was told before.
-        if !passes(Some(code)) || last.is_none() {
+        // That there is no connection follows from what was told before, and a kind alone from its words.
+        if last.as_ref().is_none_or(|(told, _)| !passes(Some(code)) && *told != code) {
             *last = Some((code, reason.to_string()));
         }
     }
@@ -296,9 +300,12 @@ impl ClientContext for Heard {
     fn log(&self, level: RDKafkaLogLevel, fac: &str, message: &str) {
         tracing::debug!(?level, fac, message, "librdkafka");
         // A consumer tells the kind of its errors alone; the log has the servers' words.
-        if message.contains("SASL authentication error") {
-            let why = message.split_once("SASL authentication error: ").map_or(message, |(_, why)| why);
-            self.note(&KafkaError::Global(Code::Authentication), why);
+        for (code, words) in
+            [(Code::Authentication, "SASL authentication error: "), (Code::SSL, "SSL handshake failed: ")]
+        {
+            if let Some((_, why)) = message.split_once(words) {
+                self.note(&KafkaError::Global(code), why);
+            }
         }
     }
 

@@ -244,8 +244,9 @@ fn fuzz_state() {
                 let found = versions.iter().flat_map(|(_, _, rows)| rows);
                 let numbers: Vec<i64> =
                     found.flat_map(|rows| rows.column(0).as_primitive::<Int64Type>().values().to_vec()).collect();
+                // Who forges checksums may forge numbers.
                 let wanted: Vec<i64> = (0..12).collect();
-                assert_eq!(numbers, wanted, "seed {seed}: {}", path.display());
+                assert!(deep || numbers == wanted, "seed {seed}: {}: {numbers:?}", path.display());
                 loaded += 1;
             }
             Err(error) => {
@@ -254,5 +255,5 @@ fn fuzz_state() {
             }
         }
     }
-    landed(format_args!("{} states, {refused} refused, {loaded} as they were", tries(1_500)));
+    landed(format_args!("{} states, {refused} refused, {loaded} taken", tries(1_500)));
 }
