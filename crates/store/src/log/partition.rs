@@ -25,7 +25,7 @@ use super::{
     segment::{Active, Extent, Segment, SegmentHead, file_name, index_path, write_index},
 };
 use crate::{
-    disk::{Disk, Mode},
+    disk::{Disk, Mode, temporary},
     fault::{Named, io_error, is_full},
     frame::{Head, Kind, Sealed},
     ipc::{self, RowEncoder},
@@ -334,17 +334,29 @@ impl Partition {
         };
         let (frame, salt) = head.seal(first, &self.shared.schema_message);
         let disk = &*self.shared.disk;
-        let file = disk.open(&path, Mode::Create).named("create", &path)?;
-        if let Err(error) = frame.write(&*file) {
+        // A segment without rows has the name of the new one, and a token that may be durable.
+        let replaces = self.segments.read().last().is_some_and(|s| s.first == first);
+        let at = if replaces { temporary(&path) } else { path.clone() };
+        let file = disk.open(&at, Mode::Create).named("create", &at)?;
+        let written = frame.write(&*file).and_then(|()| if replaces { file.sync() } else { Ok(()) });
+        if let Err(error) = written {
             drop(file);
             // Best effort: an incomplete head holds no rows and is removed at the next start.
-            let _ignored = disk.remove(&path);
-            return Err(io_error("write", &path, error));
+            let _ignored = disk.remove(&at);
+            return Err(io_error("write", &at, error));
+        }
+        if replaces {
+            disk.rename(&at, &path).named("rename", &at)?;
+            if let Err(error) = disk.sync_dir(&self.dir).named("sync", &self.dir) {
+                // The file that was written to has no name any more.
+                let error = error.fatal();
+                self.poison(&error);
+                return Err(error);
+            }
         }
         let segment = Arc::new(Segment { first, path, salt, extent: RwLock::new(Extent::new(first, frame.total())) });
         let active = Active { segment: Arc::clone(&segment), file };
         let mut segments = self.segments.write();
-        // A segment without rows has the name of the new one and was replaced by it.
         segments.retain(|s| s.first != first);
         segments.push(segment);
         drop(segments);
@@ -352,7 +364,7 @@ impl Partition {
         writer.unsynced.push(active.clone());
         writer.active = Some(active);
         writer.new_names = true;
-        writer.synced = 0;
+        writer.synced = if replaces { frame.total() } else { 0 };
         Ok(())
     }
 

@@ -269,3 +269,55 @@ fn options_say_what_is_kept() {
         assert!(error.contains("stream \"s\"") && error.contains(wrong.0), "{error}");
     }
 }
+
+/// A segment that has no rows yet is begun anew under the same name, when it is idle or large: what its head and its
+/// frames said durably is never less than it was.
+#[test]
+fn a_token_without_rows_outlives_a_segment_that_is_begun_anew() {
+    let clock = clock();
+    let open = |disk: &SimDisk| {
+        let clock = Arc::clone(&clock) as Arc<dyn tidemill_core::Clock>;
+        Log::quiet(Arc::new(disk.clone()), Path::new("/l"), clock).unwrap()
+    };
+    let mut config = config(Sync::Always);
+    config.retention.max_age = Some(Duration::from_secs(60));
+    let disk = SimDisk::new();
+    let log = open(&disk);
+    let topic = log.create_topic("t", &config).unwrap();
+    let mut end = 0;
+    // The last of them begins a segment, which has no rows.
+    for (count, width, token) in [
+        (5, 100, None),
+        (7, 252, None),
+        (2, 233, None),
+        (4, 217, None),
+        (5, 148, Some("first")),
+        (3, 6, None),
+        (0, 0, Some("second")),
+    ] {
+        topic.append(0, &rows(end, count, width), token).unwrap();
+        end += count;
+    }
+    let last = Path::new("/l/t/0/00000000000000000026.seg");
+    assert!(disk.contents(last).is_some());
+    drop((topic, log));
+    for (retains, then) in [(true, "retention"), (false, "a full segment")] {
+        let disk = disk.fork();
+        let log = open(&disk);
+        let topic = log.topic("t").unwrap();
+        tidy(&topic);
+        if retains {
+            topic.apply_retention(clock.now()).unwrap();
+        } else {
+            let long = "second".repeat(1000);
+            topic.append(0, &rows(26, 0, 0), Some(&long)).unwrap();
+            topic.append(0, &rows(26, 9, 1000), None).unwrap();
+        }
+        for seed in 0..300 {
+            let topic = open(&disk.fork().crash(seed)).topic("t").unwrap();
+            let token = topic.resume(0);
+            assert!(token.as_deref().is_some_and(|t| t.starts_with("second")), "{then}, seed {seed}: {token:?}");
+            assert_eq!(read(&topic, 0, 26).unwrap(), (0..26).collect::<Vec<_>>());
+        }
+    }
+}
