@@ -15,7 +15,7 @@ async fn wrong_credentials_are_for_a_human_and_never_shown() {
         let error = running.failed().await;
         let all = format!("{} {:?}", error.chain(), intake.heard().states);
         assert!(!error.is_retryable(), "{all}");
-        assert!(all.contains("401") || all.contains("21332"), "{all}");
+        assert!(all.contains(" 401 ") || all.contains("21332"), "{all}");
         assert!(!all.contains("sesame") && !all.contains("oauth_signature"), "{all}");
     }
 }
@@ -90,7 +90,7 @@ async fn credentials_that_worked_are_tried_again_a_few_times() {
     running.until(|heard| heard.states.iter().filter(|s| s.starts_with("connected")).count() == 2).await;
     let heard = running.end().await;
     let waits: Vec<&str> =
-        heard.states.iter().filter(|s| s.contains("401")).filter_map(|s| s.split(' ').nth(2)).collect();
+        heard.states.iter().filter(|s| s.contains(" 401 ")).filter_map(|s| s.split(' ').nth(2)).collect();
     assert_eq!(waits, ["5.0", "10.0", "20.0"]);
 }
 
