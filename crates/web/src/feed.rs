@@ -48,10 +48,15 @@ async fn tell(socket: WebSocket, shared: Arc<Shared>, seat: OwnedSemaphorePermit
     let mut frames = pin!(live::feed(shared, seat));
     loop {
         tokio::select! {
-            frame = frames.next() => {
-                let Some(Ok(frame)) = frame else { break };
-                let Some(message) = message(&frame) else { continue };
-                if to.send(Message::Text(message.into())).await.is_err() {
+            told = frames.next() => {
+                let Some(Ok(frames)) = told else { break };
+                // All but the last wait for it, so that they go together.
+                for message in messages(&frames) {
+                    if to.feed(Message::Text(message.into())).await.is_err() {
+                        return;
+                    }
+                }
+                if to.flush().await.is_err() {
                     return;
                 }
             }
@@ -66,9 +71,11 @@ async fn tell(socket: WebSocket, shared: Arc<Shared>, seat: OwnedSemaphorePermit
     let _gone = to.send(Message::Close(None)).await;
 }
 
-/// A frame of the event stream as a message.
-fn message(frame: &Bytes) -> Option<String> {
-    let text = std::str::from_utf8(frame).ok()?;
-    let (event, data) = text.strip_prefix("event: ")?.trim_end_matches('\n').split_once("\ndata: ")?;
-    Some(format!("{{\"event\":\"{event}\",\"data\":{data}}}"))
+/// Frames of the event stream as messages.
+fn messages(frames: &Bytes) -> impl Iterator<Item = String> {
+    let text = std::str::from_utf8(frames).unwrap_or_default();
+    text.split_terminator("\n\n").filter_map(|frame| {
+        let (event, data) = frame.strip_prefix("event: ")?.split_once("\ndata: ")?;
+        Some(format!("{{\"event\":\"{event}\",\"data\":{data}}}"))
+    })
 }

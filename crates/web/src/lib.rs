@@ -62,6 +62,7 @@ mod openapi;
 mod past;
 mod query;
 mod role;
+mod rounds;
 mod routes;
 mod rows;
 mod server;

@@ -8,14 +8,18 @@
 //! | `view` | one view, as `/api/v1/views/{name}` |
 //! | `pulse` | `null`; when there was no news for two seconds |
 //!
+//! What is told after the picture that a viewer begins with comes in rounds, which
+//! [`crate::rounds`] makes once for all viewers.
+//!
 //! Invariants: publishing never waits for a viewer. A viewer costs one
-//! subscription and a queue of at most one entry a view and three frames,
-//! rendered only when the socket takes them, so a slow viewer gets the newest
-//! rows and not old ones. No view is sent more often than every [`BREATH`].
-//! A viewer that lags behind the board's events is sent everything afresh.
+//! subscription and a queue of at most one entry a view, one a round that it
+//! has not taken, and three frames; views are rendered only when the socket takes
+//! them, so a slow viewer gets the newest rows and not old ones. A viewer that
+//! lags further behind is sent everything afresh. Called by the router, and by [`crate::feed`].
 
 use crate::{
-    api::{Summary, problem},
+    api::problem,
+    rounds::{QUIET_FRAME, Round, batches, inputs, program},
     server::Shared,
 };
 use axum::{
@@ -26,32 +30,22 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{Stream, stream};
-use serde::Serialize;
 use std::{
     collections::{BTreeSet, VecDeque},
     convert::Infallible,
     sync::Arc,
 };
-use tidemill_core::{BatchReport, Duration, Event};
-use tokio::{
-    sync::{
-        OwnedSemaphorePermit,
-        broadcast::{
-            Receiver,
-            error::{RecvError, TryRecvError},
-        },
+use tidemill_core::BatchId;
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    broadcast::{
+        Receiver,
+        error::{RecvError, TryRecvError},
     },
-    time::{self, Instant},
 };
 
 /// Viewers at once.
 pub(crate) const VIEWERS: usize = 256;
-/// The least time between two updates of a view.
-const BREATH: Duration = Duration::from_millis(100);
-/// How often figures that have no event of their own are looked at.
-const PULSE: Duration = Duration::from_secs(1);
-/// Pulses without news after which one is sent, so that a viewer can tell silence from a program that hangs.
-const QUIET: u32 = 2;
 
 /// `/api/v1/live`
 pub(crate) async fn live(State(shared): State<Arc<Shared>>) -> Response {
@@ -73,20 +67,11 @@ pub(crate) fn seat(shared: &Shared) -> Result<OwnedSemaphorePermit, Box<Response
     })
 }
 
-/// The events of one viewer, from a fresh picture on.
+/// The events of one viewer, from a fresh picture on. Each item is one event or several, whole.
 pub(crate) fn feed(shared: Arc<Shared>, seat: OwnedSemaphorePermit) -> impl Stream<Item = Result<Bytes, Infallible>> {
-    let feed = Feed {
-        events: shared.board.subscribe(),
-        queue: VecDeque::new(),
-        program: None,
-        inputs: Bytes::new(),
-        breath: Instant::now(),
-        pulse: Instant::now() + PULSE,
-        quiet: 0,
-        stage: Stage::Fresh,
-        _seat: seat,
-        shared,
-    };
+    let mut feed =
+        Feed { rounds: shared.rounds.follow(&shared), queue: VecDeque::new(), seen: None, _seat: seat, shared };
+    feed.refresh();
     stream::unfold(feed, |mut feed| async move { Some((Ok(feed.next().await?), feed)) })
 }
 
@@ -98,38 +83,20 @@ enum Pending {
     View(String),
 }
 
-/// Where a feed stands.
-#[derive(Debug, PartialEq)]
-enum Stage {
-    /// Everything is to be sent.
-    Fresh,
-    Following,
-    /// The server stops: the queue is the last that is sent.
-    Ending,
-}
-
 /// One viewer.
 #[derive(Debug)]
 struct Feed {
     shared: Arc<Shared>,
-    events: Receiver<Event>,
-    /// Refilled only when empty, so never longer than the views and three frames.
+    rounds: Receiver<Arc<Round>>,
+    /// Refilled only when empty.
     queue: VecDeque<Pending>,
-    /// As it was last sent.
-    program: Option<Summary>,
-    /// The frame that was last sent.
-    inputs: Bytes,
-    /// No update before this.
-    breath: Instant,
-    pulse: Instant,
-    /// Pulses since anything was sent.
-    quiet: u32,
-    stage: Stage,
+    /// The newest batch of the picture.
+    seen: Option<BatchId>,
     _seat: OwnedSemaphorePermit,
 }
 
 impl Feed {
-    /// The next frame, or `None` at the end.
+    /// What is to be sent next, or `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             while let Some(pending) = self.queue.pop_front() {
@@ -142,133 +109,87 @@ impl Feed {
                     }
                 }
             }
-            match self.stage {
-                Stage::Ending => return None,
-                Stage::Fresh => {
-                    self.stage = Stage::Following;
+            let round = match self.rounds.recv().await {
+                Ok(round) => round,
+                Err(RecvError::Lagged(_)) => {
                     self.refresh();
+                    continue;
                 }
-                Stage::Following => self.wait().await,
+                Err(RecvError::Closed) => return None,
+            };
+            // Who keeps up gets what all the others get, in one piece.
+            if self.rounds.is_empty()
+                && !self.repeats(&round)
+                && let Some(whole) = round.whole()
+            {
+                return Some(whole);
             }
+            self.catch_up(round);
         }
     }
 
-    /// Waits for news and fills the queue with them.
-    async fn wait(&mut self) {
-        let stop = self.shared.stop.clone();
-        let first = tokio::select! {
-            biased;
-            () = stop.stopped() => return self.end(),
-            event = self.events.recv() => event,
-            () = time::sleep_until(self.pulse) => return self.beat(),
-        };
-        // What happens until the breath is over is told at once.
-        tokio::select! {
-            biased;
-            () = stop.stopped() => return self.end(),
-            () = time::sleep_until(self.breath) => {}
-        }
-        let (mut views, mut reports) = (BTreeSet::new(), Vec::new());
-        let mut take = |event| match event {
-            Event::View(snapshot) => {
-                views.insert(snapshot.name.clone());
+    /// Whether a part of a round was in the picture already.
+    fn repeats(&self, round: &Round) -> bool {
+        !round.afresh && round.reports.first().is_some_and(|first| self.seen.is_some_and(|seen| first.batch <= seen))
+    }
+
+    /// Queues this round and those after it: of what they replace, the newest alone.
+    fn catch_up(&mut self, first: Arc<Round>) {
+        let (mut program, mut inputs, mut told, mut views, mut quiet) =
+            (None, None, Vec::new(), BTreeSet::new(), false);
+        let mut next = Some(first);
+        while let Some(round) = next {
+            program = round.program.clone().or(program);
+            inputs = round.inputs.clone().or(inputs);
+            if round.afresh {
+                told.clear();
+                self.seen = None;
             }
-            Event::Batch(report) => reports.push(report),
-            Event::Phase(_) | Event::Failed(_) | Event::Idle => {}
-        };
-        match first {
-            Ok(event) => take(event),
-            Err(RecvError::Lagged(_)) => return self.refresh(),
-            Err(RecvError::Closed) => return self.end(),
-        }
-        loop {
-            match self.events.try_recv() {
-                Ok(event) => take(event),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => break,
+            if self.repeats(&round) {
+                let new: Vec<_> = round.reports.iter().filter(|r| Some(r.batch) > self.seen).cloned().collect();
+                told.extend((!new.is_empty()).then(|| batches(false, &new)));
+            } else {
+                told.extend(round.batches.clone());
+            }
+            views.extend(round.views.iter().cloned());
+            quiet |= round.quiet;
+            next = match self.rounds.try_recv() {
+                Ok(round) => Some(round),
+                Err(TryRecvError::Empty | TryRecvError::Closed) => None,
                 Err(TryRecvError::Lagged(_)) => return self.refresh(),
-            }
+            };
         }
-        self.tell_program();
-        if !reports.is_empty() {
-            self.tell_batches(false, &reports);
-        }
+        self.queue.extend(program.into_iter().chain(inputs).chain(told).map(Pending::Frame));
         self.queue.extend(views.into_iter().map(Pending::View));
-        self.breath = Instant::now() + BREATH;
+        if quiet && self.queue.is_empty() {
+            self.queue.push_back(Pending::Frame(QUIET_FRAME));
+        }
     }
 
-    /// Queues the whole picture. Later events are only those from now on.
+    /// Queues the whole picture. Later rounds are only those from now on.
     fn refresh(&mut self) {
-        self.events = self.events.resubscribe();
-        self.queue.clear();
-        self.program = None;
-        self.inputs = Bytes::new();
-        self.tell_program();
-        self.tell_inputs();
+        self.rounds = self.rounds.resubscribe();
         let reports = self.shared.board.reports();
-        self.tell_batches(true, &reports);
+        self.seen = reports.last().map(|report| report.batch);
+        self.queue.clear();
+        let frames = [program(&self.shared).1, inputs(&self.shared), batches(true, &reports)];
+        self.queue.extend(frames.map(Pending::Frame));
         self.queue.extend(self.shared.board.view_names().into_iter().map(Pending::View));
-        self.breath = Instant::now() + BREATH;
     }
-
-    /// Looks at what has no events.
-    fn beat(&mut self) {
-        self.pulse = Instant::now() + PULSE;
-        self.tell_program();
-        self.tell_inputs();
-        self.quiet += 1;
-        if !self.queue.is_empty() {
-            self.quiet = 0;
-        } else if self.quiet >= QUIET {
-            self.quiet = 0;
-            self.queue.push_back(Pending::Frame(Bytes::from_static(b"event: pulse\ndata: null\n\n")));
-        }
-    }
-
-    /// The last words: how the program ended.
-    fn end(&mut self) {
-        self.stage = Stage::Ending;
-        self.tell_program();
-    }
-
-    fn tell_program(&mut self) {
-        let summary = Summary::of(&self.shared);
-        if self.program.as_ref().is_none_or(|earlier| summary.differs(earlier)) {
-            self.queue.push_back(Pending::Frame(frame("phase", &summary)));
-            self.program = Some(summary);
-        }
-    }
-
-    fn tell_inputs(&mut self) {
-        let inputs = frame("inputs", &self.shared.board.inputs());
-        if inputs != self.inputs {
-            self.queue.push_back(Pending::Frame(inputs.clone()));
-            self.inputs = inputs;
-        }
-    }
-
-    fn tell_batches(&mut self, fresh: bool, reports: &[Arc<BatchReport>]) {
-        #[derive(Serialize)]
-        struct Batches<'a> {
-            fresh: bool,
-            reports: &'a [Arc<BatchReport>],
-        }
-        self.queue.push_back(Pending::Frame(frame("batch", &Batches { fresh, reports })));
-    }
-}
-
-/// An event of the protocol. JSON holds no line break, so one line of data is enough.
-fn frame(event: &str, data: &impl Serialize) -> Bytes {
-    let data = serde_json::to_string(data).expect("reports are plain structs, which are always JSON");
-    format!("event: {event}\ndata: {data}\n\n").into()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{rows::Rendered, watch::Watch};
+    use crate::{
+        rounds::{BEHIND, BREATH, Rounds},
+        rows::Rendered,
+        watch::Watch,
+    };
     use arrow_array::{Int64Array, RecordBatch};
-    use futures::StreamExt;
-    use tidemill_core::{BatchId, Board, StopHandle, Timestamp, ViewSnapshot};
+    use futures::{FutureExt, StreamExt};
+    use tidemill_core::{BatchReport, Board, Duration, StopHandle, Timestamp, ViewSnapshot};
+    use tokio::time::{self, Instant};
 
     fn show(board: &Board, name: &str, batch: u64) {
         let rows = RecordBatch::try_from_iter([("n", Arc::new(Int64Array::from(vec![1])) as _)]).unwrap();
@@ -279,6 +200,7 @@ mod tests {
         Arc::new(Shared {
             watch: Watch::new(board),
             rendered: Rendered::default(),
+            rounds: Rounds::default(),
             board: Arc::clone(board),
             stop,
             viewers: Arc::new(tokio::sync::Semaphore::new(1)),
@@ -300,13 +222,12 @@ mod tests {
             let committed = Instant::now();
             board.publish_batch(BatchReport { batch: BatchId(batch), ..BatchReport::default() });
             loop {
-                let frame = String::from_utf8(feed.next().await.unwrap().unwrap().to_vec()).unwrap();
-                if frame.starts_with("event: batch") && frame.contains(&format!("\"batch\":{batch},")) {
+                let piece = String::from_utf8(feed.next().await.unwrap().unwrap().to_vec()).unwrap();
+                if piece.contains(&format!("\"reports\":[{{\"batch\":{batch},")) {
                     return committed.elapsed();
                 }
             }
         };
-        // The first is in the picture that a viewer begins with.
         assert_eq!(told(1).await, Duration::ZERO);
         time::sleep(BREATH).await;
         assert_eq!(told(2).await, Duration::ZERO, "nothing is waited for when it was quiet");
@@ -335,15 +256,103 @@ mod tests {
         }
         time::sleep(BREATH).await;
         handle.stop();
-        let frames: Vec<String> =
-            reader.await.unwrap().into_iter().map(|f| String::from_utf8(f.unwrap().to_vec()).unwrap()).collect();
+        let all: Vec<u8> = reader.await.unwrap().into_iter().flat_map(|piece| piece.unwrap()).collect();
+        let all = String::from_utf8(all).unwrap();
+        let frames: Vec<&str> = all.split_terminator("\n\n").collect();
         let of = |name: &str| {
             let start = format!("event: view\ndata: {{\"name\":\"{name}\"");
-            frames.iter().filter(|f| f.starts_with(&start)).cloned().collect::<Vec<_>>()
+            frames.iter().filter(|f| f.starts_with(&start)).copied().collect::<Vec<_>>()
         };
         assert!((19..=22).contains(&of("fast").len()), "{} updates in two seconds", of("fast").len());
         assert!(of("fast").last().unwrap().contains("\"batch\":2000,"));
         assert_eq!(of("slow").len(), 4);
         assert_eq!(viewers.available_permits(), 1, "the seat is free again");
+    }
+
+    fn committed(board: &Board, batch: u64) {
+        show(board, "top", batch);
+        board.publish_batch(BatchReport { batch: BatchId(batch), ..BatchReport::default() });
+    }
+
+    /// All that can be had now, in the pieces that were sent.
+    fn pieces(feed: &mut (impl Stream<Item = Result<Bytes, Infallible>> + Unpin)) -> Vec<Bytes> {
+        std::iter::from_fn(|| feed.next().now_or_never().flatten()).map(|piece| piece.unwrap()).collect()
+    }
+
+    /// Batches and rows of views that were told, as `fresh 1 2`, `3` and `top 3`.
+    fn told(pieces: &[Bytes]) -> Vec<String> {
+        let text = pieces.iter().map(|piece| std::str::from_utf8(piece).unwrap()).collect::<String>();
+        let number = |value: &serde_json::Value| value["batch"].to_string();
+        text.split_terminator("\n\n")
+            .filter_map(|frame| {
+                let (event, data) = frame.strip_prefix("event: ")?.split_once("\ndata: ")?;
+                let data: serde_json::Value = serde_json::from_str(data).unwrap();
+                match event {
+                    "batch" => {
+                        let numbers = data["reports"].as_array().unwrap().iter().map(number);
+                        let fresh = (data["fresh"] == true).then(|| "fresh".to_string());
+                        Some(fresh.into_iter().chain(numbers).collect::<Vec<_>>().join(" "))
+                    }
+                    "view" => Some(format!("{} {}", data["name"].as_str().unwrap(), number(&data))),
+                    _ => None,
+                }
+            })
+            .collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_round_is_made_once_and_who_is_behind_gets_batches_once_and_the_newest_rows() {
+        let board = Arc::new(Board::default());
+        let (handle, stop) = StopHandle::new();
+        let mut shared = shared(&board, stop);
+        Arc::get_mut(&mut shared).unwrap().viewers = Arc::new(tokio::sync::Semaphore::new(9));
+        let open = || Box::pin(feed(Arc::clone(&shared), seat(&shared).unwrap()));
+        committed(&board, 1);
+        let (mut first, mut second, mut behind) = (open(), open(), open());
+        for feed in [&mut first, &mut second, &mut behind] {
+            assert_eq!(told(&pieces(feed)), ["fresh 1", "top 1"]);
+        }
+        time::sleep(BREATH * 2).await;
+        committed(&board, 2);
+        time::sleep(BREATH * 2).await;
+        let (one, other) = (pieces(&mut first), pieces(&mut second));
+        assert_eq!(told(&one), ["2", "top 2"]);
+        assert_eq!((one.len(), one[0].as_ptr()), (1, other[0].as_ptr()), "in one piece, the same for both");
+
+        // Who comes between a batch and its round has it in the picture alone.
+        committed(&board, 3);
+        let mut between = open();
+        committed(&board, 4);
+        time::sleep(BREATH * 2).await;
+        assert_eq!(told(&pieces(&mut between)), ["fresh 1 2 3", "top 4", "4", "top 4"]);
+        for batch in 5..10 {
+            committed(&board, batch);
+            time::sleep(BREATH * 2).await;
+        }
+        assert_eq!(told(&pieces(&mut behind)), ["2", "3 4", "5", "6", "7", "8", "9", "top 9"]);
+        assert_eq!(told(&pieces(&mut between)), ["5", "6", "7", "8", "9", "top 9"]);
+
+        // Too far behind: afresh.
+        for batch in 10..=10 + 2 * BEHIND as u64 {
+            committed(&board, batch);
+            time::sleep(BREATH * 2).await;
+        }
+        let all = told(&pieces(&mut behind));
+        assert!(all[0].starts_with("fresh 1 2 3 ") && all[0].ends_with(" 41 42"), "{all:?}");
+        assert_eq!(all[1..], ["top 42"]);
+
+        // The last who leaves ends the rounds, and who comes then begins with others.
+        drop((first, second, behind, between));
+        time::sleep(Duration::from_secs(2)).await;
+        assert_eq!(Arc::strong_count(&shared), 1, "nobody makes rounds for nobody");
+        let mut late = open();
+        assert_eq!(pieces(&mut late).len(), 4);
+        committed(&board, 43);
+        time::sleep(BREATH * 2).await;
+        assert_eq!(told(&pieces(&mut late)), ["43", "top 43"]);
+        board.update_program(|program| program.phase = tidemill_core::Phase::Running);
+        handle.stop();
+        let rest: Vec<_> = late.map(|piece| piece.unwrap()).collect().await;
+        assert!(rest.last().unwrap().starts_with(b"event: phase"), "how it ended is told: {rest:?}");
     }
 }

@@ -13,6 +13,7 @@ use crate::{
     inspect::Inspecting,
     live,
     query::Desk,
+    rounds::Rounds,
     routes::{PARTS, ROUTES, Route},
     rows::Rendered,
     tls::Tls,
@@ -56,6 +57,7 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 pub(crate) struct Shared {
     pub(crate) board: Arc<Board>,
     pub(crate) rendered: Rendered,
+    pub(crate) rounds: Rounds,
     pub(crate) watch: Watch,
     pub(crate) stop: Stop,
     /// One permit a live viewer. A viewer too many gets 503 and tries again later.
@@ -161,6 +163,7 @@ impl Server {
         let shared = Arc::new(Shared {
             board: self.board,
             rendered: Rendered::default(),
+            rounds: Rounds::default(),
             watch: self.watch,
             stop: stop.clone(),
             viewers: Arc::new(Semaphore::new(live::VIEWERS)),
