@@ -8,7 +8,8 @@
 //! The number of the batch is in the same transaction as its rows, so a commit
 //! that is repeated, or was cut off after the database took it, finds its own
 //! mark and changes nothing. Staged rows of batches that were never committed
-//! go at the next start. No file and no list grows beside the table.
+//! go at the next start; those of a commit that was cut off are kept for it, also when the program's columns
+//! have changed (`staged`). No file and no list grows beside the table.
 //!
 //! With option `key` a row replaces the row of the same key (upsert); of several
 //! in a batch the last counts. Without, rows are added. Should the table be ahead
@@ -42,6 +43,11 @@ pub mod probe;
 mod sqlite;
 #[cfg(feature = "sqlite")]
 mod sqlite_lookup;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod staged;
+#[cfg(test)]
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod staged_tests;
 mod table;
 #[cfg(test)]
 #[cfg(any(feature = "sqlite", feature = "postgres"))]

@@ -19,7 +19,8 @@
 use super::{
     BATCHES,
     postgres_server::{ANSWER, Server, WORK, of, settled},
-    table::{ANY, Kind, Mark, Opened, Step, Table, Token, gone, set_back, signed, step},
+    staged::{Listed, Stale},
+    table::{ANY, Kind, Mark, Opened, Step, Table, Token, commit_before, gone, quoted, set_back, signed, step},
 };
 use arrow_array::{Array, ArrayRef, RecordBatch, cast::AsArray};
 use arrow_schema::{DataType, SchemaRef};
@@ -28,7 +29,7 @@ use bytes::Bytes;
 use futures::{SinkExt, stream::BoxStream};
 use std::{fmt, sync::OnceLock, time::Duration};
 use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
-use tokio_postgres::{Client, Transaction, error::SqlState};
+use tokio_postgres::{Client, Transaction};
 
 /// The advisory lock under which tables are made.
 const CREATING: i64 = 0x7469_6465;
@@ -42,6 +43,8 @@ pub struct PostgresSink {
     server: Server,
     table: Table,
     opened: OnceLock<Opened>,
+    /// The rows of a commit that was cut off, if the columns were others then.
+    before: OnceLock<Opened>,
 }
 
 impl fmt::Debug for PostgresSink {
@@ -60,7 +63,7 @@ impl PostgresSink {
     /// When one is missing or wrong, or the password stands in the URL.
     pub fn from_options(options: &Options) -> Result<Self> {
         let (server, table) = (Server::from_options(options)?, Table::from_options(options)?);
-        Ok(Self { server, table, opened: OnceLock::new() })
+        Ok(Self { server, table, opened: OnceLock::new(), before: OnceLock::new() })
     }
 
     fn opened(&self) -> Result<&Opened> {
@@ -81,43 +84,49 @@ impl PostgresSink {
         self.server.within((what, &self.table.name), most, act).await?.map_err(|e| self.failed(what, e))
     }
 
-    /// Makes the tables ready; all of it or nothing.
-    async fn open_with(&self, client: &mut Client, opened: &Opened) -> Result<()> {
+    /// The columns of a table; none if there is none.
+    async fn listed(&self, transaction: &Transaction<'_>, table: &str) -> Result<Vec<Listed>> {
+        const WHAT: &str = "open";
+        const QUERY: &str = "SELECT attname::text, format_type(atttypid, atttypmod), attnotnull FROM pg_attribute \
+            WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+        let rows = self.answer(WHAT, ANSWER, transaction.query(QUERY, &[&quoted(table)])).await?;
+        let columns = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?, row.try_get(2)?)));
+        columns.collect::<Result<_, _>>().map_err(|e| self.failed(WHAT, e))
+    }
+
+    /// Makes the tables ready, all of it or nothing, and says what waits of before.
+    async fn open_with(&self, client: &mut Client, opened: &Opened) -> Result<Option<Opened>> {
         const WHAT: &str = "open";
         let [table, rows, marks] = opened.create(declared);
-        let mut transaction = self.answer(WHAT, ANSWER, client.transaction()).await?;
+        let transaction = self.answer(WHAT, ANSWER, client.transaction()).await?;
         // One at a time: of two that make the same table, one would fail. The lock goes with the transaction.
         let made = format!("SELECT pg_advisory_xact_lock({CREATING}); {table}; {marks}");
         self.answer(WHAT, ANSWER, transaction.batch_execute(&made)).await?;
-        let staged = self.table.staged();
-        let columns = format!("SELECT {} FROM {staged} LIMIT 0", opened.staged_columns());
-        let is_stale = {
-            // An error would end the transaction, and not only what is within these brackets of it.
-            let look = self.answer(WHAT, ANSWER, transaction.savepoint("look")).await?;
-            match self.server.within((WHAT, &self.table.name), ANSWER, look.prepare(&columns)).await? {
-                Ok(_) => false,
-                Err(error) if error.code().is_some_and(is_missing) => true,
-                Err(error) => return Err(self.failed(WHAT, error)),
-            }
+        let found = self.listed(&transaction, &self.table.staged()).await?;
+        let has_rows = !found.is_empty() && {
+            let query = format!("SELECT EXISTS (SELECT 1 FROM {})", opened.staged);
+            let answer = self.answer(WHAT, ANSWER, transaction.query_one(&query, &[])).await?;
+            answer.try_get(0).map_err(|e| self.failed(WHAT, e))?
         };
-        if is_stale {
-            // There is none, or the columns have changed. Rows of a commit to be repeated would have the old ones.
-            let anew = format!("DROP TABLE IF EXISTS {staged}; {rows}");
-            self.answer(WHAT, WORK, transaction.batch_execute(&anew)).await?;
+        if let Some(mend) = Stale::of(&found, &opened.listed(in_lists), has_rows).mend(&self.table, &rows) {
+            self.answer(WHAT, WORK, transaction.batch_execute(&mend)).await?;
         }
+        let before = opened.before(&self.listed(&transaction, &self.table.set_aside()).await?);
         // A table of others that lacks a column or the key says so here; then what was staged is still there.
         self.answer(WHAT, ANSWER, transaction.prepare(&opened.show("$1", true))).await.map(drop)?;
         // A commit locks this row. Were there none yet, the first might be applied beside its own repetition.
         let first =
             format!("INSERT INTO {BATCHES} (sink, batch, time) VALUES ($1, 0, 0) ON CONFLICT (sink) DO NOTHING");
         self.answer(WHAT, ANSWER, transaction.execute(&first, &[&self.table.name])).await?;
-        self.answer(WHAT, WORK, transaction.commit()).await
+        self.answer(WHAT, WORK, transaction.commit()).await?;
+        Ok(before)
     }
 
     /// Writes the rows of a part where nobody sees them.
     async fn stage_with(&self, client: &mut Client, batch: i64, part: i64, all: &[RecordBatch]) -> Result<()> {
         const WHAT: &str = "stage rows for";
-        let (opened, staged) = (self.opened()?, self.table.staged());
+        let opened = self.opened()?;
+        let staged = &opened.staged;
         let transaction = self.answer(WHAT, ANSWER, client.transaction()).await?;
         let delete = format!("DELETE FROM {staged} WHERE _tm_batch = $1 AND _tm_part = $2");
         self.answer(WHAT, WORK, transaction.execute(&delete, &[&batch, &part])).await?;
@@ -145,25 +154,43 @@ impl PostgresSink {
         self.answer(WHAT, WORK, transaction.commit()).await
     }
 
+    /// Whether all parts of a batch lie there.
+    async fn has_all(
+        &self,
+        transaction: &Transaction<'_>,
+        from: &Opened,
+        batch: i64,
+        tokens: &[Token],
+    ) -> Result<bool> {
+        const WHAT: &str = "commit to";
+        let query = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE _tm_batch = $1 AND _tm_part = $2)", from.staged);
+        for token in tokens {
+            let part = signed(token.part)?;
+            let found = self.answer(WHAT, ANSWER, transaction.query_one(&query, &[&batch, &part])).await?;
+            if !found.try_get::<_, bool>(0).map_err(|e| self.failed(WHAT, e))? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// Moves the rows of a batch into the table, unless they are there.
     async fn commit_with(&self, client: &mut Client, batch: BatchId, time: Timestamp, tokens: &[Token]) -> Result<()> {
         const WHAT: &str = "commit to";
-        let (opened, staged, number) = (self.opened()?, self.table.staged(), signed(batch.0)?);
+        let (opened, before, number) = (self.opened()?, self.before.get(), signed(batch.0)?);
         let transaction = self.answer(WHAT, ANSWER, client.transaction()).await?;
         if step(self.answer(WHAT, ANSWER, mark(&transaction, &self.table)).await?, number, time) != Step::Apply {
             return Ok(());
         }
-        for token in tokens {
-            let query = format!("SELECT EXISTS (SELECT 1 FROM {staged} WHERE _tm_batch = $1 AND _tm_part = $2)");
-            let part = signed(token.part)?;
-            let found = self.answer(WHAT, ANSWER, transaction.query_one(&query, &[&number, &part])).await?;
-            if !found.try_get::<_, bool>(0).map_err(|e| self.failed(WHAT, e))? {
-                return Err(gone(&self.table, batch));
+        let mut from = None;
+        for (what, place) in [(WHAT.to_string(), opened)].into_iter().chain(before.map(|b| (commit_before(b), b))) {
+            if from.is_none() && self.has_all(&transaction, place, number, tokens).await? {
+                from = Some((what, place));
             }
         }
-        let show = opened.show("$1", true);
-        self.answer(WHAT, WORK, transaction.execute(&show, &[&number])).await?;
-        let shown = format!("DELETE FROM {staged} WHERE _tm_batch <= $1");
+        let (what, from) = from.ok_or_else(|| gone(&self.table, batch))?;
+        self.answer(&what, WORK, transaction.execute(&from.show("$1", true), &[&number])).await?;
+        let shown = format!("DELETE FROM {} WHERE _tm_batch <= $1", from.staged);
         self.answer(WHAT, WORK, transaction.execute(&shown, &[&number])).await?;
         let note = format!(
             "INSERT INTO {BATCHES} (sink, batch, time) VALUES ($1, $2, $3) ON CONFLICT (sink) DO UPDATE SET batch = excluded.batch, time = excluded.time"
@@ -182,15 +209,11 @@ impl PostgresSink {
             self.answer(WHAT, ANSWER, transaction.execute(&back, &[&self.table.name, &last, &ANY])).await?;
         }
         // The last commit was repeated, so all that is left belongs to no commit.
-        let left = format!("DELETE FROM {}", self.table.staged());
-        self.answer(WHAT, WORK, transaction.execute(&left, &[])).await?;
+        let left =
+            format!("DELETE FROM {}; DROP TABLE IF EXISTS {}", self.opened()?.staged, quoted(&self.table.set_aside()));
+        self.answer(WHAT, WORK, transaction.batch_execute(&left)).await?;
         self.answer(WHAT, WORK, transaction.commit()).await
     }
-}
-
-/// Whether the server does not know a table, or a column of it.
-fn is_missing(code: &SqlState) -> bool {
-    [SqlState::UNDEFINED_TABLE, SqlState::UNDEFINED_COLUMN].contains(code)
 }
 
 fn declared(kind: Kind) -> &'static str {
@@ -203,6 +226,20 @@ fn declared(kind: Kind) -> &'static str {
         Kind::Instant => "TIMESTAMPTZ",
         Kind::LocalTime => "TIMESTAMP",
         Kind::Date => "DATE",
+    }
+}
+
+/// The same as `format_type` has it.
+fn in_lists(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Integer => "bigint",
+        Kind::Real => "double precision",
+        Kind::Text => "text",
+        Kind::Bytes => "bytea",
+        Kind::Bool => "boolean",
+        Kind::Instant => "timestamp with time zone",
+        Kind::LocalTime => "timestamp without time zone",
+        Kind::Date => "date",
     }
 }
 
@@ -272,7 +309,9 @@ impl Sink for PostgresSink {
         let opened = self.table.with(&schema)?;
         let mut held = self.server.client(&self.table.name).await?;
         let done = self.open_with(of(&mut held)?, &opened).await;
-        settled(&mut held, done)?;
+        if let Some(before) = settled(&mut held, done)? {
+            let _set = self.before.set(before);
+        }
         // Opened once.
         let _set = self.opened.set(opened);
         Ok(())

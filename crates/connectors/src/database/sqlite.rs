@@ -14,7 +14,8 @@
 
 use super::{
     BATCHES,
-    table::{ANY, Kind, Mark, Opened, Step, Table, Token, gone, set_back, signed, step},
+    staged::{Listed, Stale},
+    table::{ANY, Kind, Mark, Opened, Step, Table, Token, commit_before, gone, quoted, set_back, signed, step},
 };
 use crate::place::real_path;
 use arrow_array::{
@@ -51,6 +52,8 @@ pub struct SqliteSink {
 #[derive(Debug)]
 struct Base {
     opened: Opened,
+    /// The rows of a commit that was cut off, if the columns were others then.
+    before: Option<Opened>,
     connection: Mutex<Connection>,
 }
 
@@ -73,12 +76,12 @@ impl SqliteSink {
     async fn run<T: Send + 'static>(
         &self,
         what: &'static str,
-        work: impl FnOnce(&mut Connection, &Opened) -> Result<T, Failed> + Send + 'static,
+        work: impl FnOnce(&mut Connection, &Base) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T> {
         let (base, path) = (self.base()?, self.path.clone());
         let done = tokio::task::spawn_blocking(move || {
             let mut connection = base.connection.lock().unwrap_or_else(PoisonError::into_inner);
-            work(&mut connection, &base.opened).map_err(|failed| failed.told(what, &path, &base.opened.table.name))
+            work(&mut connection, &base).map_err(|failed| failed.told(what, &path, &base.opened.table.name))
         });
         done.await.map_err(|e| Error::internal("a SQLite sink panicked").because(e))?
     }
@@ -88,6 +91,8 @@ impl SqliteSink {
 pub(super) enum Failed {
     Ours(Error),
     Theirs(rusqlite::Error),
+    /// Theirs, with what could not be done.
+    Before(String, rusqlite::Error),
 }
 
 impl From<rusqlite::Error> for Failed {
@@ -104,9 +109,10 @@ impl From<Error> for Failed {
 
 impl Failed {
     pub(super) fn told(self, what: &str, path: &Path, table: &str) -> Error {
-        let error = match self {
+        let (what, error) = match self {
             Self::Ours(error) => return error,
-            Self::Theirs(error) => error,
+            Self::Theirs(error) => (what.to_string(), error),
+            Self::Before(what, error) => (what, error),
         };
         let text = format!("sqlite: can't {what} table `{table}` of {}", path.display());
         match error.sqlite_error_code() {
@@ -132,6 +138,16 @@ fn declared(kind: Kind) -> &'static str {
         Kind::Real => "REAL",
         Kind::Bytes => "BLOB",
         Kind::Text | Kind::Instant | Kind::LocalTime | Kind::Date => "TEXT",
+    }
+}
+
+/// The same as a list of a table's columns has it.
+fn in_lists(kind: Kind) -> &'static str {
+    match declared(kind) {
+        "INTEGER" => "integer",
+        "REAL" => "real",
+        "BLOB" => "blob",
+        _ => "text",
     }
 }
 
@@ -181,26 +197,36 @@ fn mark(transaction: &Transaction<'_>, table: &Table) -> Result<Option<Mark>, Fa
     Ok(transaction.query_row(&query, [&table.name], row).optional()?)
 }
 
-fn set_up(connection: &mut Connection, opened: &Opened) -> Result<(), Failed> {
+/// The columns of a table; none if there is none.
+fn listed(transaction: &Transaction<'_>, table: &str) -> rusqlite::Result<Vec<Listed>> {
+    let mut query = transaction.prepare("SELECT name, lower(type), \"notnull\" FROM pragma_table_info(?1)")?;
+    let rows = query.query_map([table], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
+    rows.collect()
+}
+
+/// Makes the tables ready, and says what waits of before.
+fn set_up(connection: &mut Connection, opened: &Opened) -> Result<Option<Opened>, Failed> {
     connection.busy_timeout(BUSY)?;
     // A name in quotes that is no column would be taken for a text.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DQS_DML, false)?;
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "FULL")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let staged = opened.table.staged();
+    let staged = &opened.staged;
     let [table, rows, marks] = opened.create(declared);
     transaction.execute_batch(&table)?;
     transaction.execute_batch(&marks)?;
-    let columns = format!("SELECT {} FROM {staged} LIMIT 0", opened.staged_columns());
-    if transaction.prepare(&columns).is_err() {
-        // There is none, or the columns have changed. Rows of a commit to be repeated would have the old ones.
-        transaction.execute_batch(&format!("DROP TABLE IF EXISTS {staged}; {rows}"))?;
+    let found = listed(&transaction, &opened.table.staged())?;
+    let has_rows = !found.is_empty()
+        && transaction.query_row(&format!("SELECT EXISTS (SELECT 1 FROM {staged})"), [], |row| row.get(0))?;
+    if let Some(mend) = Stale::of(&found, &opened.listed(in_lists), has_rows).mend(&opened.table, &rows) {
+        transaction.execute_batch(&mend)?;
     }
+    let before = opened.before(&listed(&transaction, &opened.table.set_aside())?);
     // A table of others that lacks a column or the key says so here.
     transaction.prepare(&opened.show("?1", false)).map(drop)?;
     transaction.commit()?;
-    Ok(())
+    Ok(before)
 }
 
 fn stage(
@@ -212,7 +238,7 @@ fn stage(
 ) -> Result<(), Failed> {
     let (batch, part) = (signed(batch.0)?, signed(part as u64)?);
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let staged = opened.table.staged();
+    let staged = &opened.staged;
     transaction
         .execute(&format!("DELETE FROM {staged} WHERE _tm_batch = ?1 AND _tm_part = ?2"), params![batch, part])?;
     let marks: Vec<String> = (1..=opened.columns.len() + 3).map(|i| format!("?{i}")).collect();
@@ -233,22 +259,32 @@ fn stage(
     Ok(())
 }
 
-fn commit(connection: &mut Connection, opened: &Opened, batch: BatchId, tokens: &[Token]) -> Result<(), Failed> {
-    let (number, table) = (signed(batch.0)?, &opened.table);
+fn commit(connection: &mut Connection, base: &Base, batch: BatchId, tokens: &[Token]) -> Result<(), Failed> {
+    let (number, table) = (signed(batch.0)?, &base.opened.table);
     let Some(first) = tokens.first() else { return Ok(()) };
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if step(mark(&transaction, table)?, number, first.time) != Step::Apply {
         return Ok(());
     }
-    let staged = table.staged();
-    for token in tokens {
-        let query = format!("SELECT EXISTS (SELECT 1 FROM {staged} WHERE _tm_batch = ?1 AND _tm_part = ?2)");
-        if !transaction.query_row(&query, params![number, signed(token.part)?], |row| row.get::<_, bool>(0))? {
-            return Err(gone(table, batch).into());
+    let has_all = |from: &Opened| -> Result<bool, Failed> {
+        let query = format!("SELECT EXISTS (SELECT 1 FROM {} WHERE _tm_batch = ?1 AND _tm_part = ?2)", from.staged);
+        for token in tokens {
+            if !transaction.query_row(&query, params![number, signed(token.part)?], |row| row.get::<_, bool>(0))? {
+                return Ok(false);
+            }
         }
-    }
-    transaction.execute(&opened.show("?1", false), [number])?;
-    transaction.execute(&format!("DELETE FROM {staged} WHERE _tm_batch <= ?1"), [number])?;
+        Ok(true)
+    };
+    let from = match &base.before {
+        _ if has_all(&base.opened)? => &base.opened,
+        Some(before) if has_all(before)? => before,
+        _ => return Err(gone(table, batch).into()),
+    };
+    transaction.execute(&from.show("?1", false), [number]).map_err(|error| match &base.before {
+        Some(before) if before.staged == from.staged => Failed::Before(commit_before(before), error),
+        _ => error.into(),
+    })?;
+    transaction.execute(&format!("DELETE FROM {} WHERE _tm_batch <= ?1", from.staged), [number])?;
     transaction.execute(
         &format!("INSERT OR REPLACE INTO {BATCHES} (sink, batch, time) VALUES (?1, ?2, ?3)"),
         params![table.name, number, first.time.0],
@@ -265,7 +301,8 @@ fn recover(connection: &mut Connection, opened: &Opened, last: Option<BatchId>) 
         transaction.execute(&back, params![table.name, last, ANY])?;
     }
     // The last commit was repeated, so all that is left belongs to no commit.
-    transaction.execute(&format!("DELETE FROM {}", table.staged()), [])?;
+    let aside = quoted(&table.set_aside());
+    transaction.execute_batch(&format!("DELETE FROM {}; DROP TABLE IF EXISTS {aside}", opened.staged))?;
     transaction.commit()?;
     Ok(())
 }
@@ -298,11 +335,11 @@ impl Sink for SqliteSink {
         let (path, opened) = (self.path.clone(), self.table.with(&schema)?);
         let base = tokio::task::spawn_blocking(move || {
             let made = Connection::open(&path).map_err(Failed::from).and_then(|mut connection| {
-                set_up(&mut connection, &opened)?;
-                Ok(connection)
+                let before = set_up(&mut connection, &opened)?;
+                Ok((connection, before))
             });
             match made {
-                Ok(connection) => Ok(Base { opened, connection: Mutex::new(connection) }),
+                Ok((connection, before)) => Ok(Base { opened, before, connection: Mutex::new(connection) }),
                 Err(failed) => Err(failed.told("open", &path, &opened.table.name)),
             }
         });
@@ -322,16 +359,16 @@ impl Sink for SqliteSink {
         if all.is_empty() {
             return Ok(None);
         }
-        self.run("stage rows for", move |connection, opened| stage(connection, opened, batch, part, &all)).await?;
+        self.run("stage rows for", move |connection, base| stage(connection, &base.opened, batch, part, &all)).await?;
         Ok(Some(Token::staged(part, time)))
     }
 
     async fn commit(&self, batch: BatchId, parts: &[StagedPart]) -> Result<()> {
         let tokens = parts.iter().map(Token::parse).collect::<Result<Vec<_>>>()?;
-        self.run("commit to", move |connection, opened| commit(connection, opened, batch, &tokens)).await
+        self.run("commit to", move |connection, base| commit(connection, base, batch, &tokens)).await
     }
 
     async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {
-        self.run("recover", move |connection, opened| recover(connection, opened, last_committed)).await
+        self.run("recover", move |connection, base| recover(connection, &base.opened, last_committed)).await
     }
 }

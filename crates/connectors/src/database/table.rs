@@ -3,7 +3,7 @@
 //! Invariant: every name in a statement is quoted, and every value is handed
 //! over beside it. Called by the sinks of this folder.
 
-use super::BATCHES;
+use super::{BATCHES, staged::PLACE};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, Schema, TimeUnit};
 use tidemill_core::{BatchId, Error, Options, Result, StagedPart, Timestamp};
@@ -59,7 +59,7 @@ impl Kind {
 pub(super) struct Column {
     pub(super) name: String,
     pub(super) kind: Kind,
-    nullable: bool,
+    pub(super) nullable: bool,
 }
 
 /// The table and its key, as the options name them.
@@ -74,6 +74,8 @@ pub(super) struct Table {
 pub(super) struct Opened {
     pub(super) table: Table,
     pub(super) columns: Vec<Column>,
+    /// The table of staged rows, as it stands in a statement.
+    pub(super) staged: String,
 }
 
 impl Table {
@@ -113,11 +115,6 @@ impl Table {
         }
     }
 
-    /// The name of the table of staged rows.
-    pub(super) fn staged(&self) -> String {
-        quoted(&format!("tidemill_staged_{}", self.name))
-    }
-
     /// With columns of rows.
     pub(super) fn with(&self, schema: &Schema) -> Result<Opened> {
         let mut columns = Vec::new();
@@ -144,7 +141,7 @@ impl Table {
                 names.join(", ")
             )));
         }
-        Ok(Opened { table: self.clone(), columns })
+        Ok(Opened { table: self.clone(), columns, staged: quoted(&self.staged()) })
     }
 }
 
@@ -177,10 +174,10 @@ impl Opened {
         let key = if self.table.key.is_empty() { String::new() } else { format!(", PRIMARY KEY ({})", self.keys()) };
         [
             format!("CREATE TABLE IF NOT EXISTS {} ({}{key})", quoted(&self.table.name), self.declared(&ty)),
-            // Columns may have changed since the last start, and nothing that is staged outlives one uncommitted.
             format!(
-                "CREATE TABLE IF NOT EXISTS {} (_tm_batch BIGINT NOT NULL, _tm_part BIGINT NOT NULL, _tm_row BIGINT NOT NULL, {})",
-                self.table.staged(),
+                "CREATE TABLE {} ({}, {})",
+                self.staged,
+                PLACE.map(|name| format!("{name} {} NOT NULL", ty(Kind::Integer))).join(", "),
                 self.declared(&ty)
             ),
             format!(
@@ -191,7 +188,7 @@ impl Opened {
 
     /// Names of the columns of staged rows, in their order.
     pub(super) fn staged_columns(&self) -> String {
-        format!("_tm_batch, _tm_part, _tm_row, {}", self.names())
+        format!("{}, {}", PLACE.join(", "), self.names())
     }
 
     /// The end of an upsert; nothing without a key.
@@ -212,7 +209,7 @@ impl Opened {
     /// The statement that moves the rows of batch `bind`; of several rows of a
     /// key the last is taken where `distinct`, or all in their order.
     pub(super) fn show(&self, bind: &str, distinct: bool) -> String {
-        let (table, staged, names) = (quoted(&self.table.name), self.table.staged(), self.names());
+        let (table, staged, names) = (quoted(&self.table.name), &self.staged, self.names());
         let rows = if distinct && !self.table.key.is_empty() {
             format!(
                 "SELECT DISTINCT ON ({0}) {names} FROM {staged} WHERE _tm_batch = {bind} ORDER BY {0}, _tm_part DESC, _tm_row DESC",
@@ -312,6 +309,15 @@ pub(super) fn set_back(table: &Table, mark: Option<Mark>, last: Option<BatchId>)
         "the table is ahead: {stands} Rows are written again by their key"
     );
     Ok(Some(last_batch))
+}
+
+/// What a commit of rows that were set aside does to its table, for an error.
+pub(super) fn commit_before(from: &Opened) -> String {
+    let names: Vec<&str> = from.columns.iter().map(|column| column.name.as_str()).collect();
+    format!(
+        "commit rows of before, whose columns were {} (the table must have these until they are in), to",
+        names.join(", ")
+    )
 }
 
 /// The error of a commit whose rows are gone.

@@ -198,7 +198,7 @@ pub(super) mod postgres_server {
             eprintln!("skipped: TIDEMILL_POSTGRES is not set; ci/services up starts a server");
             return None;
         };
-        let clean = format!("DROP TABLE IF EXISTS {table}, tidemill_staged_{table}");
+        let clean = format!("DROP TABLE IF EXISTS {table}, tidemill_staged_{table}, tidemill_before_{table}");
         probe::postgres(&url, &clean).await;
         probe::postgres(&url, &format!("DELETE FROM {BATCHES} WHERE sink = '{table}'")).await;
         Some(url)

@@ -167,7 +167,9 @@ fn numbers_through_a_durable_channel_come_once_whenever_the_agent_is_killed() {
     let grown = killed(dir.path(), &out, kills);
     assert!(grown > kills / 2, "{grown} of {kills} kills came while it wrote");
     assert!((lines(&out).len() as u64) < numbers, "it ended before it was killed enough");
-    run(dir.path(), &["agent", "a1.toml", "--data", "d"], "").code(0).prints(&["Stopped: "]);
+    // Two thousand numbers a second at the least.
+    let patience = Duration::from_secs(60 + numbers / 2000);
+    start(dir.path(), &["agent", "a1.toml", "--data", "d"], "").end_within(patience).code(0).prints(&["Stopped: "]);
     let got: Vec<u64> = lines(&out).iter().map(|line| line.parse().unwrap()).collect();
     assert_eq!(got.len() as u64, numbers, "nothing lost, nothing twice");
     assert!(got.iter().copied().eq(0..numbers), "and in order");

@@ -113,8 +113,13 @@ impl Running {
     }
 
     /// Waits until it has ended by itself.
-    pub(crate) fn end(mut self) -> Ended {
-        let until = Instant::now() + PATIENCE;
+    pub(crate) fn end(self) -> Ended {
+        self.end_within(PATIENCE)
+    }
+
+    /// The same for one that has much to do.
+    pub(crate) fn end_within(mut self, patience: Duration) -> Ended {
+        let until = Instant::now() + patience;
         // The end of its output is the end of the process.
         loop {
             match self.lines.recv_timeout(until.saturating_duration_since(Instant::now())) {
