@@ -33,8 +33,9 @@ use arrow_schema::{ArrowError, DataType, FieldRef, TimeUnit};
 use std::sync::Arc;
 use tidemill_core::{Error, Result};
 
-/// Bytes of a row key at most.
-const KEY: usize = i16::MAX as usize;
+/// Bytes of a row key at most: HBase takes 32767, and finds the region of a key by one that has the table's name and
+/// sixteen more.
+const KEY: usize = 32_000;
 /// Bytes of a value at most: with its key and column less than the ten megabytes that HBase's client takes.
 const VALUE: usize = (10 << 20) - (64 << 10);
 
