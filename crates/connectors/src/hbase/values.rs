@@ -134,7 +134,8 @@ impl<'a> Rows<'a> {
             self.put_key(row, &mut key)?;
         }
         for (column, values) in &self.others {
-            if let Some(long) = (0..values.len()).map(|row| values.value_length(row)).find(|l| *l as usize > VALUE) {
+            let length = |row| usize::try_from(values.value_length(row)).unwrap_or(usize::MAX);
+            if let Some(long) = (0..values.len()).map(length).find(|length| *length > VALUE) {
                 return Err(self.wrong(column, &format!("has a value of {long} bytes, and {VALUE} is the most")));
             }
         }
