@@ -102,7 +102,7 @@ fn kills_leave_an_hbase_table_exact() {
         let number = |cell: probe::Cell| {
             let key = String::from_utf8(cell.key).unwrap();
             assert_eq!(cell.value, key.as_bytes(), "a row is whole");
-            key.parse().unwrap()
+            key.parse::<usize>().unwrap()
         };
         runtime.block_on(probe::cells(&server, &table)).into_iter().map(number).collect()
     };
