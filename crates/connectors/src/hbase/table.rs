@@ -129,7 +129,7 @@ impl Table {
             if name.is_empty() || name.len() > COLUMN {
                 return Err(self.wrong(&format!("a column can't be called `{name:.40}` there: name it with AS")));
             }
-            match way(ty, self.form) {
+            match way(ty, if in_key { Form::Text } else { self.form }) {
                 None => {
                     return Err(self.wrong(&format!(
                         "column `{name}` is {ty}, which is not written: leave it out, or CAST it to TEXT or BIGINT"

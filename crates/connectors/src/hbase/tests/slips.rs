@@ -41,6 +41,9 @@ fn slips_are_told_without_a_server() {
         let told = told(options, schema);
         assert!(told.contains(want), "{told}");
     }
+    // Keys are text in either form.
+    let numbers = sink_of("http://localhost:1", "t", &[("key", "n"), ("values", "bytes")]).unwrap();
+    numbers.takes(&Arc::new(schema("n", DataType::UInt64))).unwrap();
     let sink = sink_of("http://127.0.0.1:8080/", "game:scores", &[("key", "word , n")]).unwrap();
     assert_eq!(sink.describe(), "hbase http://127.0.0.1:8080 (table game:scores, family d, upsert by word, n)");
     let same = sink_of("http://localhost:8080", "game:scores", &[]).unwrap();
