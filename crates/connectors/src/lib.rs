@@ -37,6 +37,8 @@ pub mod format;
 #[cfg(test)]
 mod fuzz;
 pub mod generator;
+#[cfg(feature = "hbase")]
+pub mod hbase;
 pub mod http;
 pub mod jetstream;
 #[cfg(feature = "kafka")]
@@ -87,6 +89,10 @@ const WITH_DATABASES: &str = "the one with all connectors has it (cargo build --
 /// Which build has Cassandra.
 #[cfg(not(feature = "cassandra"))]
 const WITH_CASSANDRA: &str = "the one with Cassandra has it (cargo build --release --features cassandra)";
+
+/// Which build has HBase.
+#[cfg(not(feature = "hbase"))]
+const WITH_HBASE: &str = "the one with HBase has it (cargo build --release --features hbase)";
 
 /// Which build has MongoDB.
 #[cfg(not(feature = "mongodb"))]
@@ -186,6 +192,10 @@ pub fn register(registry: &mut Registry) {
     registry.note_elsewhere("cassandra", WITH_CASSANDRA);
     #[cfg(feature = "cassandra")]
     registry.add_sink("cassandra", |o| Ok(Arc::new(cassandra::CassandraSink::from_options(o)?)));
+    #[cfg(not(feature = "hbase"))]
+    registry.note_elsewhere("hbase", WITH_HBASE);
+    #[cfg(feature = "hbase")]
+    registry.add_sink("hbase", |o| Ok(Arc::new(hbase::HbaseSink::from_options(o)?)));
     registry.add_sink("console", |o| Ok(Arc::new(console::Console::from_options(o)?)));
     registry.add_sink("mail", |o| Ok(Arc::new(mail::Mail::from_options(o)?)));
     registry.add_sink("webhook", |o| Ok(Arc::new(webhook::Webhook::from_options(o)?)));

@@ -3,7 +3,7 @@
 //! It is hyper's HTTP/1.1 client over a connection of our own making, TLS by
 //! rustls with the web's certificates, through a proxy where there is one.
 //! Collectors hold one long answer, or ask now and then, and a webhook gets whole
-//! batches; a pool of connections would be of no use.
+//! batches; who asks often keeps connections with `kept.rs`.
 //!
 //! Invariant: nothing waits without an end (connecting, sending with the head, and
 //! each silence of the body are bounded by the injected clock); a credential goes
@@ -15,6 +15,8 @@
 mod away;
 pub mod clock;
 pub mod failure;
+#[cfg(feature = "hbase")]
+pub(crate) mod kept;
 pub mod proxy;
 pub(crate) mod refusal;
 pub mod secret;
@@ -129,7 +131,7 @@ impl Request {
     ///
     /// # Errors
     /// When the address is none.
-    #[cfg(any(feature = "kinesis", feature = "s3"))]
+    #[cfg(any(feature = "hbase", feature = "kinesis", feature = "s3"))]
     pub(crate) fn from_parts(method: Method, url: Uri, headers: HeaderMap, body: Bytes) -> Result<Self, String> {
         if !matches!(url.scheme_str(), Some("http" | "https")) || url.host().is_none_or(str::is_empty) {
             return Err("an address begins with https://".to_string());
@@ -252,15 +254,27 @@ pub struct Response {
     /// Its headers.
     pub headers: HeaderMap,
     body: Incoming,
-    driver: JoinHandle<()>,
+    /// Of a connection that was made for this answer; it ends with it.
+    _driver: Option<Driver>,
     clock: Arc<dyn Clock>,
 }
 
-impl Drop for Response {
+/// What moves a connection's bytes.
+#[derive(Debug)]
+struct Driver(JoinHandle<()>);
+
+impl Drop for Driver {
     fn drop(&mut self) {
         // Else the connection would be read on until its end.
-        self.driver.abort();
+        self.0.abort();
     }
+}
+
+/// A connection to a server.
+#[derive(Debug)]
+struct Line {
+    sender: http1::SendRequest<Full<Bytes>>,
+    driver: Driver,
 }
 
 impl Response {
@@ -381,16 +395,33 @@ impl Link {
     }
 
     async fn send_once(&self, request: &Request) -> Result<Response, Failure> {
+        let Line { mut sender, driver } = self.begin(request).await?;
+        self.exchange(&mut sender, request, Some(driver)).await
+    }
+
+    /// A connection for a request.
+    async fn begin(&self, request: &Request) -> Result<Line, Failure> {
         let network = |why: String| Failure::Network(format!("{}: {why}", request.host()));
         let stream = self.within(CONNECT, self.connect(request)).await.map_err(network)?.map_err(network)?;
         let handshake = http1::handshake::<_, Full<Bytes>>(TokioIo::new(stream));
-        let (mut sender, connection) = handshake.await.map_err(|e| network(because(&e)))?;
+        let (sender, connection) = handshake.await.map_err(|e| network(because(&e)))?;
         let driver = tokio::spawn(async move {
             // An error is met by whoever reads the body.
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a connection ended");
             }
         });
+        Ok(Line { sender, driver: Driver(driver) })
+    }
+
+    /// Sends a request, and gives the head of its answer.
+    async fn exchange(
+        &self,
+        sender: &mut http1::SendRequest<Full<Bytes>>,
+        request: &Request,
+        driver: Option<Driver>,
+    ) -> Result<Response, Failure> {
+        let network = |why: String| Failure::Network(format!("{}: {why}", request.host()));
         let mut message = hyper::Request::new(Full::new(request.body.clone()));
         *message.method_mut() = request.method.clone();
         *message.uri_mut() = request
@@ -406,19 +437,10 @@ impl Link {
         }
         let sending = Duration::from_secs((request.body.len() / SLOWEST) as u64);
         let answer = self.within(HEAD + sending, sender.send_request(message)).await;
-        let answer = match answer {
-            Ok(Ok(answer)) => answer,
-            Ok(Err(error)) => {
-                driver.abort();
-                return Err(network(because(&error)));
-            }
-            Err(why) => {
-                driver.abort();
-                return Err(network(why));
-            }
-        };
+        let answer = answer.map_err(network)?.map_err(|error| network(because(&error)))?;
         let (head, body) = answer.into_parts();
-        Ok(Response { status: head.status, headers: head.headers, body, driver, clock: Arc::clone(&self.clock) })
+        let clock = Arc::clone(&self.clock);
+        Ok(Response { status: head.status, headers: head.headers, body, _driver: driver, clock })
     }
 
     /// The work's result, unless it takes longer than a span.

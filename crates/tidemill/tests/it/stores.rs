@@ -1,4 +1,4 @@
-//! Programs that are killed again and again while they write to MongoDB, or to S3: each number is there once.
+//! Programs that are killed again and again while they write to MongoDB, S3 or HBase: each number is there once.
 //!
 //! Only with these connectors: `cargo test --workspace --features tidemill/full --test it stores::`
 //!
@@ -11,12 +11,13 @@ use std::{fs, path::Path};
 const KILLS: usize = 20;
 
 /// Kills a program that writes numbers to the sink `with`, then lets it end. `count` tells whether something was
-/// written, `seen` gives the numbers that readers see.
+/// written, `seen` gives the numbers that readers see. Each row has its number once more as `same`, for a sink whose
+/// keys are no values.
 fn kill_and_check(dir: &Path, rows: usize, with: &str, count: impl Fn() -> u64, seen: impl Fn() -> Vec<usize>) {
     let program = format!(
         "CREATE STREAM numbers WITH (connector = 'generator', rows = '{rows}', rows_per_plan = '100');
          CREATE SINK out WITH ({with});
-         INSERT INTO out SELECT \"offset\" AS n FROM numbers;
+         INSERT INTO out SELECT \"offset\" AS n, \"offset\" AS same FROM numbers;
          CREATE VIEW total AS SELECT count(*) AS n FROM numbers;"
     );
     fs::write(dir.join("p.sql"), program).unwrap();
@@ -84,5 +85,30 @@ fn kills_leave_an_s3_bucket_exact() {
     let dir = tempfile::tempdir().unwrap();
     let with = format!("connector = 's3', url = 's3://kills/numbers', endpoint = '{endpoint}'");
     // An object or two a batch: fewer rows than a table gets.
+    kill_and_check(dir.path(), 20_000, &with, count, seen);
+}
+
+/// Against the gateway that `TIDEMILL_HBASE` names: skipped without, unless `TIDEMILL_SERVICES=required`.
+#[cfg(feature = "hbase")]
+#[test]
+fn kills_leave_an_hbase_table_exact() {
+    use tidemill::connectors::hbase::probe;
+    let Some(server) = probe::server() else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // A table of this run: marks of an earlier one would be ahead.
+    let table = format!("kills-{}", std::process::id());
+    runtime.block_on(probe::forget(&server, &table));
+    let seen = || {
+        let number = |cell: probe::Cell| {
+            let key = String::from_utf8(cell.key).unwrap();
+            assert_eq!(cell.value, key.as_bytes(), "a row is whole");
+            key.parse::<usize>().unwrap()
+        };
+        runtime.block_on(probe::cells(&server, &table)).into_iter().map(number).collect()
+    };
+    let count = || runtime.block_on(probe::batch(&server, &table, "d"));
+    let dir = tempfile::tempdir().unwrap();
+    let with =
+        format!("connector = 'hbase', url = '{server}', table = '{table}', family = 'd', key = 'n', create = 'true'");
     kill_and_check(dir.path(), 20_000, &with, count, seen);
 }
