@@ -364,7 +364,8 @@ impl Partition {
         writer.unsynced.push(active.clone());
         writer.active = Some(active);
         writer.new_names = true;
-        writer.synced = if replaces { frame.total() } else { 0 };
+        // Not even of one that is durable: rows before it may not be, for which it would vouch.
+        writer.synced = 0;
         Ok(())
     }
 

@@ -321,3 +321,43 @@ fn a_token_without_rows_outlives_a_segment_that_is_begun_anew() {
         }
     }
 }
+
+/// The same over rows that are not durable: the segment that is begun anew is, and does not vouch for them.
+#[test]
+fn a_segment_that_is_begun_anew_says_nothing_of_rows_before_it() {
+    let clock = clock();
+    let open = |disk: &SimDisk| {
+        let clock = Arc::clone(&clock) as Arc<dyn tidemill_core::Clock>;
+        Log::quiet(Arc::new(disk.clone()), Path::new("/l"), clock).unwrap()
+    };
+    let mut config = config(Sync::Always);
+    config.retention.max_age = Some(Duration::from_secs(60));
+    let disk = SimDisk::new();
+    let log = open(&disk);
+    let topic = log.create_topic("t", &config).unwrap();
+    let mut end = 0;
+    for (count, width, token) in [
+        (1, 177, None),
+        (1, 97, None),
+        (0, 0, Some("first")),
+        (5, 68, None),
+        (8, 109, None),
+        (0, 0, Some("second")),
+        (0, 0, Some("third")),
+    ] {
+        topic.append(0, &rows(end, count, width), token).unwrap();
+        end += count;
+    }
+    assert!(disk.contents(Path::new("/l/t/0/00000000000000000015.seg")).is_some(), "a segment with a token alone");
+    clock.advance(Duration::from_secs(16));
+    topic.apply_retention(clock.now()).unwrap();
+    topic.append(0, &rows(end, 1, 0), None).unwrap();
+    let mut cut = 0;
+    for seed in 0..1000 {
+        let topic = open(&disk.fork().crash(seed)).topic("t").unwrap();
+        let (start, end) = (topic.start(0).0, topic.end(0).0);
+        assert_eq!(read(&topic, start, end).unwrap(), (0..end.cast_signed()).collect::<Vec<_>>(), "seed {seed}");
+        cut += usize::from(end < 15);
+    }
+    assert!(cut > 100, "rows were lost by {cut} of the crashes");
+}
