@@ -135,7 +135,8 @@ impl Trial<'_> {
                 Err(error) => self.again(what, &error).await,
             }
         }
-        panic!("{what}: nothing is planned");
+        let lost: Vec<u64> = (0..self.published).filter(|number| !self.seen.contains(number)).collect();
+        panic!("{what}: records {lost:?} are lost: no range has them");
     }
 
     /// What a range gives when a try comes to its end.
@@ -185,7 +186,7 @@ impl Trial<'_> {
         }
         let snapped = self.proxy.landed().faults > before;
         // The engine may ask for a range of before at any time: the batch that it belongs to runs again.
-        if self.batch % 4 == 0 {
+        if self.batch.is_multiple_of(4) {
             for (range, given) in self.last.clone() {
                 assert_eq!(self.read(&what, &range).await, given, "{what}: {range}, once more");
             }
@@ -275,7 +276,7 @@ pub async fn check_source_faults(spring: &dyn Spring) {
         trial.batch(Work::Plan, None).await;
     }
     trial.outage().await;
-    // Bytes come one by one, for all that is open.
+    // Bytes come one by one, on all that is open and on what asks next.
     trial.proxy.all(Fault::Crumbs(1));
-    trial.batch(Work::Plan, None).await;
+    trial.batch(Work::Plan, Some((When::Asked(0), Fault::Crumbs(1)))).await;
 }
