@@ -17,12 +17,12 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tidemill_core::{BatchId, Options, Sink};
 
 /// Where a server is.
-fn place(url: &str) -> SocketAddr {
+pub(super) fn place(url: &str) -> SocketAddr {
     url.split('@').nth(1).unwrap().split('/').next().unwrap().parse().unwrap()
 }
 
 /// The same server by another way.
-fn through(url: &str, at: SocketAddr) -> String {
+pub(super) fn through(url: &str, at: SocketAddr) -> String {
     url.replace(&place(url).to_string(), &at.to_string())
 }
 

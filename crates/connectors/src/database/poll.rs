@@ -210,6 +210,14 @@ impl Session {
         out.report(&format!("connected to {}", self.rows.server.place));
     }
 
+    /// After a connection that is gone.
+    fn begin_anew(&mut self) {
+        // The next connection is a first one: it says that it is there, and finds the columns as they are then.
+        self.statements = None;
+        // What was not handed on is read again.
+        self.place.clone_from(&self.handed);
+    }
+
     /// Looks, waits or reads.
     async fn round(&mut self, client: &Client, out: &Out) -> Result<Ended, Failure> {
         if self.statements.is_none() {
@@ -337,16 +345,20 @@ impl Session {
 impl Collector for Session {
     async fn session(&mut self, out: &Out) -> Result<Ended, Failure> {
         let server = Arc::clone(&self.rows.server);
-        let mut held = server.client(&self.rows.name).await.map_err(Failure::of)?;
+        if server.let_go_if_closed().await {
+            self.begin_anew();
+            let place = &server.place;
+            return Err(Failure::Network(format!("postgres: the connection to {place} ended between two questions")));
+        }
+        // A server that is silent is left as well: its handshakes and first answers may take a minute and more.
+        let Some(held) = out.unless_stopped(server.client(&self.rows.name)).await else { return Ok(Ended::Stopped) };
+        let mut held = held.map_err(Failure::of)?;
         let client = of(&mut held)?;
         let Some(done) = out.unless_stopped(self.round(client, out)).await else { return Ok(Ended::Stopped) };
         if done.is_err() {
             // It may be half open, and what is under way on it must not answer the next question.
             *held = None;
-            // The next connection is a first one: it says that it is there, and finds the columns as they are then.
-            self.statements = None;
-            // What was not handed on is read again.
-            self.place.clone_from(&self.handed);
+            self.begin_anew();
         }
         done
     }
@@ -373,6 +385,9 @@ impl Receiver for PostgresRows {
     }
 }
 
+#[cfg(test)]
+#[path = "poll_fault_tests.rs"]
+mod fault_tests;
 #[cfg(test)]
 #[path = "poll_tests.rs"]
 mod tests;

@@ -174,6 +174,12 @@ impl Server {
         })
     }
 
+    /// Lets a connection go that ended while nothing was asked, and says so: who asks next would not learn of it,
+    /// as [`Server::client`] makes another.
+    pub(super) async fn let_go_if_closed(&self) -> bool {
+        self.client.lock().await.take_if(|held| held.client.is_closed()).is_some()
+    }
+
     /// The connection, made anew when it is gone.
     pub(super) async fn client(&self, table: &str) -> Result<MutexGuard<'_, Option<Connected>>> {
         let mut held = self.client.lock().await;

@@ -1,7 +1,8 @@
 //! Faults between a connector and its peer: a proxy that makes them, and what every networked connector must stand.
 //!
 //! ```text
-//!  connector ──► FaultProxy ──► server          one that connects: `check_receiver_faults`, `check_sink_faults`
+//!  connector ──► FaultProxy ──► server          one that connects: `check_receiver_faults`, `check_source_faults`,
+//!                                               `check_sink_faults`
 //!  peer ───────► FaultProxy ──► connector       one that listens: `check_listener_faults`
 //! ```
 //!
@@ -18,6 +19,7 @@ mod listener;
 mod proxy;
 mod receiver;
 mod sink;
+mod source;
 #[cfg(test)]
 mod tests;
 
@@ -26,6 +28,7 @@ pub use listener::{Caller, check_listener_faults};
 pub use proxy::{Fault, FaultProxy, Landed, When};
 pub use receiver::{Feed, Promise, check_receiver_faults};
 pub use sink::{Shelf, check_sink_faults};
+pub use source::{Spring, check_source_faults};
 
 /// Bytes that no protocol says: no line ends, no length is small, no text is UTF-8.
 pub fn nonsense() -> Vec<u8> {

@@ -180,7 +180,15 @@ impl FaultProxy {
     /// # Panics
     /// When there is no free port.
     pub fn to(target: SocketAddr) -> Self {
-        let port = socket((Ipv4Addr::LOCALHOST, 0).into()).expect("a free port");
+        Self::at((Ipv4Addr::LOCALHOST, 0).into(), target)
+    }
+
+    /// A way to this server that begins here: where the server itself tells its clients to come.
+    ///
+    /// # Panics
+    /// When the port is somebody else's.
+    pub fn at(here: SocketAddr, target: SocketAddr) -> Self {
+        let port = socket(here).expect("a free port");
         let address = port.local_addr().expect("its number");
         let script = Script {
             traps: Mutex::default(),

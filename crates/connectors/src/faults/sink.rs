@@ -20,6 +20,10 @@ use tidemill_core::{BatchId, Blame, Guarantee, Result, Sink, StagedPart};
 pub trait Shelf: Send + Sync {
     /// Where the server is.
     fn address(&self) -> SocketAddr;
+    /// A way to it, with nothing on it yet; one at a place of its own where the server tells clients where to come.
+    fn way(&self) -> FaultProxy {
+        FaultProxy::to(self.address())
+    }
     /// The sink, of a server at this address; each call is another life of the same.
     fn sink(&self, at: SocketAddr) -> Arc<dyn Sink>;
     /// Column `n` of all rows that readers see, in any order.
@@ -179,7 +183,7 @@ impl Trial<'_> {
 /// # Panics
 /// When rows are lost or doubled, when an error that passes is told as one that does not, or when nothing ends.
 pub async fn check_sink_faults(shelf: &dyn Shelf) {
-    let proxy = FaultProxy::to(shelf.address());
+    let proxy = shelf.way();
     let sink = RefCell::new(shelf.sink(proxy.address()));
     let mut trial = Trial { shelf, proxy, sink, batch: 0, last: None, written: Vec::new(), faults: 0 };
     trial.start("the start").await;
@@ -192,9 +196,17 @@ pub async fn check_sink_faults(shelf: &dyn Shelf) {
         (false, Fault::Silence),
         (false, Fault::Garbage(nonsense())),
     ];
+    // The work by which rows go to the server: where no more than once at least is promised, staging may send them,
+    // and a commit says nothing.
+    let mut writes = Work::Commit;
+    if trial.sink().guarantee() == Guarantee::AtLeastOnce
+        && !trial.batch(Work::Commit, Some((When::Asked(0), Fault::Close))).await
+    {
+        writes = Work::Stage;
+    }
     for work in [Work::Commit, Work::Stage, Work::Start] {
-        // What a commit stands, the rest needs to stand of the answers alone.
-        for (asked, fault) in kinds.iter().filter(|(asked, _)| work == Work::Commit || !asked) {
+        // What that stands, the rest needs to stand of the answers alone.
+        for (asked, fault) in kinds.iter().filter(|(asked, _)| work == writes || !asked) {
             let mut turn = 0;
             loop {
                 let when = if *asked { When::Asked(turn) } else { When::Answered(turn) };
@@ -204,17 +216,17 @@ pub async fn check_sink_faults(shelf: &dyn Shelf) {
                 turn += 1;
                 assert!(turn < shelf.turns(), "{work:?} has over {turn} turns");
             }
-            assert!(turn > 0 || work != Work::Commit, "no {} came in {work:?}", fault.told());
+            assert!(turn > 0 || work != writes, "no {} came in {work:?}", fault.told());
         }
     }
-    outage(&mut trial).await;
+    outage(&mut trial, writes).await;
     // Bytes come a few at a time, for all that is open.
     trial.proxy.all(Fault::Crumbs(7));
     trial.batch(Work::Commit, None).await;
 }
 
 /// A server that is gone for half a minute.
-async fn outage(trial: &mut Trial<'_>) {
+async fn outage(trial: &mut Trial<'_>, writes: Work) {
     trial.batch += 1;
     let (batch, hands) = (BatchId(trial.batch), trial.shelf.hands());
     let parts = trial.stage("before the outage").await;
@@ -230,8 +242,16 @@ async fn outage(trial: &mut Trial<'_>) {
             SECOND
         };
         let (sink, parts) = (trial.sink(), parts.clone());
-        let tried = hands.during("a commit without a server", step, async move { sink.commit(batch, &parts).await });
-        let error = tried.await.expect_err("nobody is there");
+        let (base, time) =
+            (i64::try_from(batch.0).expect("few batches") * 10, tidemill_core::Timestamp::from_millis(1000));
+        let work = async move {
+            if writes == Work::Commit {
+                return sink.commit(batch, &parts).await;
+            }
+            let all = futures::stream::iter([Ok(rows(base..base + 3))]);
+            sink.stage(batch, time, 0, Box::pin(all)).await.map(drop)
+        };
+        let error = hands.during("work without a server", step, work).await.expect_err("nobody is there");
         assert!(error.is_retryable() && error.blame() == Blame::External, "{}", error.chain());
         away += *spent.borrow();
     }

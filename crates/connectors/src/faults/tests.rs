@@ -1,4 +1,4 @@
-//! The proxy itself; and in [`mod@receivers`] and [`mod@listeners`] connectors that are checked with it.
+//! The proxy itself; and in [`mod@receivers`], [`mod@listeners`] and [`mod@sources`] connectors that are checked with it.
 //!
 //! The others have their tests beside them. Which fault each connector meets, and
 //! in which test, is told in `docs/connector-faults.md`.
@@ -6,6 +6,7 @@
 mod listeners;
 mod receivers;
 mod servers;
+mod sources;
 
 use super::*;
 use std::{io::ErrorKind, time::Duration};

@@ -7,6 +7,7 @@ mod source;
 mod stale;
 #[cfg(feature = "kafka-tls")]
 mod tls;
+mod ways;
 
 use super::{KafkaSink, KafkaSource};
 use tidemill_core::{Guarantee, Options, Result, Sink, Source};
