@@ -92,8 +92,8 @@ fn place(options: &Options, address: &str, dir: &str) -> Result<Place> {
         let fix = "say the NameNode's port (hdfs://namenode:8020/logs), or where Hadoop's files are that know this name service (option `hadoop_conf`)";
         wrong("url", &format!("`{address}` can't be reached so: {fix}")).because(e)
     })?;
-    let life = generate::<[u8; 4]>(&SystemRandom::new())
-        .map_err(|_| Error::external("the system gives no random numbers"))?;
+    let life =
+        generate::<[u8; 4]>(&SystemRandom::new()).map_err(|_| Error::external("the system gives no random numbers"))?;
     let files = Arc::new(Files::new(server, u32::from_be_bytes(life.expose())));
     Ok(Place {
         store: Arc::clone(&files) as _,

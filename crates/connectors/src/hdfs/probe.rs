@@ -3,7 +3,7 @@
 //! Invariant: it goes past the source's and the sink's store, over the plain client, so that the two can't share a
 //! fault. Called by tests here and above.
 
-use hdfs_native::{Client, ClientBuilder, WriteOptions, file::FileWriter};
+use hdfs_native::{Client, ClientBuilder, HdfsError, WriteOptions, file::FileWriter};
 use std::collections::BTreeMap;
 
 /// The server that tests talk to, `TIDEMILL_HDFS` such as `hdfs://127.0.0.1:26900`, without this directory of an
@@ -50,17 +50,31 @@ pub async fn open(address: &str, path: &str, bytes: impl Into<bytes::Bytes>) -> 
     file
 }
 
-/// All files below a directory, by what follows it.
+/// The paths of all files below a directory; none where it is not there.
+///
+/// # Panics
+/// When the server does not answer.
+pub async fn names(address: &str, dir: &str) -> Vec<String> {
+    match client(address).list_status(dir, true).await {
+        Err(HdfsError::FileNotFound(_)) => Vec::new(),
+        listed => {
+            let listed = listed.expect("a list").into_iter();
+            listed.filter(|status| !status.isdir).map(|status| status.path).collect()
+        }
+    }
+}
+
+/// All files below a directory, by what follows it; of one that is open, what is known of it.
 ///
 /// # Panics
 /// When the server does not answer.
 pub async fn files(address: &str, dir: &str) -> BTreeMap<String, Vec<u8>> {
     let client = client(address);
     let mut all = BTreeMap::new();
-    for status in client.list_status(dir, true).await.expect("a list").into_iter().filter(|status| !status.isdir) {
-        let file = client.read(&status.path).await.expect("a file");
+    for path in names(address, dir).await {
+        let file = client.read(&path).await.expect("a file");
         let bytes = file.read_range(0, file.file_length()).await.expect("bytes");
-        all.insert(status.path[dir.len()..].trim_start_matches('/').to_string(), bytes.to_vec());
+        all.insert(path[dir.len()..].trim_start_matches('/').to_string(), bytes.to_vec());
     }
     all
 }

@@ -40,14 +40,17 @@ pub(super) fn told(path: &str, error: HdfsError) -> Error {
     match read_failed(error) {
         HdfsError::FileNotFound(said) => Error::NotFound { path, source: HdfsError::FileNotFound(said).into() },
         HdfsError::AlreadyExists(said) => Error::AlreadyExists { path, source: HdfsError::AlreadyExists(said).into() },
+        // For some requests it is a refusal by its kind.
+        HdfsError::RPCError(kind, said)
+            if kind.ends_with("ParentNotDirectoryException") || said.contains("(is not a directory)") =>
+        {
+            Error::NotSupported { source: HdfsError::RPCError(kind, said).into() }
+        }
         HdfsError::RPCError(kind, said) | HdfsError::FatalRPCError(kind, said) if is_refusal(&kind) => {
             Error::PermissionDenied { path, source: HdfsError::RPCError(kind, said).into() }
         }
         error @ (HdfsError::NoSASLMechanism | HdfsError::SASLError(_) | HdfsError::GSSAPIError(..)) => {
             Error::Unauthenticated { path, source: error.into() }
-        }
-        HdfsError::RPCError(kind, said) if kind.ends_with("ParentNotDirectoryException") => {
-            Error::NotSupported { source: HdfsError::RPCError(kind, said).into() }
         }
         error => Error::Generic { store: "hdfs", source: error.into() },
     }

@@ -165,10 +165,13 @@ impl ObjectStore for Files {
         let path = absolute(location);
         let bytes = match payload.as_ref() {
             [one] => one.clone(),
-            _ => payload.iter().fold(BytesMut::new(), |mut all, piece| {
-                all.extend_from_slice(piece);
-                all
-            }).freeze(),
+            _ => payload
+                .iter()
+                .fold(BytesMut::new(), |mut all, piece| {
+                    all.extend_from_slice(piece);
+                    all
+                })
+                .freeze(),
         };
         if !self.has(&path, &bytes).await? {
             self.write(&path, bytes).await?;
@@ -186,15 +189,16 @@ impl ObjectStore for Files {
         let (reader, status) = self.open(&path).await?;
         let meta = meta(&status)?;
         options.check_preconditions(&meta)?;
-        let failed = |why: String| Error::Generic { store: "hdfs", source: why.into() };
         let range = match options.range {
             _ if options.head => 0..0,
-            Some(range) => range.as_range(meta.size).map_err(|e| failed(e.to_string()))?,
+            // Behind its end there is nothing: what the file is now is told all the same.
+            Some(range) => range.as_range(meta.size).unwrap_or(0..0),
             None => 0..meta.size,
         };
         // A range behind what the blocks have is a panic of the client.
         if reader.file_length() < status.length {
-            return Err(failed(format!("{path} was replaced, or is being written")));
+            let why = format!("{path} was replaced, or is being written");
+            return Err(Error::Generic { store: "hdfs", source: why.into() });
         }
         let [start, end] = [range.start, range.end].map(|at| usize::try_from(at).unwrap_or(usize::MAX));
         let bytes = reader.read_range_stream(start, end - start).map_err(move |e| told(&path, e));

@@ -38,7 +38,8 @@ impl Made<'_> {
 /// Puts one of the objects of a part, as a life that is cut off there does.
 async fn put_one(sink: &ObjectsSink, batch: BatchId, part: &StagedPart, which: usize) {
     let parts = Part::parse(std::slice::from_ref(part)).unwrap();
-    let (rest, bytes) = sink.encoded(batch, 0, &sink.aside.read(batch, &parts[0]).await.unwrap()).unwrap().remove(which);
+    let (rest, bytes) =
+        sink.encoded(batch, 0, &sink.aside.read(batch, &parts[0]).await.unwrap()).unwrap().remove(which);
     sink.at.store.put(&sink.at.key(&rest).unwrap(), PutPayload::from(bytes)).await.unwrap();
 }
 
@@ -118,8 +119,7 @@ pub(crate) async fn unknown(made: &Made<'_>) {
         parts.push(part);
     }
     // Of batch 3 one object was written, and then the ledger lost it. Others have names like ours below.
-    let put =
-        async |rest: &str| first.at.store.put(&first.at.key(rest).unwrap(), PutPayload::from("x")).await.unwrap();
+    let put = async |rest: &str| first.at.store.put(&first.at.key(rest).unwrap(), PutPayload::from("x")).await.unwrap();
     for of_others in ["other/batch-000000000009-part-00000.json", "_undone/2-4/batch-000000000004-part-00000.json"] {
         put(of_others).await;
     }

@@ -162,7 +162,8 @@ impl ObjectsSink {
     /// Whether a name is of a write of ours that was cut off: all that are wanted were written again by now.
     fn is_cut_off(&self, key: &Key) -> bool {
         let (dirs, name) = self.rest(key).rsplit_once('/').unwrap_or(("", self.rest(key)));
-        let whole = half::whole(name).map(|name| if dirs.is_empty() { name.to_string() } else { format!("{dirs}/{name}") });
+        let whole =
+            half::whole(name).map(|name| if dirs.is_empty() { name.to_string() } else { format!("{dirs}/{name}") });
         whole.is_some_and(|whole| whole == MARK || self.at.key(&whole).is_ok_and(|key| self.batch_of(&key).is_some()))
     }
 

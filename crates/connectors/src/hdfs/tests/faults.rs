@@ -30,16 +30,14 @@ impl Shelf for Words {
     }
     async fn seen(&self) -> Vec<i64> {
         let client = client(&self.hdfs);
-        let mut names = Vec::new();
-        for status in client.list_status("/faulty/x", true).await.unwrap() {
-            let name = status.path.rsplit_once('/').unwrap().1.to_string();
-            if !name.starts_with(['.', '_']) && !self.known.lock().unwrap().contains_key(&name) {
-                let file = client.read(&status.path).await.unwrap();
+        let names = names(&self.hdfs, "/faulty/x").await;
+        for path in names.iter().filter(|path| path.ends_with(".parquet")) {
+            if !self.known.lock().unwrap().contains_key(path) {
+                let file = client.read(path).await.unwrap();
                 let bytes = file.read_range(0, file.file_length()).await.unwrap().to_vec();
-                let rows = rows_of(&[(name.clone(), bytes)].into());
-                self.known.lock().unwrap().insert(name.clone(), rows.iter().map(number).collect());
+                let rows = rows_of(&[(path.clone(), bytes)].into());
+                self.known.lock().unwrap().insert(path.clone(), rows.iter().map(number).collect());
             }
-            names.push(name);
         }
         let known = self.known.lock().unwrap();
         names.iter().filter_map(|name| known.get(name)).flatten().copied().collect()
@@ -65,6 +63,7 @@ async fn a_directory_has_each_row_once_whatever_is_lost_on_the_way() {
     let last = sink(&format!("{}/faulty/x", words.hdfs), &[], words.dir.path());
     last.open(rows([]).schema()).await.unwrap();
     last.recover(Some(BatchId(1_000_000))).await.unwrap();
-    let left: Vec<String> = files(&words.hdfs, "/faulty/x").await.into_keys().filter(|name| name.starts_with('.')).collect();
+    let left: Vec<String> =
+        files(&words.hdfs, "/faulty/x").await.into_keys().filter(|name| name.starts_with('.')).collect();
     assert!(left.is_empty(), "{left:?}");
 }
