@@ -130,8 +130,11 @@ impl Listing {
         let mut left = if now { usize::MAX } else { PAGES * PAGE };
         let Some(round) = &mut seen.round else { return Ok(()) };
         let listed = self.behind(&round.cursor).await?;
-        // What is known was whole when it was found, and what was read of it needs no look.
-        let known: BTreeSet<String> = seen.found.keys().cloned().collect();
+        // What is known was whole when it was found.
+        let known: BTreeSet<String> = match &self.place.tree {
+            Some(_) => seen.found.keys().cloned().collect(),
+            None => BTreeSet::new(),
+        };
         let mut listed = self.closed(listed, &known, position);
         loop {
             if left == 0 || seen.found.len() >= FOUND {
@@ -188,18 +191,18 @@ impl Listing {
         known: &'a BTreeSet<String>,
         position: &'a Position,
     ) -> BoxStream<'a, Result<(ObjectMeta, bool)>> {
+        let Some(tree) = &self.place.tree else {
+            let all = listed.map(|object| Ok((object.map_err(|error| self.place.failed("list", error))?, true)));
+            return all.boxed();
+        };
         let asked = listed.map(move |object| async move {
             let object = object.map_err(|error| self.place.failed("list", error))?;
             let name = self.place.rest(&object.location);
-            let is_new = || {
-                let id = Version { name: name.to_string(), mark: mark(&object) }.partition();
-                object.size > 0 && self.is_wanted(name) && !known.contains(name) && !position.contains_key(&id)
-            };
-            let is_closed = match &self.place.tree {
-                Some(tree) if is_new() => tree.is_closed(&object.location).await,
-                _ => Ok(true),
-            };
-            match is_closed {
+            let id = Version { name: name.to_string(), mark: mark(&object) }.partition();
+            if object.size == 0 || !self.is_wanted(name) || known.contains(name) || position.contains_key(&id) {
+                return Ok((object, true));
+            }
+            match tree.is_closed(&object.location).await {
                 Ok(is_closed) => Ok((object, is_closed)),
                 // It went meanwhile.
                 Err(error) if self.place.is_absent(&error) => Ok((object, false)),

@@ -16,7 +16,7 @@ struct Words {
     known: Mutex<BTreeMap<String, Vec<i64>>>,
 }
 
-fn number(line: &String) -> i64 {
+fn number(line: &str) -> i64 {
     line.rsplit_once("word-").unwrap().1.trim_end_matches("\"}").parse().unwrap()
 }
 
@@ -36,7 +36,7 @@ impl Shelf for Words {
                 let file = client.read(path).await.unwrap();
                 let bytes = file.read_range(0, file.file_length()).await.unwrap().to_vec();
                 let rows = rows_of(&[(path.clone(), bytes)].into());
-                self.known.lock().unwrap().insert(path.clone(), rows.iter().map(number).collect());
+                self.known.lock().unwrap().insert(path.clone(), rows.iter().map(|line| number(line)).collect());
             }
         }
         let known = self.known.lock().unwrap();
@@ -56,7 +56,7 @@ async fn a_directory_has_each_row_once_whatever_is_lost_on_the_way() {
     // And what they are in the end, with nothing left of what was cut off but what the next start removes.
     let (mut known, mut there) = (words.seen().await, Vec::<i64>::new());
     let all = files(&words.hdfs, "/faulty/x").await;
-    there.extend(rows_of(&all).iter().map(number));
+    there.extend(rows_of(&all).iter().map(|line| number(line)));
     known.sort_unstable();
     there.sort_unstable();
     assert_eq!(known, there);

@@ -162,7 +162,11 @@ async fn a_file_that_grows_is_taken_when_it_is_closed() {
     synced.hsync().await.unwrap();
     let mut both = open(&hdfs, "/grows/both", long.repeat(1025)).await;
     both.hsync().await.unwrap();
-    for (name, length) in [("small", 0), ("large", 1 << 20), ("synced", 4), ("both", 1025 << 10)] {
+    // The same where it is to have more copies than there are DataNodes.
+    let options = hdfs_native::WriteOptions::default().block_size(1 << 20).replication(3);
+    let mut copies = client(&hdfs).create("/grows/copies", options).await.unwrap();
+    copies.write_bytes(long.repeat(1026).into()).await.unwrap();
+    for (name, length) in [("copies", 1 << 20), ("small", 0), ("large", 1 << 20), ("synced", 4), ("both", 1025 << 10)] {
         let status = client(&hdfs).get_file_info(&format!("/grows/{name}")).await.unwrap();
         assert_eq!(status.length, length, "{name} is seen with so many bytes");
     }
@@ -172,11 +176,11 @@ async fn a_file_that_grows_is_taken_when_it_is_closed() {
     synced.write_bytes("d\n".into()).await.unwrap();
     synced.close().await.unwrap();
     assert_eq!(next(&source, &mut position).await, ["b", "c", "d"]);
-    for file in [&mut small, &mut large, &mut both] {
+    for file in [&mut small, &mut large, &mut both, &mut copies] {
         file.close().await.unwrap();
     }
     let all = next(&source, &mut position).await;
-    assert_eq!((all.len(), all.last().unwrap().as_str()), (2051, "a"));
+    assert_eq!((all.len(), all.last().unwrap().as_str()), (3077, "a"));
     // As many bytes as full blocks have, and closed.
     put(&hdfs, "/grows/full", long.repeat(1024)).await;
     assert_eq!(next(&source, &mut position).await.len(), 1024);
