@@ -44,8 +44,7 @@ async fn all_faults_of(network: Network, receiver: impl FnOnce(&Server) -> Arc<d
         assert!(heard.states.iter().any(|state| state.contains(what)), "{what}: {:?}", heard.states);
     }
     // Some headers count in whole seconds.
-    let limited =
-        heard.states.iter().find(|state| state.starts_with("reconnecting") && state.contains(" 429")).unwrap();
+    let limited = heard.states.iter().find(|state| state.starts_with("reconnecting") && state.contains(" 429")).unwrap();
     let wait: f64 = limited.split(' ').nth(2).unwrap().parse().unwrap();
     assert!((30.0..=31.0).contains(&wait), "{limited}");
     heard
