@@ -39,6 +39,8 @@ mod fuzz;
 pub mod generator;
 #[cfg(feature = "hbase")]
 pub mod hbase;
+#[cfg(feature = "hdfs")]
+pub mod hdfs;
 pub mod http;
 pub mod jetstream;
 #[cfg(feature = "kafka")]
@@ -54,7 +56,7 @@ pub mod mqtt;
 #[cfg(test)]
 #[path = "../../store/src/tests/mutations.rs"]
 mod mutations;
-#[cfg(feature = "s3")]
+#[cfg(feature = "objects")]
 pub mod objects;
 pub mod otlp;
 #[cfg(any(feature = "kinesis", feature = "mqtt", feature = "zeromq"))]
@@ -101,6 +103,10 @@ const WITH_MONGODB: &str = "the one with MongoDB has it (cargo build --release -
 /// Which build has S3.
 #[cfg(not(feature = "s3"))]
 const WITH_S3: &str = "the one with S3 has it (cargo build --release --features s3)";
+
+/// Which build has HDFS.
+#[cfg(not(feature = "hdfs"))]
+const WITH_HDFS: &str = "the one with HDFS has it (cargo build --release --features hdfs)";
 
 /// Which build has Kafka.
 #[cfg(not(feature = "kafka"))]
@@ -160,6 +166,11 @@ pub fn register(registry: &mut Registry) {
     registry.add_input("websocket", websocket::WebSocket::input);
     social::register(registry);
 
+    #[cfg(not(feature = "hdfs"))]
+    registry.note_input_elsewhere("hdfs", WITH_HDFS);
+    #[cfg(feature = "hdfs")]
+    registry.add_input("hdfs", |o| Ok(Input::Source(Arc::new(hdfs::source(o)?))));
+
     #[cfg(not(feature = "kafka"))]
     registry.note_input_elsewhere("kafka", WITH_KAFKA);
     #[cfg(not(feature = "kafka"))]
@@ -200,6 +211,10 @@ pub fn register(registry: &mut Registry) {
     registry.add_sink("mail", |o| Ok(Arc::new(mail::Mail::from_options(o)?)));
     registry.add_sink("webhook", |o| Ok(Arc::new(webhook::Webhook::from_options(o)?)));
     registry.add_sink("files", |o| Ok(Arc::new(files::FilesSink::from_options(o)?)));
+    #[cfg(not(feature = "hdfs"))]
+    registry.note_elsewhere("hdfs", WITH_HDFS);
+    #[cfg(feature = "hdfs")]
+    registry.add_sink("hdfs", |o| Ok(Arc::new(hdfs::sink(o)?)));
     #[cfg(not(feature = "mongodb"))]
     registry.note_elsewhere("mongodb", WITH_MONGODB);
     #[cfg(not(feature = "mongodb"))]
@@ -211,7 +226,7 @@ pub fn register(registry: &mut Registry) {
     #[cfg(not(feature = "s3"))]
     registry.note_elsewhere("s3", WITH_S3);
     #[cfg(feature = "s3")]
-    registry.add_sink("s3", |o| Ok(Arc::new(s3::S3Sink::from_options(o)?)));
+    registry.add_sink("s3", |o| Ok(Arc::new(s3::sink(o)?)));
     #[cfg(not(feature = "sqlite"))]
     registry.note_elsewhere("sqlite", WITH_DATABASES);
     #[cfg(not(feature = "postgres"))]

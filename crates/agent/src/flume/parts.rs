@@ -417,7 +417,7 @@ impl<'a> Writer<'a> {
                     self.note(
                         path.line,
                         true,
-                        "HDFS has no equal: this sink writes files on this machine's disk, without dates in their path",
+                        "this sink writes files on this machine's disk, without dates in their path; a sink `store` with the connector `hdfs` writes to HDFS, by batches",
                     );
                 }
                 self.copy(&at, "hdfs.filePrefix", "prefix", As::Text);

@@ -129,7 +129,7 @@ impl Encoding {
     ///
     /// # Errors
     /// With a value that can't.
-    #[cfg(feature = "s3")]
+    #[cfg(feature = "objects")]
     pub(crate) fn prove(&self, rows: &RecordBatch) -> Result<()> {
         match self {
             Self::Of(FileFormat::Avro) => Writer::rows(rows).map(drop),

@@ -16,16 +16,16 @@ mod tests;
 mod undo;
 
 pub use encode::FileFormat;
-#[cfg(feature = "s3")]
+#[cfg(feature = "objects")]
 pub(crate) use encode::{Encoder, Encoding};
-#[cfg(feature = "s3")]
+#[cfg(feature = "objects")]
 pub(crate) use partition::PartitionBy;
 pub use recording::{is_parquet, parquet_recording};
 pub use sink::FilesSink;
-#[cfg(feature = "s3")]
+#[cfg(feature = "objects")]
 pub(crate) use sink::takes;
 pub use source::{Complete, FilesSource};
-#[cfg(feature = "s3")]
+#[cfg(feature = "objects")]
 pub(crate) use undo::batch_of;
 
 use std::{fs::File, io::Read};

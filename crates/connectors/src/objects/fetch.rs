@@ -81,12 +81,10 @@ impl Object {
         let got = self.place.store.get_opts(&self.place.key(&self.version.name)?, options).await;
         let kind = self.place.kind;
         let got = got.map_err(|error| match error {
-            object_store::Error::NotFound { source, .. } if !source.to_string().contains("NoSuchBucket") => {
-                Error::user(format!(
-                    "{kind}: {} is gone; its {wanted} were to be read. Put it back, or rewind past it",
-                    self.url()
-                ))
-            }
+            error if self.place.is_absent(&error) => Error::user(format!(
+                "{kind}: {} is gone; its {wanted} were to be read. Put it back, or rewind past it",
+                self.url()
+            )),
             error => self.place.failed(&format!("read {wanted} of {} in", self.version.name), error),
         })?;
         if mark(&got.meta) != self.version.mark {

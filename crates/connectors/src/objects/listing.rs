@@ -25,7 +25,7 @@ use futures::{
 use glob::{MatchOptions, Pattern};
 use object_store::{ObjectMeta, ObjectStore};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ops::Bound::{Excluded, Unbounded},
     sync::Arc,
     time::Duration,
@@ -38,6 +38,8 @@ pub(super) const PAGE: usize = 1000;
 pub(super) const PAGES: usize = 10;
 /// Objects that are held at most until they are read.
 pub(super) const FOUND: usize = 10_000;
+/// Files that are looked at side by side.
+const LOOKS: usize = 16;
 const MATCH: MatchOptions =
     MatchOptions { case_sensitive: true, require_literal_separator: true, require_literal_leading_dot: true };
 
@@ -120,21 +122,29 @@ impl Listing {
             if !now && !is_over(seen.looked, self.refresh) {
                 return Ok(());
             }
-            let whole = now || seen.is_small || is_over(seen.swept, self.sweep);
+            // Where names come in no order all of them are asked for anyway.
+            let whole = now || seen.is_small || !self.place.is_sorted || is_over(seen.swept, self.sweep);
             let cursor = if whole { self.after.clone() } else { seen.frontier.clone() };
             seen.round = Some(Round { cursor, whole, listed: 0 });
         }
         let mut left = if now { usize::MAX } else { PAGES * PAGE };
         let Some(round) = &mut seen.round else { return Ok(()) };
-        let mut listed = self.behind(&round.cursor).await?;
+        let listed = self.behind(&round.cursor).await?;
+        // What is known was whole when it was found.
+        let known: BTreeSet<String> = match &self.place.tree {
+            Some(_) => seen.found.keys().cloned().collect(),
+            None => BTreeSet::new(),
+        };
+        let mut listed = self.closed(listed, &known, position);
         loop {
             if left == 0 || seen.found.len() >= FOUND {
                 return Ok(());
             }
             left -= 1;
-            let Some(object) = listed.try_next().await.map_err(|error| self.place.failed("list", error))? else {
-                break;
-            };
+            let Some((object, is_closed)) = listed.try_next().await? else { break };
+            if !is_closed {
+                continue;
+            }
             let name = self.place.rest(&object.location);
             gone(&self.place, &mut seen.found, (&round.cursor, Some(name)), position, self.shift)?;
             round.cursor = name.to_string();
@@ -166,11 +176,45 @@ impl Listing {
         }
         let listed: Result<Vec<ObjectMeta>, _> = listed.try_collect().await;
         let mut listed = match listed {
-            Err(object_store::Error::NotFound { .. }) => Vec::new(),
+            // A file system has a directory, or somebody has mistaken its name.
+            Err(error) if self.place.is_absent(&error) && self.place.tree.is_none() => Vec::new(),
             listed => listed.map_err(|error| self.place.failed("list", error))?,
         };
         listed.sort_by(|a, b| a.location.as_ref().cmp(b.location.as_ref()));
         Ok(stream::iter(listed.into_iter().map(Ok)).boxed())
+    }
+
+    /// The same, each with whether nobody writes to it any more; of those that may be new, and in file systems alone.
+    fn closed<'a>(
+        &'a self,
+        listed: BoxStream<'static, object_store::Result<ObjectMeta>>,
+        known: &'a BTreeSet<String>,
+        position: &'a Position,
+    ) -> BoxStream<'a, Result<(ObjectMeta, bool)>> {
+        let Some(tree) = &self.place.tree else {
+            let all = listed.map(|object| Ok((object.map_err(|error| self.place.failed("list", error))?, true)));
+            return all.boxed();
+        };
+        let asked = listed.map(move |object| async move {
+            let object = object.map_err(|error| self.place.failed("list", error))?;
+            let name = self.place.rest(&object.location);
+            let id = Version { name: name.to_string(), mark: mark(&object) }.partition();
+            if object.size == 0 || !self.is_wanted(name) || known.contains(name) || position.contains_key(&id) {
+                return Ok((object, true));
+            }
+            match tree.is_closed(&object.location).await {
+                Ok(is_closed) => Ok((object, is_closed)),
+                // It went meanwhile.
+                Err(error) if self.place.is_absent(&error) => Ok((object, false)),
+                Err(error) => Err(self.place.failed("look at a file of", error)),
+            }
+        });
+        asked.buffered(LOOKS).boxed()
+    }
+
+    fn is_wanted(&self, name: &str) -> bool {
+        let is_chosen = self.pattern.as_ref().is_none_or(|pattern| pattern.matches_with(name, MATCH));
+        is_chosen && !is_being_prepared(name) && *name > *self.after
     }
 
     /// Notes an object, unless it is not to be read or was.
@@ -181,8 +225,7 @@ impl Listing {
         object: &ObjectMeta,
         position: &Position,
     ) -> Result<()> {
-        let is_chosen = self.pattern.as_ref().is_none_or(|pattern| pattern.matches_with(name, MATCH));
-        if is_being_prepared(name) || !is_chosen || *name <= *self.after {
+        if !self.is_wanted(name) {
             return Ok(());
         }
         let version = Version { name: name.to_string(), mark: mark(object) };
@@ -243,5 +286,5 @@ fn of_other_version(position: &Position, version: &Version) -> Option<(Partition
 }
 
 fn is_being_prepared(name: &str) -> bool {
-    name.ends_with(".tmp") || name.split('/').any(|part| part.starts_with(['.', '_']))
+    name.ends_with(".tmp") || name.ends_with("._COPYING_") || name.split('/').any(|part| part.starts_with(['.', '_']))
 }

@@ -1,4 +1,4 @@
-//! Objects of a store as input: those below a prefix, each read once by offsets.
+//! Objects of a store as input, those below a prefix, each read once by offsets; and as output, each batch once.
 //!
 //! ```text
 //! place.rs     a store, and how it is spoken of                 also the sink's
@@ -8,20 +8,29 @@
 //! reader.rs    a range ─► records or rows
 //! lines.rs     bytes of a range ─► lines                        blocks of Avro: format/avro/file.rs
 //! rows.rs      row groups of Parquet ─► columns
+//! sink.rs      rows of a batch ─► objects, at its commit
 //! ```
 //!
 //! Invariant: an object is what it was when it was listed, or an error that names it.
 //! Called by the connectors of stores; they say where the objects are.
 
+#[cfg(test)]
+pub(crate) mod checks;
 mod fetch;
 mod lines;
 mod listing;
 mod place;
+#[doc(hidden)]
+pub mod probe;
 mod reader;
 mod rows;
+mod sink;
 mod source;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use place::Place;
+pub(crate) use place::{Place, pattern};
+#[cfg(feature = "hdfs")]
+pub(crate) use place::{Tree, half};
+pub use sink::ObjectsSink;
 pub use source::ObjectsSource;

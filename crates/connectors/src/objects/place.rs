@@ -3,9 +3,47 @@
 //! Invariant: an error names the place, and says whose it is: what a human has to mend (credentials, a bucket that is
 //! not there) is not tried again. Called by sources and sinks of objects.
 
+use async_trait::async_trait;
+use glob::Pattern;
 use object_store::{ObjectStore, path::Path as Key};
-use std::sync::Arc;
-use tidemill_core::{Error, Result};
+use std::{fmt::Debug, sync::Arc};
+use tidemill_core::{Error, Options, Result};
+
+/// How a store names what it writes before it is whole: `.name.7f3a.tmp` beside `name`. Readers pass over such.
+pub(crate) mod half {
+    /// The name to write under first.
+    #[cfg(any(feature = "hdfs", test))]
+    pub(crate) fn of(name: &str, tag: &str) -> String {
+        format!(".{name}.{tag}.tmp")
+    }
+
+    /// What a half one is to become.
+    pub(crate) fn whole(name: &str) -> Option<&str> {
+        let (name, tag) = name.strip_prefix('.')?.strip_suffix(".tmp")?.rsplit_once('.')?;
+        (!name.is_empty() && tag.bytes().all(|b| b.is_ascii_hexdigit())).then_some(name)
+    }
+}
+
+/// What a store that is a file system knows more of: its directories are there or not, and its files grow.
+#[async_trait]
+pub(crate) trait Tree: Debug + Send + Sync {
+    /// Whether nobody writes to a file any more.
+    async fn is_closed(&self, file: &Key) -> object_store::Result<bool>;
+}
+
+/// What names begin with, and what of them is a pattern: `logs/`, `**/*.json`.
+///
+/// # Errors
+/// When option `url`, which has those names, has a pattern that is none.
+pub(crate) fn pattern<'a>(options: &Options, names: &'a str) -> Result<(&'a str, Option<Pattern>)> {
+    let Some(first) = names.find(['*', '?', '[']) else { return Ok((names, None)) };
+    let dir = names[..first].rfind('/').map_or(0, |slash| slash + 1);
+    let pattern = Pattern::new(&names[dir..]).map_err(|e| {
+        let url = options.get("url").unwrap_or(names);
+        Error::user(format!("{}: option `url`: `{url}` is not a pattern: {e}", options.owner()))
+    })?;
+    Ok((&names[..dir], Some(pattern)))
+}
 
 /// Objects below a prefix.
 #[derive(Debug, Clone)]
@@ -21,8 +59,10 @@ pub(crate) struct Place {
     pub(crate) is_sorted: bool,
     /// The server, where it is not the usual one.
     pub(crate) endpoint: Option<String>,
-    /// What helps when credentials are refused.
-    pub(crate) denied: &'static str,
+    /// Where the store is a file system, what it knows more.
+    pub(crate) tree: Option<Arc<dyn Tree>>,
+    /// What a human has to mend, where an error of the store needs one.
+    pub(crate) fix: fn(&Place, &object_store::Error) -> Option<String>,
 }
 
 impl Place {
@@ -53,27 +93,21 @@ impl Place {
         key.as_ref().get(self.prefix.len()..).unwrap_or_default().trim_start_matches('/')
     }
 
+    /// Whether an error says that there is no such object; not, that there is no such bucket.
+    pub(crate) fn is_absent(&self, error: &object_store::Error) -> bool {
+        matches!(error, object_store::Error::NotFound { source, .. } if !source.to_string().contains("NoSuchBucket"))
+    }
+
     /// Why `what` (`list`, `write to`) was not possible here.
     pub(crate) fn failed(&self, what: &str, error: object_store::Error) -> Error {
         use object_store::Error as Cause;
         let text = format!("{}: can't {what} {}", self.kind, self.url());
-        // The store's word for a bucket that is not there.
-        let said = error.to_string();
-        let no_bucket = said.contains("NoSuchBucket");
-        // Of a list that is refused the client makes a general error.
-        let denied = matches!(error, Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. })
-            || said.contains("status code: 403")
-            || said.contains("status code: 401");
-        match error {
-            error if denied => Error::user(format!("{text}: {}", self.denied)).because(error),
-            error if no_bucket => {
-                let bucket = self.root.rsplit('/').next().unwrap_or_default();
-                Error::user(format!("{text}: there is no bucket `{bucket}`: make it first")).because(error)
-            }
-            error @ (Cause::NotSupported { .. } | Cause::NotImplemented { .. } | Cause::InvalidPath { .. }) => {
+        match ((self.fix)(self, &error), error) {
+            (Some(fix), error) => Error::user(format!("{text}: {fix}")).because(error),
+            (None, error @ (Cause::NotSupported { .. } | Cause::NotImplemented { .. } | Cause::InvalidPath { .. })) => {
                 Error::user(text).because(error)
             }
-            error => Error::external(text).because(error),
+            (None, error) => Error::external(text).because(error),
         }
     }
 }

@@ -34,7 +34,8 @@ fn made(store: &Arc<InMemory>, more: &[(&str, &str)]) -> Result<ObjectsSource> {
         prefix: "in".to_string(),
         is_sorted: true,
         endpoint: None,
-        denied: "",
+        tree: None,
+        fix: |_, _| None,
     };
     let usual = [("refresh", "0s")];
     let usual = usual.iter().filter(|(key, _)| !more.iter().any(|(other, _)| other == key));

@@ -59,6 +59,25 @@ pub(super) fn within(options: &Options, bucket: &str, prefix: &str) -> Result<Pl
         prefix: prefix.to_string(),
         is_sorted,
         endpoint,
-        denied: "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do",
+        tree: None,
+        fix,
+    })
+}
+
+/// What a human has to mend.
+fn fix(place: &Place, error: &object_store::Error) -> Option<String> {
+    use object_store::Error as Cause;
+    let said = error.to_string();
+    // Of a list that is refused the client makes a general error.
+    let denied = matches!(error, Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. })
+        || said.contains("status code: 403")
+        || said.contains("status code: 401");
+    if denied {
+        return Some("check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and what they may do".to_string());
+    }
+    // The store's word for a bucket that is not there.
+    said.contains("NoSuchBucket").then(|| {
+        let bucket = place.root.rsplit('/').next().unwrap_or_default();
+        format!("there is no bucket `{bucket}`: make it first")
     })
 }

@@ -3,9 +3,10 @@
 //! Invariant: it goes past the sink's client, so that the two can't share a
 //! fault. The server of tests looks at no signature. Called by tests here and above.
 
+pub use crate::objects::probe::rows_of;
+
 use crate::http::{Link, Request};
 use bytes::Bytes;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use std::collections::BTreeMap;
 
 /// The server that tests talk to, `TIDEMILL_S3`, with an empty bucket of this name. `None`, and said, when there is none.
@@ -72,25 +73,4 @@ pub async fn objects(endpoint: &str, bucket: &str) -> BTreeMap<String, Vec<u8>> 
         all.insert(key, bytes);
     }
     all
-}
-
-/// The rows of all Parquet objects as JSON, each with the name of its object before it.
-///
-/// # Panics
-/// When one is damaged, or empty.
-pub fn rows_of(all: &BTreeMap<String, Vec<u8>>) -> Vec<String> {
-    let mut lines = Vec::new();
-    for (key, bytes) in all.iter().filter(|(key, _)| key.ends_with(".parquet")) {
-        let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes.clone()));
-        let reader = reader.and_then(ParquetRecordBatchReaderBuilder::build).expect("a Parquet object");
-        let count = lines.len();
-        for rows in reader {
-            let mut text = Vec::new();
-            let mut writer = arrow_json::LineDelimitedWriter::new(&mut text);
-            writer.write(&rows.expect("rows")).and_then(|()| writer.finish()).expect("lines");
-            lines.extend(String::from_utf8_lossy(&text).lines().map(|line| format!("{key} {line}")));
-        }
-        assert!(lines.len() > count, "{key} is no empty object");
-    }
-    lines
 }

@@ -18,8 +18,7 @@
 //! Invariant: each object once, as it was when it was listed, or an error that names it. Called by the registry.
 
 use super::bucket;
-use crate::objects::ObjectsSource;
-use glob::Pattern;
+use crate::objects::{ObjectsSource, pattern};
 use tidemill_core::{Error, Options, Result};
 
 /// The objects that a stream's options name.
@@ -32,14 +31,7 @@ pub fn source(options: &Options) -> Result<ObjectsSource> {
     let rest = url.strip_prefix("s3://").or_else(|| url.strip_prefix("s3a://"));
     let rest = rest.ok_or_else(|| wrong("write it as s3://bucket/logs".to_string()))?;
     let (bucket, names) = rest.split_once('/').unwrap_or((rest, ""));
-    let (prefix, pattern) = match names.find(['*', '?', '[']) {
-        None => (names, None),
-        Some(first) => {
-            let dir = names[..first].rfind('/').map_or(0, |slash| slash + 1);
-            let pattern = Pattern::new(&names[dir..]).map_err(|e| wrong(format!("`{url}` is not a pattern: {e}")))?;
-            (&names[..dir], Some(pattern))
-        }
-    };
+    let (prefix, pattern) = pattern(options, names)?;
     ObjectsSource::from_options(options, bucket::within(options, bucket, prefix)?, pattern)
 }
 

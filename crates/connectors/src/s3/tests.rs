@@ -3,18 +3,19 @@
 
 mod faults;
 
-use super::{
-    probe::{objects, rows_of, server},
-    *,
+use super::probe::{objects, rows_of, server};
+use crate::{
+    contract::{check_cut_off, check_sink, rows},
+    objects::{ObjectsSink, checks},
 };
-use crate::contract::{check_cut_off, check_sink, rows, stage};
-use arrow_array::{ArrayRef, Int64Array, StringArray};
-use std::sync::Arc;
+use futures::FutureExt;
+use std::{path::Path, sync::Arc};
+use tidemill_core::{Guarantee, Options, Sink};
 
-fn sink(endpoint: &str, url: &str, more: &[(&str, &str)], dir: &Path) -> S3Sink {
+fn sink(endpoint: &str, url: &str, more: &[(&str, &str)], dir: &Path) -> ObjectsSink {
     let options = [("url", url), ("endpoint", endpoint)];
     let options = Options::new("sink \"out\"", options.iter().chain(more).copied());
-    let sink = S3Sink::from_options(&options).unwrap();
+    let sink = super::sink(&options).unwrap();
     options.finish().unwrap();
     Sink::place(&sink, "p/out", dir);
     sink
@@ -57,143 +58,38 @@ async fn a_commit_may_end_anywhere() {
     check_cut_off(open, seen, 2).await;
 }
 
+/// What the sink of objects owes in any store, in a bucket of the check's own.
+async fn check(bucket: &str, prefix: &str, checked: impl AsyncFnOnce(&checks::Made<'_>)) {
+    let Some(endpoint) = server(bucket).await else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let url = format!("s3://{bucket}{prefix}");
+    let make = |more: &[(&str, &str)]| sink(&endpoint, &url, more, dir.path());
+    let seen = || {
+        let all = objects(&endpoint, bucket);
+        let rest = |(name, bytes): (String, _)| (format!("/{name}")[prefix.len() + 1..].to_string(), bytes);
+        async move { all.await.into_iter().map(rest).collect() }.boxed()
+    };
+    checked(&checks::Made { url: &url, make: &make, seen: &seen }).await;
+}
+
 #[tokio::test]
 async fn rows_are_dealt_out_and_a_commit_that_was_cut_off_is_made_whole() {
-    let Some(endpoint) = server("dealt").await else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let columns: [(&str, ArrayRef); 2] = [
-        ("lang", Arc::new(StringArray::from(vec![Some("en"), Some("a/b c"), Some("en"), None]))),
-        ("n", Arc::new(Int64Array::from(vec![1, 2, 3, 4]))),
-    ];
-    let all = RecordBatch::try_from_iter_with_nullable(columns.map(|(name, column)| (name, column, true))).unwrap();
-    let open = async || {
-        let sink = sink(&endpoint, "s3://dealt", &[("partition_by", "lang"), ("format", "json")], dir.path());
-        sink.open(all.schema()).await.unwrap();
-        sink
-    };
-    let first = open().await;
-    let part = stage(&first, 3, 0, vec![all.clone()]).await.unwrap();
-    // One object was written, half a second before the machine stopped.
-    let parts = Part::parse(std::slice::from_ref(&part)).unwrap();
-    let encoded = first.encoded(BatchId(3), 0, &first.aside.read(BatchId(3), &parts[0]).await.unwrap()).unwrap();
-    assert_eq!(encoded.len(), 3);
-    first.at.store.put(&first.key(&encoded[1].0).unwrap(), PutPayload::from(encoded[1].1.clone())).await.unwrap();
-    let second = open().await;
-    second.commit(BatchId(3), std::slice::from_ref(&part)).await.unwrap();
-    let name = "batch-000000000003-part-00000.json";
-    let want = [
-        ("_tidemill.json".to_string(), "{\"batch\":3}"),
-        (format!("lang=__HIVE_DEFAULT_PARTITION__/{name}"), "{\"n\":4}\n"),
-        (format!("lang=a%2Fb c/{name}"), "{\"n\":2}\n"),
-        (format!("lang=en/{name}"), "{\"n\":1}\n{\"n\":3}\n"),
-    ];
-    let mut stored = second.at.store.list(None).map_ok(|object| object.location).try_collect::<Vec<_>>().await.unwrap();
-    stored.sort();
-    let mut seen = Vec::new();
-    for key in stored {
-        let bytes = second.at.store.get(&key).await.unwrap().bytes().await.unwrap();
-        seen.push((key.to_string(), String::from_utf8(bytes.to_vec()).unwrap()));
-    }
-    assert_eq!(seen, want.map(|(key, text)| (key, text.to_string())));
-    // With the rows gone, and without the mark, nobody guesses.
-    second.commit(BatchId(3), std::slice::from_ref(&part)).await.unwrap();
-    second.at.store.delete(&second.key(MARK).unwrap()).await.unwrap();
-    let error = second.commit(BatchId(3), &[part]).await.unwrap_err();
-    assert!(error.to_string().contains("neither aside nor noted"), "{error}");
+    check("dealt", "", checks::dealt_out).await;
 }
 
 #[tokio::test]
 async fn a_rewind_moves_objects_aside_and_a_bucket_that_is_ahead_is_refused() {
-    let Some(endpoint) = server("ahead").await else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let open = async || {
-        let sink = sink(&endpoint, "s3://ahead/x", &[], dir.path());
-        sink.open(rows([]).schema()).await.unwrap();
-        sink
-    };
-    let first = open().await;
-    for batch in 1..=4_u64 {
-        let part = stage(&first, batch, 0, vec![rows([i64::try_from(batch).unwrap()])]).await.unwrap();
-        first.commit(BatchId(batch), &[part]).await.unwrap();
-    }
-    let error = open().await.recover(Some(BatchId(2))).await.unwrap_err().to_string();
-    assert!(error.contains("objects of batches up to 4") && error.contains("rewind --to 2 --upto 4"), "{error}");
-    let error = open().await.recover(None).await.unwrap_err().to_string();
-    assert!(error.contains("committed none"), "{error}");
-    let rewound = open().await;
-    rewound.undo(BatchId(2), BatchId(4)).await.unwrap();
-    rewound.undo(BatchId(2), BatchId(4)).await.unwrap();
-    rewound.recover(Some(BatchId(2))).await.unwrap();
-    let all = objects(&endpoint, "ahead").await;
-    let name = |batch: u8| format!("batch-00000000000{batch}-part-00000.parquet");
-    let want = [
-        "x/_tidemill.json".to_string(),
-        format!("x/_undone/2-4/{}", name(3)),
-        format!("x/_undone/2-4/{}", name(4)),
-        format!("x/{}", name(1)),
-        format!("x/{}", name(2)),
-    ];
-    assert_eq!(all.keys().cloned().collect::<Vec<_>>(), want);
-    assert_eq!(all["x/_tidemill.json"], b"{\"batch\":2}");
+    check("ahead", "/x", checks::rewind).await;
 }
 
 #[tokio::test]
 async fn objects_that_the_ledger_does_not_know_are_told_and_the_way_out_leads_on() {
-    let Some(endpoint) = server("unknown").await else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let open = async || {
-        let sink = sink(&endpoint, "s3://unknown/x", &[], dir.path());
-        sink.open(rows([]).schema()).await.unwrap();
-        sink
-    };
-    let first = open().await;
-    let mut parts = Vec::new();
-    for batch in 1..=2_u64 {
-        let part = stage(&first, batch, 0, vec![rows([i64::try_from(batch).unwrap()])]).await.unwrap();
-        first.commit(BatchId(batch), std::slice::from_ref(&part)).await.unwrap();
-        parts.push(part);
-    }
-    // Of batch 3 one object was written, and then the ledger lost it. Others have names like ours below.
-    let put = async |rest: &str| first.at.store.put(&first.key(rest).unwrap(), PutPayload::from("x")).await.unwrap();
-    for of_others in ["other/batch-000000000009-part-00000.json", "_undone/2-4/batch-000000000004-part-00000.json"] {
-        put(of_others).await;
-    }
-    open().await.recover(Some(BatchId(2))).await.unwrap();
-    put("lang=en/batch-000000000003-part-00000.json").await;
-    let error = open().await.recover(Some(BatchId(2))).await.unwrap_err().to_string();
-    assert!(error.contains("objects of batches up to 3") && error.contains("rewind --to 2 --upto 3"), "{error}");
-    // A data directory of batch 1: what is told to do is done by hand, and the start after it repeats batch 1.
-    let error = open().await.recover(Some(BatchId(1))).await.unwrap_err().to_string();
-    let (_, mark) = error.split_once("let s3://unknown/x/_tidemill.json be ").unwrap();
-    first.at.store.put(&first.key(MARK).unwrap(), PutPayload::from(mark.to_string())).await.unwrap();
-    for rest in ["batch-000000000002-part-00000.parquet", "lang=en/batch-000000000003-part-00000.json"] {
-        first.at.store.delete(&first.key(rest).unwrap()).await.unwrap();
-    }
-    let restored = open().await;
-    restored.commit(BatchId(1), &parts[..1]).await.unwrap();
-    restored.recover(Some(BatchId(1))).await.unwrap();
+    check("unknown", "/x", checks::unknown).await;
 }
 
 #[tokio::test]
 async fn a_commit_under_other_options_leaves_no_object_of_the_earlier_ones() {
-    let Some(endpoint) = server("changed").await else { return };
-    let dir = tempfile::tempdir().unwrap();
-    let open = async |options: &[(&str, &str)]| {
-        let sink = sink(&endpoint, "s3://changed/x", options, dir.path());
-        sink.open(rows([]).schema()).await.unwrap();
-        sink
-    };
-    let first = open(&[("format", "json"), ("partition_by", "word")]).await;
-    let part = stage(&first, 1, 0, vec![rows([1, 2])]).await.unwrap();
-    // One object was put, and the program ended.
-    let parts = Part::parse(std::slice::from_ref(&part)).unwrap();
-    let encoded = first.encoded(BatchId(1), 0, &first.aside.read(BatchId(1), &parts[0]).await.unwrap()).unwrap();
-    first.at.store.put(&first.key(&encoded[0].0).unwrap(), PutPayload::from(encoded[0].1.clone())).await.unwrap();
-    let second = open(&[("format", "csv")]).await;
-    second.commit(BatchId(1), std::slice::from_ref(&part)).await.unwrap();
-    second.recover(Some(BatchId(1))).await.unwrap();
-    let keys: Vec<String> = objects(&endpoint, "changed").await.into_keys().collect();
-    assert_eq!(keys, ["x/_tidemill.json", "x/batch-000000000001-part-00000.csv"]);
+    check("changed", "/x", checks::other_options).await;
 }
 
 #[tokio::test]
@@ -201,7 +97,7 @@ async fn what_is_wrong_is_told() {
     let dir = tempfile::tempdir().unwrap();
     let told = |options: &[(&str, &str)]| {
         let options = Options::new("sink \"out\"", options.iter().copied());
-        S3Sink::from_options(&options).map(drop).and_then(|()| options.finish()).unwrap_err().chain()
+        super::sink(&options).map(drop).and_then(|()| options.finish()).unwrap_err().chain()
     };
     for (options, want) in [
         (&[][..], "option `url` is missing"),
@@ -226,6 +122,8 @@ async fn what_is_wrong_is_told() {
 #[cfg(feature = "protobuf")]
 #[tokio::test]
 async fn rows_that_make_no_message_are_refused_before_their_batch_is_committed() {
+    use futures::{StreamExt, stream};
+    use tidemill_core::{BatchId, Timestamp};
     let Some(endpoint) = server("messages").await else { return };
     let dir = tempfile::tempdir().unwrap();
     let narrow = "syntax = \"proto3\"; message Row { uint32 n = 1; }";

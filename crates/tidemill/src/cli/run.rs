@@ -28,7 +28,7 @@ A program, say top.sql:
   CREATE VIEW top AS SELECT word, count(*) AS n FROM words GROUP BY word ORDER BY n DESC LIMIT 10;
 
 Streams come from the connectors tcp, tcp-listen, http, syslog, sse, websocket, stdin, tail, files, topic and generator, and from \
-the networks bluesky, mastodon, wikimedia, x, x-sample, x-search, x-v1 and weibo, as text, json, csv, syslog or post; sinks are files, topic, console and webhook (with the feature full, streams from kafka, kinesis, mongodb, mqtt, s3 and zeromq and sinks cassandra, hbase, kafka, mongodb, s3, sqlite and postgres too).
+the networks bluesky, mastodon, wikimedia, x, x-sample, x-search, x-v1 and weibo, as text, json, csv, syslog or post; sinks are files, topic, console and webhook (with the feature full, streams from hdfs, kafka, kinesis, mongodb, mqtt, s3 and zeromq and sinks cassandra, hbase, hdfs, kafka, mongodb, s3, sqlite and postgres too).
 
 Ctrl-C finishes the batch and keeps everything; the same command continues there.")]
 pub(crate) struct Run {

@@ -1,4 +1,4 @@
-//! Programs that are killed again and again while they write to MongoDB, S3 or HBase: each number is there once.
+//! Programs that are killed again and again while they write to MongoDB, S3, HBase or HDFS: each number is there once.
 //!
 //! Only with these connectors: `cargo test --workspace --features tidemill/full --test it stores::`
 //!
@@ -111,4 +111,26 @@ fn kills_leave_an_hbase_table_exact() {
     let with =
         format!("connector = 'hbase', url = '{server}', table = '{table}', family = 'd', key = 'n', create = 'true'");
     kill_and_check(dir.path(), 20_000, &with, count, seen);
+}
+
+/// Against the server that `TIDEMILL_HDFS` names: skipped without, unless `TIDEMILL_SERVICES=required`.
+#[cfg(feature = "hdfs")]
+#[test]
+fn kills_leave_a_directory_of_hdfs_exact() {
+    use tidemill::connectors::{hdfs::probe, objects::probe::rows_of};
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let Some(hdfs) = runtime.block_on(probe::server("kills")) else { return };
+    let seen = || {
+        let number = |line: &String| {
+            let (_, row) = line.split_once(' ').unwrap();
+            let row: serde_json::Value = serde_json::from_str(row).unwrap();
+            usize::try_from(row["n"].as_u64().unwrap()).unwrap()
+        };
+        rows_of(&runtime.block_on(probe::files(&hdfs, "/kills"))).iter().map(number).collect()
+    };
+    let count = || runtime.block_on(probe::names(&hdfs, "/kills")).len() as u64;
+    let dir = tempfile::tempdir().unwrap();
+    let with = format!("connector = 'hdfs', url = '{hdfs}/kills/numbers'");
+    // A file or two a batch, each with its waits for the NameNode.
+    kill_and_check(dir.path(), 10_000, &with, count, seen);
 }

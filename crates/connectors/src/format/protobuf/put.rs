@@ -51,7 +51,7 @@ impl Rows<'_> {
     ///
     /// # Errors
     /// As [`Rows::put`], of the first that does not.
-    #[cfg(any(feature = "kafka", feature = "s3"))]
+    #[cfg(any(feature = "kafka", feature = "objects"))]
     pub(crate) fn prove(&self, rows: usize) -> Result<()> {
         let mut bytes = Vec::new();
         (0..rows).try_for_each(|row| {

@@ -2,10 +2,14 @@
 //!
 //! Invariant: tokio's clock stands still but for the suite. Run by `cargo test`.
 
-use super::{super::probe::names, *};
+use super::{
+    super::{bucket, probe::names},
+    *,
+};
 use crate::faults::{Hands, Shelf, check_sink_faults};
 use async_trait::async_trait;
-use std::{net::SocketAddr, sync::Mutex};
+use object_store::ObjectStoreExt;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Mutex};
 
 struct Words {
     endpoint: String,
@@ -25,11 +29,12 @@ impl Shelf for Words {
     }
     async fn seen(&self) -> Vec<i64> {
         let number = |line: &String| line.rsplit_once("word-").unwrap().1.trim_end_matches("\"}").parse().unwrap();
-        let past = sink(&self.endpoint, "s3://faulty", &[], self.dir.path());
+        let options = Options::new("s", [("endpoint", self.endpoint.as_str())]);
+        let past = bucket::within(&options, "faulty", "").unwrap();
         let names = names(&self.endpoint, "faulty").await;
         for name in names.iter().filter(|name| name.ends_with(".parquet")) {
             if !self.known.lock().unwrap().contains_key(name) {
-                let found = past.at.store.get(&past.key(name).unwrap()).await.unwrap().bytes().await.unwrap();
+                let found = past.store.get(&past.key(name).unwrap()).await.unwrap().bytes().await.unwrap();
                 let rows = rows_of(&[(name.clone(), found.to_vec())].into());
                 self.known.lock().unwrap().insert(name.clone(), rows.iter().map(number).collect());
             }
