@@ -1,7 +1,7 @@
 //! Source and sink with each fault on the way to the server, by the suites of [`crate::faults`].
 //!
-//! A client goes to the address that the broker tells, so the proxy stands there: at the port that the listener FAULTS of
-//! `ci/kafka` advertises. librdkafka has a clock of its own, which nobody moves: the waits that its settings bound are
+//! A client goes to the address that the broker tells, so the proxy stands there: at ports that listeners of
+//! `ci/kafka` advertise. librdkafka has a clock of its own, which nobody moves: the waits that its settings bound are
 //! short here, and a second of the suites is [`SECOND`] of real time.
 //!
 //! Invariant: what is published and what is seen goes past the proxy. Run by `cargo test` where `ci/services up` has
@@ -31,9 +31,13 @@ fn listener(brokers: &str, further: u16) -> SocketAddr {
     probe::listener(brokers, further).parse().unwrap()
 }
 
-/// The way to the broker, at the place to which it sends its clients.
-fn way(brokers: &str) -> FaultProxy {
-    FaultProxy::at(listener(brokers, 7), listener(brokers, 6))
+/// Listeners of the broker, each with the way for one test: at the port after it, to which it sends its clients.
+const READ: u16 = 6;
+const ONCE: u16 = 8;
+const OFTEN: u16 = 10;
+
+fn way(brokers: &str, listens: u16) -> FaultProxy {
+    FaultProxy::at(listener(brokers, listens + 1), listener(brokers, listens))
 }
 
 /// Does what waits for the network beside the test, whose proxy goes on meanwhile.
@@ -50,10 +54,10 @@ struct Read {
 #[async_trait]
 impl Spring for Read {
     fn address(&self) -> SocketAddr {
-        listener(&self.brokers, 6)
+        listener(&self.brokers, READ)
     }
     fn way(&self) -> FaultProxy {
-        way(&self.brokers)
+        way(&self.brokers, READ)
     }
     fn source(&self, at: SocketAddr) -> Arc<dyn Source> {
         let at = at.to_string();
@@ -80,6 +84,7 @@ impl Spring for Read {
 /// A topic that is written, exactly once or at least once.
 struct Written {
     brokers: String,
+    listens: u16,
     topic: &'static str,
     guarantee: &'static str,
     dir: tempfile::TempDir,
@@ -89,10 +94,10 @@ struct Written {
 #[async_trait]
 impl Shelf for Written {
     fn address(&self) -> SocketAddr {
-        listener(&self.brokers, 6)
+        listener(&self.brokers, self.listens)
     }
     fn way(&self) -> FaultProxy {
-        way(&self.brokers)
+        way(&self.brokers, self.listens)
     }
     fn sink(&self, at: SocketAddr) -> Arc<dyn Sink> {
         let at = at.to_string();
@@ -112,19 +117,26 @@ impl Shelf for Written {
     }
 }
 
-async fn written(topic: &'static str, guarantee: &'static str) {
+async fn written(listens: u16, topic: &'static str, guarantee: &'static str) {
     let Some(brokers) = probe::server() else { return };
     probe::fresh(&brokers, topic, 1);
     let dir = tempfile::tempdir().unwrap();
-    check_sink_faults(&Written { brokers, topic, guarantee, dir, hands: hands() }).await;
+    check_sink_faults(&Written { brokers, listens, topic, guarantee, dir, hands: hands() }).await;
 }
 
-/// One after another, as there is one way, on which no other test is: it would keep a thread waiting for minutes.
 #[tokio::test(flavor = "multi_thread")]
-async fn topics_are_read_and_written_whatever_is_lost_on_the_way() {
+async fn a_topic_is_read_once_whatever_is_lost_on_the_way() {
     let Some(brokers) = probe::server() else { return };
     probe::topic(&brokers, "ways-in", 2, &[]);
     check_source_faults(&Read { brokers, hands: hands() }).await;
-    written("ways-once", "exactly once").await;
-    written("ways-often", "at least once").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_has_each_row_once_whatever_is_lost_on_the_way() {
+    written(ONCE, "ways-once", "exactly once").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_has_each_row_at_least_once_whatever_is_lost_on_the_way() {
+    written(OFTEN, "ways-often", "at least once").await;
 }
