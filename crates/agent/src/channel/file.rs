@@ -232,7 +232,7 @@ impl FileChannel {
         let low = place.low;
         takes.place = place;
         takes.in_hand.remove(&taken.from);
-        drop(takes);
+        // Under the lock still: of two that commit at once, the one behind must not be told before the other.
         self.low.store(low, Ordering::Release);
         self.topic.pin(&self.owner, &BTreeMap::from([(0, Offset(low))]))
     }

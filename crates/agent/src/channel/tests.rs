@@ -174,6 +174,37 @@ fn what_is_not_durable_is_not_handed_out() {
     assert_eq!(channel.take(1, 1 << 20).unwrap().unwrap().events[0].body, "a");
 }
 
+#[test]
+fn sinks_that_commit_at_once_leave_an_empty_channel() {
+    const TURNS: u64 = 3000;
+    let disk = SimDisk::new();
+    let (log, channel) = open(&disk, 10).unwrap();
+    let both = std::sync::Barrier::new(2);
+    let sink = |name: &str| {
+        for turn in 0..TURNS {
+            both.wait();
+            if name == "k1" {
+                let mut events = vec![Event::new("a", Timestamp(0)), Event::new("b", Timestamp(0))];
+                assert!(channel.put(&mut events, "r1", None, Box::new(|_| ())).unwrap());
+                sync(&log).unwrap();
+            }
+            both.wait();
+            let taken = channel.take(1, 1 << 20).unwrap().unwrap();
+            both.wait();
+            channel.commit(&taken, name, None).unwrap();
+            both.wait();
+            assert_eq!(channel.len(), 0, "turn {turn}");
+            let pins = log.topic("a1.c1").unwrap().pins();
+            assert_eq!(pins["agent:a1"][&0].0, 2 * (turn + 1), "retention may have all");
+        }
+    };
+    std::thread::scope(|threads| {
+        let other = threads.spawn(|| sink("k2"));
+        sink("k1");
+        other.join().unwrap();
+    });
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Put(u8),
