@@ -69,6 +69,8 @@ pub mod replay;
 pub mod s3;
 pub mod social;
 pub mod sse;
+#[cfg(any(feature = "cassandra", feature = "hbase"))]
+mod stamp;
 pub mod stdin;
 pub mod syslog;
 pub mod tail;

@@ -73,7 +73,7 @@ async fn tell(socket: WebSocket, shared: Arc<Shared>, seat: OwnedSemaphorePermit
 
 /// Frames of the event stream as messages.
 fn messages(frames: &Bytes) -> impl Iterator<Item = String> {
-    let text = std::str::from_utf8(frames).unwrap_or_default();
+    let text = std::str::from_utf8(frames).expect("frames are made of texts");
     text.split_terminator("\n\n").filter_map(|frame| {
         let (event, data) = frame.strip_prefix("event: ")?.split_once("\ndata: ")?;
         Some(format!("{{\"event\":\"{event}\",\"data\":{data}}}"))

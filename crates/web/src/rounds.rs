@@ -247,9 +247,10 @@ impl Maker {
     }
 
     fn program_if_changed(&mut self) -> Option<Bytes> {
-        let (summary, frame) = program(&self.shared);
+        let summary = Summary::of(&self.shared);
         let changed = summary.differs(&self.program);
         changed.then(|| {
+            let frame = frame("phase", &summary);
             self.program = summary;
             frame
         })

@@ -27,7 +27,11 @@ use arrow_schema::{DataType, SchemaRef};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{SinkExt, stream::BoxStream};
-use std::{fmt, sync::OnceLock, time::Duration};
+use std::{
+    fmt,
+    sync::{Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
 use tokio_postgres::{Client, Transaction};
 
@@ -44,7 +48,7 @@ pub struct PostgresSink {
     table: Table,
     opened: OnceLock<Opened>,
     /// The rows of a commit that was cut off, if the columns were others then.
-    before: OnceLock<Opened>,
+    before: Mutex<Option<Opened>>,
 }
 
 impl fmt::Debug for PostgresSink {
@@ -63,11 +67,15 @@ impl PostgresSink {
     /// When one is missing or wrong, or the password stands in the URL.
     pub fn from_options(options: &Options) -> Result<Self> {
         let (server, table) = (Server::from_options(options)?, Table::from_options(options)?);
-        Ok(Self { server, table, opened: OnceLock::new(), before: OnceLock::new() })
+        Ok(Self { server, table, opened: OnceLock::new(), before: Mutex::default() })
     }
 
     fn opened(&self) -> Result<&Opened> {
         self.opened.get().ok_or_else(|| Error::internal("a PostgreSQL sink is used before it was opened"))
+    }
+
+    fn set_before(&self, before: Option<Opened>) {
+        *self.before.lock().unwrap_or_else(PoisonError::into_inner) = before;
     }
 
     fn failed(&self, what: &str, error: tokio_postgres::Error) -> Error {
@@ -177,18 +185,22 @@ impl PostgresSink {
     /// Moves the rows of a batch into the table, unless they are there.
     async fn commit_with(&self, client: &mut Client, batch: BatchId, time: Timestamp, tokens: &[Token]) -> Result<()> {
         const WHAT: &str = "commit to";
-        let (opened, before, number) = (self.opened()?, self.before.get(), signed(batch.0)?);
+        let (opened, number) = (self.opened()?, signed(batch.0)?);
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let transaction = self.answer(WHAT, ANSWER, client.transaction()).await?;
         if step(self.answer(WHAT, ANSWER, mark(&transaction, &self.table)).await?, number, time) != Step::Apply {
             return Ok(());
         }
-        let mut from = None;
-        for (what, place) in [(WHAT.to_string(), opened)].into_iter().chain(before.map(|b| (commit_before(b), b))) {
-            if from.is_none() && self.has_all(&transaction, place, number, tokens).await? {
-                from = Some((what, place));
+        let (what, from) = if self.has_all(&transaction, opened, number, tokens).await? {
+            (WHAT.to_string(), opened)
+        } else {
+            match &before {
+                Some(before) if self.has_all(&transaction, before, number, tokens).await? => {
+                    (commit_before(before), before)
+                }
+                _ => return Err(gone(&self.table, batch)),
             }
-        }
-        let (what, from) = from.ok_or_else(|| gone(&self.table, batch))?;
+        };
         self.answer(&what, WORK, transaction.execute(&from.show("$1", true), &[&number])).await?;
         let shown = format!("DELETE FROM {} WHERE _tm_batch <= $1", from.staged);
         self.answer(WHAT, WORK, transaction.execute(&shown, &[&number])).await?;
@@ -212,7 +224,9 @@ impl PostgresSink {
         let left =
             format!("DELETE FROM {}; DROP TABLE IF EXISTS {}", self.opened()?.staged, quoted(&self.table.set_aside()));
         self.answer(WHAT, WORK, transaction.batch_execute(&left)).await?;
-        self.answer(WHAT, WORK, transaction.commit()).await
+        self.answer(WHAT, WORK, transaction.commit()).await?;
+        self.set_before(None);
+        Ok(())
     }
 }
 
@@ -309,9 +323,7 @@ impl Sink for PostgresSink {
         let opened = self.table.with(&schema)?;
         let mut held = self.server.client(&self.table.name).await?;
         let done = self.open_with(of(&mut held)?, &opened).await;
-        if let Some(before) = settled(&mut held, done)? {
-            let _set = self.before.set(before);
-        }
+        self.set_before(settled(&mut held, done)?);
         // Opened once.
         let _set = self.opened.set(opened);
         Ok(())

@@ -53,7 +53,7 @@ pub struct SqliteSink {
 struct Base {
     opened: Opened,
     /// The rows of a commit that was cut off, if the columns were others then.
-    before: Option<Opened>,
+    before: Mutex<Option<Opened>>,
     connection: Mutex<Connection>,
 }
 
@@ -275,14 +275,15 @@ fn commit(connection: &mut Connection, base: &Base, batch: BatchId, tokens: &[To
         }
         Ok(true)
     };
-    let from = match &base.before {
-        _ if has_all(&base.opened)? => &base.opened,
-        Some(before) if has_all(before)? => before,
+    let before = base.before.lock().unwrap_or_else(PoisonError::into_inner);
+    let (from, is_before) = match &*before {
+        _ if has_all(&base.opened)? => (&base.opened, false),
+        Some(before) if has_all(before)? => (before, true),
         _ => return Err(gone(table, batch).into()),
     };
-    transaction.execute(&from.show("?1", false), [number]).map_err(|error| match &base.before {
-        Some(before) if before.staged == from.staged => Failed::Before(commit_before(before), error),
-        _ => error.into(),
+    transaction.execute(&from.show("?1", false), [number]).map_err(|error| match is_before {
+        true => Failed::Before(commit_before(from), error),
+        false => error.into(),
     })?;
     transaction.execute(&format!("DELETE FROM {} WHERE _tm_batch <= ?1", from.staged), [number])?;
     transaction.execute(
@@ -293,8 +294,8 @@ fn commit(connection: &mut Connection, base: &Base, batch: BatchId, tokens: &[To
     Ok(())
 }
 
-fn recover(connection: &mut Connection, opened: &Opened, last: Option<BatchId>) -> Result<(), Failed> {
-    let table = &opened.table;
+fn recover(connection: &mut Connection, base: &Base, last: Option<BatchId>) -> Result<(), Failed> {
+    let table = &base.opened.table;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     if let Some(last) = set_back(table, mark(&transaction, table)?, last)? {
         let back = format!("UPDATE {BATCHES} SET batch = ?2, time = ?3 WHERE sink = ?1");
@@ -302,8 +303,9 @@ fn recover(connection: &mut Connection, opened: &Opened, last: Option<BatchId>) 
     }
     // The last commit was repeated, so all that is left belongs to no commit.
     let aside = quoted(&table.set_aside());
-    transaction.execute_batch(&format!("DELETE FROM {}; DROP TABLE IF EXISTS {aside}", opened.staged))?;
+    transaction.execute_batch(&format!("DELETE FROM {}; DROP TABLE IF EXISTS {aside}", base.opened.staged))?;
     transaction.commit()?;
+    *base.before.lock().unwrap_or_else(PoisonError::into_inner) = None;
     Ok(())
 }
 
@@ -339,7 +341,9 @@ impl Sink for SqliteSink {
                 Ok((connection, before))
             });
             match made {
-                Ok((connection, before)) => Ok(Base { opened, before, connection: Mutex::new(connection) }),
+                Ok((connection, before)) => {
+                    Ok(Base { opened, before: Mutex::new(before), connection: Mutex::new(connection) })
+                }
                 Err(failed) => Err(failed.told("open", &path, &opened.table.name)),
             }
         });
@@ -369,6 +373,6 @@ impl Sink for SqliteSink {
     }
 
     async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {
-        self.run("recover", move |connection, base| recover(connection, &base.opened, last_committed)).await
+        self.run("recover", move |connection, base| recover(connection, base, last_committed)).await
     }
 }

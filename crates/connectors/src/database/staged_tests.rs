@@ -47,6 +47,8 @@ async fn told(table: &str, life: impl Fn() -> Arc<dyn Sink>, ask: impl AsyncFn(S
     assert_eq!(ask(all.clone()).await, ["1|word-1|null|null", "2|word-2|null|null"]);
     sink.recover(Some(BatchId(1))).await.unwrap();
     assert!(ask(aside.clone()).await.is_empty(), "the table that was set aside is gone");
+    let error = sink.commit(BatchId(2), &parts).await.unwrap_err();
+    assert!(error.to_string().contains("neither staged nor in table"), "{}", error.chain());
     let part = stage(&*sink, 2, 0, vec![row(&columns, 3)]).await.unwrap();
     sink.commit(BatchId(2), &[part]).await.unwrap();
     assert_eq!(ask(all.clone()).await.last().unwrap(), "3|word-3|3|3");

@@ -12,78 +12,27 @@
 //! It is looked for by a scan: asked for a row, the gateway says that there is none where it could not look, and a
 //! batch would be taken for the first one.
 //!
-//! Invariant: the timestamp of a batch depends on its own time and the mark alone, which stays until the batch is
-//! whole; it is behind that of all whole batches, so nothing that was given up and comes late stands over it. Called
-//! by the sink.
+//! Invariant: that of [`crate::stamp`], which says when. Called by the sink.
 
 use super::{cut::Cutter, server::Server, table::Table};
+use crate::stamp::Mark;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
-use tidemill_core::{BatchId, Error, Result, Timestamp};
+use tidemill_core::{Error, Result};
 
-/// The table of marks, in the namespace of the tables that they are of.
-pub(super) const BATCHES: &str = "tidemill_batches";
-/// Its family.
+/// Of timestamps, in microseconds; HBase takes none before 1970.
+pub(super) const UNIT: i64 = 1000;
+/// The family of the table of marks.
 pub(super) const FAMILY: &str = "b";
 
-/// The time of a mark that was set back: what it says is in the table, whatever its time was.
-const ANY: i64 = i64::MIN;
-
-/// What is whole in a table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Mark {
-    /// The last batch; 0 is none.
-    pub(super) batch: i64,
-    /// Its time, or [`ANY`].
-    time: i64,
-    /// Its timestamp.
-    stamp: i64,
+fn text(mark: Mark) -> String {
+    format!("{} {} {}", mark.batch, mark.time, mark.stamp)
 }
 
-/// What a commit has to do.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum Step {
-    /// The batch is in the table, or later ones are: `recover` decides.
-    Nothing,
-    /// Its rows go in at this timestamp.
-    Write(i64),
-}
-
-/// Number of a batch, as Java counts.
-pub(super) fn signed(batch: BatchId) -> Result<i64> {
-    i64::try_from(batch.0).map_err(|_| Error::internal("a batch's number exceeds what a database counts"))
-}
-
-impl Mark {
-    pub(super) fn step(&self, batch: i64, time: Timestamp) -> Step {
-        let is_whole = self.batch == batch && (self.time == time.0 || self.time == ANY);
-        if is_whole || self.batch > batch { Step::Nothing } else { Step::Write(self.behind(time)) }
-    }
-
-    /// A timestamp that none before it reaches; HBase takes none before 1970.
-    fn behind(&self, time: Timestamp) -> i64 {
-        time.0.div_euclid(1000).max(self.stamp.saturating_add(1))
-    }
-
-    /// The mark of a batch that was written.
-    pub(super) fn of(batch: i64, time: Timestamp, stamp: i64) -> Self {
-        Self { batch, time: time.0, stamp }
-    }
-
-    /// The mark of a program that is at an earlier batch.
-    pub(super) fn back(&self, batch: i64) -> Self {
-        Self { batch, time: ANY, stamp: self.stamp.saturating_add(1) }
-    }
-
-    fn text(&self) -> String {
-        format!("{} {} {}", self.batch, self.time, self.stamp)
-    }
-
-    fn parse(text: &str) -> Option<Self> {
-        let mut numbers = text.split(' ').map(|number| number.parse().ok());
-        let mark = Self { batch: numbers.next()??, time: numbers.next()??, stamp: numbers.next()?? };
-        numbers.next().is_none().then_some(mark)
-    }
+fn parse(text: &str) -> Option<Mark> {
+    let mut numbers = text.split(' ').map(|number| number.parse().ok());
+    let mark = Mark { batch: numbers.next()??, time: numbers.next()??, stamp: numbers.next()?? };
+    numbers.next().is_none().then_some(mark)
 }
 
 /// The mark in what a scan from its row on gave; the error is what is wrong with it.
@@ -99,7 +48,7 @@ fn found(body: &[u8], row: &str) -> Result<Mark, String> {
     };
     let cells = first["Cell"].as_array().map(Vec::as_slice).unwrap_or_default();
     let cell = cells.iter().find(|cell| text(&cell["column"]).as_deref() == Some("b:mark"));
-    let mark = cell.and_then(|cell| Mark::parse(&text(&cell["$"])?));
+    let mark = cell.and_then(|cell| parse(&text(&cell["$"])?));
     mark.ok_or_else(|| format!("row `{row}` has another form"))
 }
 
@@ -127,7 +76,7 @@ pub(super) async fn note(server: &Server, table: &Table, mark: Mark) -> Result<(
     // One cell, so that it is read as it was written; at its own timestamp, so that a note that comes late is not
     // taken for the newest.
     let mut cutter = Cutter::new(1, usize::MAX, mark.stamp);
-    cutter.add(table.mark_row().as_bytes(), [(&b"b:mark"[..], mark.text().as_bytes())]);
+    cutter.add(table.mark_row().as_bytes(), [(&b"b:mark"[..], text(mark).as_bytes())]);
     let body = cutter.finish().ok_or_else(|| Error::internal("a mark that was written"))?;
     server.post(&format!("note the batch of `{}`", table.name), &format!("/{}/row", table.marks()), body).await
 }
@@ -135,27 +84,29 @@ pub(super) async fn note(server: &Server, table: &Table, mark: Mark) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stamp::Step;
+    use tidemill_core::Timestamp;
 
     #[test]
     fn a_batch_is_written_at_one_time_behind_all_others() {
         let none = Mark::default();
-        assert_eq!(none.step(1, Timestamp(5_000_900)), Step::Write(5000));
-        assert_eq!(none.step(1, Timestamp(-7)), Step::Write(1));
+        assert_eq!(none.step(1, Timestamp(5_000_900), UNIT), Step::Write(5000));
+        assert_eq!(none.step(1, Timestamp(-7), UNIT), Step::Write(1));
         let first = Mark::of(1, Timestamp(5_000_900), 5000);
-        assert_eq!(first.step(1, Timestamp(5_000_900)), Step::Nothing);
-        assert_eq!(first.step(2, Timestamp(6_000_000)), Step::Write(6000));
+        assert_eq!(first.step(1, Timestamp(5_000_900), UNIT), Step::Nothing);
+        assert_eq!(first.step(2, Timestamp(6_000_000), UNIT), Step::Write(6000));
         // Batches of one millisecond, and clocks that go back.
-        assert_eq!(first.step(2, Timestamp(5_000_901)), Step::Write(5001));
-        assert_eq!(first.step(2, Timestamp(10)), Step::Write(5001));
+        assert_eq!(first.step(2, Timestamp(5_000_901), UNIT), Step::Write(5001));
+        assert_eq!(first.step(2, Timestamp(10), UNIT), Step::Write(5001));
         // The same number of another history is another batch.
-        assert_eq!(first.step(1, Timestamp(4_000_000)), Step::Write(5001));
+        assert_eq!(first.step(1, Timestamp(4_000_000), UNIT), Step::Write(5001));
         // A program that was restored at batch 2, and then repeats it, and goes on.
         let ahead = Mark::of(7, Timestamp(9_000_000), 9000);
-        assert_eq!(ahead.step(2, Timestamp(6_000_000)), Step::Nothing);
+        assert_eq!(ahead.step(2, Timestamp(6_000_000), UNIT), Step::Nothing);
         let back = ahead.back(2);
-        assert_eq!(back.step(2, Timestamp(6_000_000)), Step::Nothing);
-        assert_eq!(back.step(3, Timestamp(7_000_000)), Step::Write(9002));
-        assert_eq!(Mark::parse(&back.text()), Some(back));
+        assert_eq!(back.step(2, Timestamp(6_000_000), UNIT), Step::Nothing);
+        assert_eq!(back.step(3, Timestamp(7_000_000), UNIT), Step::Write(9002));
+        assert_eq!(parse(&text(back)), Some(back));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! Invariant: each call has a connection of its own. Called by tests here and above.
 
-use super::mark::{BATCHES, FAMILY};
+use super::mark::FAMILY;
 use crate::http::{Link, Request, proxy::Proxy};
+use crate::stamp::BATCHES;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use hyper::{HeaderMap, Method, header};
 use serde_json::{Value, json};

@@ -29,12 +29,15 @@
 
 use super::{
     cut::{Cutter, erasing},
-    mark::{self, Mark, Step, signed},
+    mark,
     server::Server,
     table::{Table, others},
     values::Rows,
 };
-use crate::aside::{Aside, Part};
+use crate::{
+    aside::{Aside, Part},
+    stamp::{Mark, Step, signed},
+};
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
@@ -237,7 +240,7 @@ impl Sink for HbaseSink {
         let (parts, number) = (Part::parse(parts)?, signed(batch)?);
         let Some(time) = parts.first().map(|part| part.time) else { return Ok(()) };
         let mark = mark::read(&self.server, &self.table).await?;
-        if let Step::Write(stamp) = mark.step(number, time) {
+        if let Step::Write(stamp) = mark.step(number, time, mark::UNIT) {
             if !self.aside.has(&parts)? {
                 return Err(self.table.wrong(&format!(
                     "rows of committed batch {batch} are neither aside nor noted in `{}`: was that mark, or the data directory, changed by someone else?",
@@ -251,20 +254,9 @@ impl Sink for HbaseSink {
     }
 
     async fn recover(&self, last_committed: Option<BatchId>) -> Result<()> {
-        let last = last_committed.map_or(Ok(0), signed)?;
         let mark = mark::read(&self.server, &self.table).await?;
-        if mark.batch > last {
-            let stands = match last_committed {
-                Some(last) => format!("the program is at batch {last}: were its data restored from a backup?"),
-                None => "the program has committed none: are its data new?".to_string(),
-            };
-            tracing::warn!(
-                table = self.table.name,
-                batch = mark.batch,
-                "the table is ahead: {stands} Rows are written again by their key"
-            );
-            // Else what is written again would be taken for whole, or for older than what is there.
-            mark::note(&self.server, &self.table, mark.back(last)).await?;
+        if let Some(back) = mark.set_back(&self.table.name, last_committed)? {
+            mark::note(&self.server, &self.table, back).await?;
         }
         // The last commit was repeated, so all that is left belongs to no commit.
         self.aside.clear().await

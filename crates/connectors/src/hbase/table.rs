@@ -13,10 +13,11 @@
 //! never changed. Called by the sink.
 
 use super::{
-    mark::{BATCHES, FAMILY},
+    mark::FAMILY,
     server::Server,
     values::{Way, way},
 };
+use crate::stamp::BATCHES;
 use arrow_schema::{Schema, SchemaRef};
 use bytes::Bytes;
 use serde_json::{Value, json};

@@ -270,20 +270,27 @@ fn options_say_what_is_kept() {
     }
 }
 
+/// The log of a disk, by a clock, with nobody behind it.
+fn quiet_at(disk: &SimDisk, clock: &Arc<ManualClock>) -> Log {
+    let clock = Arc::clone(clock) as Arc<dyn tidemill_core::Clock>;
+    Log::quiet(Arc::new(disk.clone()), Path::new("/l"), clock).unwrap()
+}
+
+fn kept_for_a_minute() -> TopicConfig {
+    let mut config = config(Sync::Always);
+    config.retention.max_age = Some(Duration::from_secs(60));
+    config
+}
+
 /// A segment that has no rows yet is begun anew under the same name, when it is idle or large: what its head and its
 /// frames said durably is never less than it was.
 #[test]
 fn a_token_without_rows_outlives_a_segment_that_is_begun_anew() {
     let clock = clock();
-    let open = |disk: &SimDisk| {
-        let clock = Arc::clone(&clock) as Arc<dyn tidemill_core::Clock>;
-        Log::quiet(Arc::new(disk.clone()), Path::new("/l"), clock).unwrap()
-    };
-    let mut config = config(Sync::Always);
-    config.retention.max_age = Some(Duration::from_secs(60));
+    let open = |disk: &SimDisk| quiet_at(disk, &clock);
     let disk = SimDisk::new();
     let log = open(&disk);
-    let topic = log.create_topic("t", &config).unwrap();
+    let topic = log.create_topic("t", &kept_for_a_minute()).unwrap();
     let mut end = 0;
     // The last of them begins a segment, which has no rows.
     for (count, width, token) in [
@@ -326,15 +333,10 @@ fn a_token_without_rows_outlives_a_segment_that_is_begun_anew() {
 #[test]
 fn a_segment_that_is_begun_anew_says_nothing_of_rows_before_it() {
     let clock = clock();
-    let open = |disk: &SimDisk| {
-        let clock = Arc::clone(&clock) as Arc<dyn tidemill_core::Clock>;
-        Log::quiet(Arc::new(disk.clone()), Path::new("/l"), clock).unwrap()
-    };
-    let mut config = config(Sync::Always);
-    config.retention.max_age = Some(Duration::from_secs(60));
+    let open = |disk: &SimDisk| quiet_at(disk, &clock);
     let disk = SimDisk::new();
     let log = open(&disk);
-    let topic = log.create_topic("t", &config).unwrap();
+    let topic = log.create_topic("t", &kept_for_a_minute()).unwrap();
     let mut end = 0;
     for (count, width, token) in [
         (1, 177, None),
