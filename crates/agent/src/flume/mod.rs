@@ -6,6 +6,7 @@
 mod parts;
 mod properties;
 mod replace;
+mod stores;
 #[cfg(test)]
 mod tests;
 

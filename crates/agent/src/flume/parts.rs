@@ -19,7 +19,7 @@ pub(super) struct Writer<'a> {
 
 /// How the value of a key is written.
 #[derive(Clone, Copy)]
-enum As {
+pub(super) enum As {
     Text,
     Number,
     Flag,
@@ -30,7 +30,7 @@ enum As {
 }
 
 /// A text as TOML has it.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     if text.contains('\\') && !text.contains(['\'', '\n', '\r']) {
         return format!("'{text}'");
     }
@@ -70,21 +70,21 @@ impl<'a> Writer<'a> {
         (self.out, self.notes)
     }
 
-    fn note(&mut self, line: usize, lost: bool, text: impl Into<String>) {
+    pub(super) fn note(&mut self, line: usize, lost: bool, text: impl Into<String>) {
         self.notes.push(Note { line, lost, text: text.into() });
     }
 
-    fn take(&self, at: &str, key: &str) -> Option<Value> {
+    pub(super) fn take(&self, at: &str, key: &str) -> Option<Value> {
         self.from.take(&format!("{}.{at}.{key}", self.agent))
     }
 
-    fn line(&mut self, text: impl AsRef<str>) {
+    pub(super) fn line(&mut self, text: impl AsRef<str>) {
         self.out.push_str(text.as_ref());
         self.out.push('\n');
     }
 
     /// Writes `key` of Flume's as `ours`, if it is there.
-    fn copy(&mut self, at: &str, key: &str, ours: &str, form: As) -> bool {
+    pub(super) fn copy(&mut self, at: &str, key: &str, ours: &str, form: As) -> bool {
         let Some(value) = self.take(at, key) else { return false };
         let text = value.text.trim();
         let written = match form {
@@ -102,7 +102,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Takes keys that need nothing here, and says why.
-    fn not_needed(&mut self, at: &str, keys: &[&str], why: &str) {
+    pub(super) fn not_needed(&mut self, at: &str, keys: &[&str], why: &str) {
         for key in keys {
             if let Some(value) = self.take(at, key) {
                 self.note(value.line, false, format!("`{key}` is not needed: {why}"));
@@ -122,7 +122,7 @@ impl<'a> Writer<'a> {
         }
     }
 
-    fn address(&mut self, at: &str, host: &str, default: &str) {
+    pub(super) fn address(&mut self, at: &str, host: &str, default: &str) {
         let found = self.take(at, host);
         let name = found.as_ref().map_or(default, |value| value.text.as_str()).to_owned();
         match self.take(at, "port") {
@@ -248,6 +248,7 @@ impl<'a> Writer<'a> {
                 self.copy(&at, "totalEvents", "total", As::Number);
                 self.copy(&at, "batchSize", "batch_size", As::Number);
             }
+            short if self.connector_source(&at, short, &kind) => {}
             _ => {
                 self.line(format!("type = {}  # has no equal", quoted(&kind.text)));
                 self.note(kind.line, true, format!("the source `{}` has no equal", kind.text));
@@ -437,6 +438,7 @@ impl<'a> Writer<'a> {
                 self.not_needed(&at, &["connect-timeout"], "`timeout` holds for the connection, too");
                 self.not_needed(&at, &["maxIoWorkers"], "connections share the agent's threads");
             }
+            short if self.connector_sink(&at, short, &kind) => {}
             _ => {
                 self.line(format!("type = {}  # has no equal", quoted(&kind.text)));
                 self.note(kind.line, true, format!("the sink `{}` has no equal", kind.text));

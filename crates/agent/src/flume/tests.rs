@@ -57,7 +57,18 @@ fn hops_and_failover_are_the_same() {
 fn interceptors_and_selectors_are_the_same_and_what_has_no_equal_is_told() {
     let imported = goldens!("interceptors-selectors");
     let error = Plan::read(&imported.toml, "x", &world()).unwrap_err().to_string();
-    for want in ["`com.example.Mine$Builder`", "`hbase2`", "no regular expression", "`tail`"] {
+    for want in ["`com.example.Mine$Builder`", "no connector `hbase`", "no regular expression", "`tail`"] {
+        assert!(error.contains(want), "{want}: {error}");
+    }
+}
+
+#[test]
+fn kafka_syslog_and_hbase_are_connectors_here() {
+    let imported = goldens!("kafka-syslog-hbase");
+    // The registry of this test has none of them: what is written is right but for that.
+    let error = Plan::read(&imported.toml, "x", &world()).unwrap_err().to_string();
+    assert_eq!(error.lines().count(), 6, "{error}");
+    for want in ["no source `kafka`", "no source `syslog`", "no connector `kafka`", "no connector `hbase`"] {
         assert!(error.contains(want), "{want}: {error}");
     }
 }

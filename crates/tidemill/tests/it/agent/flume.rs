@@ -99,3 +99,22 @@ fn an_agent_has_every_event_that_flume_sends() {
     let logged = ended.out.lines().filter(|line| line.contains(&mark)).count();
     assert!(logged >= LINES, "{logged} of {LINES}");
 }
+
+/// What an import writes of connectors is what these understand.
+#[cfg(all(feature = "kafka", feature = "hbase"))]
+#[test]
+fn imported_connectors_are_understood() {
+    let toml = include_str!("../../../../agent/src/flume/golden/kafka-syslog-hbase.toml");
+    let [tcp, udp] = [(); 2].map(|()| format!("127.0.0.1:{}", crate::bad::free_port()));
+    let dir = tempfile::tempdir().unwrap();
+    // What it listens at belongs to nobody else.
+    fs::write(dir.path().join("a1.toml"), toml.replace("0.0.0.0:5140", &tcp).replace("0.0.0.0:5141", &udp)).unwrap();
+    run(dir.path(), &["check", "a1.toml"], "").code(0).prints(&[
+        "in: kafka kafka-1:9092,kafka-2:9092 topic orders, refunds",
+        &format!("tcp: syslog tcp {tcp}"),
+        &format!("udp: syslog udp {udp}"),
+        "out: kafka kafka-1:9092 topic mirror (text), at least once",
+        "over: kafka kafka-1:9092 topic default-flume-topic (text)",
+        "table: hbase http://127.0.0.1:8080 (table events, family raw, upsert by id), exactly once",
+    ]);
+}
