@@ -62,11 +62,21 @@ pub(super) struct RangeReader {
     end: u64,
     cursor: Option<Cursor>,
     ready: VecDeque<Chunk>,
+    /// Whether a piece of it was filled: then the next one is as large, perhaps.
+    is_long: bool,
 }
 
 impl RangeReader {
     pub(super) fn new(reads: Arc<Reads>, partition: Partition, range: &OffsetRange) -> Self {
-        Self { reads, partition, at: range.start.0, end: range.end.0, cursor: None, ready: VecDeque::new() }
+        Self {
+            reads,
+            partition,
+            at: range.start.0,
+            end: range.end.0,
+            cursor: None,
+            ready: VecDeque::new(),
+            is_long: false,
+        }
     }
 
     /// The next piece; `None` at the end.
@@ -92,9 +102,9 @@ impl RangeReader {
     }
 
     fn fill(&mut self, cursor: &mut Cursor) -> Result<()> {
-        let mut piece = Piece::default();
+        let mut piece = if std::mem::replace(&mut self.is_long, true) { Piece::large() } else { Piece::default() };
         // Whether the leader said, before the cursor was set, that it has the whole range.
-        let (mut heard, mut ended, mut sure) = (Instant::now(), false, false);
+        let (mut heard, mut waited, mut ended, mut sure) = (Instant::now(), false, false, false);
         while self.at < self.end && piece.before + piece.bytes.len() < PIECE {
             if let Some(held) = cursor.held.take() {
                 if offset_of(&held) >= self.end {
@@ -105,9 +115,17 @@ impl RangeReader {
                 }
                 continue;
             }
-            match cursor.consumer.poll(if ended { BEHIND } else { POLL }) {
+            // What has come already is taken without a look at the clock.
+            let came = cursor.consumer.poll(Duration::ZERO).or_else(|| {
+                waited = true;
+                cursor.consumer.poll(if ended { BEHIND } else { POLL })
+            });
+            match came {
                 Some(Ok(record)) => {
-                    (heard, cursor.fresh, ended) = (Instant::now(), false, false);
+                    if std::mem::take(&mut waited) {
+                        heard = Instant::now();
+                    }
+                    (cursor.fresh, ended) = (false, false);
                     if offset_of(&record) >= self.end {
                         cursor.held = Some(record.detach());
                         self.at = self.end;
@@ -242,6 +260,11 @@ struct Piece {
 }
 
 impl Piece {
+    /// One with room for all of it, and for a last record that goes beyond.
+    fn large() -> Self {
+        Self { bytes: Vec::with_capacity(PIECE + (PIECE >> 3)), ..Self::default() }
+    }
+
     /// Adds a record; what is before a gap becomes a block. Gives the record's size.
     fn add<M: Message>(
         &mut self,
