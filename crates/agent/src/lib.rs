@@ -40,6 +40,7 @@ pub mod event;
 pub mod flume;
 mod inlet;
 mod interceptor;
+mod peers;
 mod probe;
 mod run;
 mod selector;

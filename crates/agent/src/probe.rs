@@ -3,11 +3,11 @@
 //! Invariant: nothing is written, and what is listened at or connected to is let go at once. A probe says how things
 //! are now; a sink that can't be reached now may be when the agent runs. Called by `tidemill check`.
 
-use crate::config::{Plan, SinkKind};
+use crate::config::{Listens, Plan, SinkKind};
 use std::path::Path;
 use tidemill_core::Duration;
 use tidemill_store::disk::Disk;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
 /// How long a connection may take.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -26,16 +26,21 @@ impl Plan {
     pub async fn probe(&self, disk: &dyn Disk) -> Vec<Probe> {
         let mut probes = Vec::new();
         for source in &self.sources {
-            let found = match &source.listens {
-                Some(address) => Some(listen(address).await),
-                None => source.origin.probe(),
-            };
-            probes.extend(found.map(|found| Probe { what: format!("source \"{}\"", source.name), found }));
+            let mut looks = Vec::new();
+            for at in &source.listens {
+                looks.push(listen(at).await);
+            }
+            if !source.peers.is_empty() {
+                looks.push(any(&source.peers).await);
+            }
+            looks.extend(source.origin.probe());
+            probes.extend(looks.into_iter().map(|found| Probe { what: format!("source \"{}\"", source.name), found }));
         }
         for sink in self.groups.iter().flat_map(|group| &group.sinks) {
             let found = match &sink.kind {
                 SinkKind::Avro { address, .. } => Some(connect(address).await),
                 SinkKind::File(config) => Some(directory(&config.directory, disk)),
+                SinkKind::Store { peers, .. } if !peers.is_empty() => Some(any(peers).await),
                 _ => None,
             };
             probes.extend(found.map(|found| Probe { what: format!("sink \"{}\"", sink.name), found }));
@@ -60,10 +65,14 @@ fn directory(path: &Path, disk: &dyn Disk) -> Result<String, String> {
     }
 }
 
-async fn listen(address: &str) -> Result<String, String> {
-    match TcpListener::bind(address).await {
-        Ok(_) => Ok(format!("{address} is free to listen at")),
-        Err(error) => Err(format!("can't listen at {address}: {error}")),
+async fn listen(at: &Listens) -> Result<String, String> {
+    let (address, bound, net) = match at {
+        Listens::Tcp(address) => (address, TcpListener::bind(address).await.map(drop), ""),
+        Listens::Udp(address) => (address, UdpSocket::bind(address).await.map(drop), " (UDP)"),
+    };
+    match bound {
+        Ok(()) => Ok(format!("{address}{net} is free to listen at")),
+        Err(error) => Err(format!("can't listen at {address}{net}: {error}")),
     }
 }
 
@@ -73,5 +82,15 @@ async fn connect(address: &str) -> Result<String, String> {
         Ok(Ok(_)) => Ok(format!("{address} answers")),
         Ok(Err(error)) => Err(format!("can't connect to {address}: {error}")),
         Err(_) => Err(format!("{address} does not answer within {} seconds", PATIENCE.as_secs())),
+    }
+}
+
+/// Whether one of them listens: it tells of the others.
+async fn any(peers: &[String]) -> Result<String, String> {
+    let looks = futures::future::join_all(peers.iter().map(|peer| connect(peer))).await;
+    let (answered, failed): (Vec<_>, Vec<_>) = looks.into_iter().partition(Result::is_ok);
+    match answered.into_iter().flatten().next() {
+        Some(answers) => Ok(answers),
+        None => Err(failed.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("; ")),
     }
 }

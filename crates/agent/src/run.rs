@@ -348,7 +348,7 @@ fn outlet(agent: &str, plan: SinkPlan, setting: &Setting) -> Result<Box<dyn Outl
             Box::new(FileSink::new(config, Arc::clone(&setting.disk), Arc::clone(&setting.clock)))
         }
         SinkKind::Topic { topic, raw } => Box::new(TopicSink::new(data()?.0, &topic, raw, &owner)),
-        SinkKind::Store { sink, columns } => {
+        SinkKind::Store { sink, columns, .. } => {
             let aside = data()?.1.join("agents").join(agent).join("staged").join(&plan.name);
             Box::new(StoreSink::new(sink, columns, &owner, aside, Arc::clone(&setting.clock)))
         }

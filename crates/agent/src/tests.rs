@@ -188,7 +188,8 @@ fn plan(shape: &Shape, seen: &Seen, failures: &Arc<AtomicU64>) -> Plan {
         ],
         selector: selector.clone(),
         channels: names.clone(),
-        listens: None,
+        listens: Vec::new(),
+        peers: Vec::new(),
     });
     let mut groups = Vec::new();
     let mut dice = shape.seed;

@@ -65,6 +65,13 @@ pub(crate) enum ChannelPlan {
     File(FileConfig),
 }
 
+/// An address that a source listens at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Listens {
+    Tcp(String),
+    Udp(String),
+}
+
 pub(crate) struct SourcePlan {
     pub(crate) name: String,
     pub(crate) origin: Box<dyn Origin>,
@@ -72,8 +79,10 @@ pub(crate) struct SourcePlan {
     pub(crate) selector: Selector,
     /// By name, in the order of the file; selectors count in it.
     pub(crate) channels: Vec<String>,
-    /// Where it listens, if it does.
-    pub(crate) listens: Option<String>,
+    /// Where it listens.
+    pub(crate) listens: Vec<Listens>,
+    /// Who it connects to, any of which may answer.
+    pub(crate) peers: Vec<String>,
 }
 
 pub(crate) struct SinkPlan {
@@ -102,6 +111,8 @@ pub(crate) enum SinkKind {
     Store {
         sink: Arc<dyn tidemill_core::Sink>,
         columns: Columns,
+        /// Who it connects to, any of which may answer.
+        peers: Vec<String>,
     },
     /// A test's own.
     #[cfg(test)]

@@ -3,12 +3,13 @@
 //! Invariant: as the reader's: all problems are told, with their places. A new kind of part is an arm here.
 
 use super::{
-    BATCH, ChannelPlan, Reader, SinkKind, SinkPlan, SourcePlan,
+    BATCH, ChannelPlan, Listens, Reader, SinkKind, SinkPlan, SourcePlan,
     section::{Section, Spot, hint},
 };
 use crate::{
     channel::file::{FileConfig, KEEP_BYTES},
     interceptor::{Interceptor, RouteFrom, Unique, missing_group},
+    peers::peers,
     selector::Selector,
     sink::{file::FileConfig as RollConfig, store::Columns},
     source::{
@@ -28,6 +29,8 @@ pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Sources of the agent's own; all others are the registry's.
 const SOURCES: [&str; 4] = ["netcat", "avro", "spooldir", "seq"];
+/// Sources whose `address` is where they listen.
+const LISTENING: [&str; 5] = ["netcat", "tcp-listen", "avro", "http", "syslog"];
 const SINKS: [&str; 7] = ["avro", "logger", "console", "null", "file", "topic", "store"];
 const INTERCEPTORS: [&str; 11] = [
     "timestamp",
@@ -95,13 +98,25 @@ impl Reader<'_> {
         let selector = section
             .section("selector")
             .map_or(Selector::Replicating { optional: Vec::new() }, |selector| self.selector(&selector, &channels));
-        let listens =
-            ["netcat", "tcp-listen", "avro"].contains(&kind.text.as_str()).then(|| section.text("address")).flatten();
-        let origin = self.origin(section, &kind, listens.as_deref())?;
-        Some(SourcePlan { name: spot.text.clone(), origin, interceptors, selector, channels, listens })
+        let listens = LISTENING.contains(&kind.text.as_str()).then(|| section.text("address")).flatten();
+        let transport = (kind.text == "syslog").then(|| section.text("transport")).flatten();
+        let (origin, peers) = self.origin(section, &kind, listens.as_deref(), transport.as_deref())?;
+        let listens = listens.map_or_else(Vec::new, |address| match (kind.text.as_str(), transport.as_deref()) {
+            ("syslog", Some("udp")) => vec![Listens::Udp(address)],
+            ("syslog", None | Some("both")) => vec![Listens::Tcp(address.clone()), Listens::Udp(address)],
+            _ => vec![Listens::Tcp(address)],
+        });
+        Some(SourcePlan { name: spot.text.clone(), origin, interceptors, selector, channels, listens, peers })
     }
 
-    fn origin(&self, section: &Section<'_>, kind: &Spot, listens: Option<&str>) -> Option<Box<dyn Origin>> {
+    /// What a source reads, and who it connects to for it.
+    fn origin(
+        &self,
+        section: &Section<'_>,
+        kind: &Spot,
+        listens: Option<&str>,
+        transport: Option<&str>,
+    ) -> Option<(Box<dyn Origin>, Vec<String>)> {
         let origin: Box<dyn Origin> = match kind.text.as_str() {
             "seq" => {
                 Box::new(Seq { total: section.some_count("total"), batch_size: section.count("batch_size", 1000) })
@@ -128,17 +143,21 @@ impl Reader<'_> {
                 let connector = if other == "netcat" { "tcp-listen" } else { other };
                 let mut more = vec![("connector", connector)];
                 more.extend(listens.map(|address| ("address", address)));
+                more.extend(transport.map(|transport| ("transport", transport)));
                 let options = section.options(&more);
+                let peers = if listens.is_some() { Vec::new() } else { peers(&options) };
                 let opened = self.world.registry.input(&options).and_then(|input| options.finish().map(|()| input));
                 return match opened {
                     Ok(Input::Receivers(mut receivers)) if receivers.len() == 1 => {
-                        Some(Box::new(Received(receivers.remove(0))))
+                        Some((Box::new(Received(receivers.remove(0))), peers))
                     }
                     Ok(Input::Receivers(_)) => {
                         section.problem("it would be several receivers: make a source of each");
                         None
                     }
-                    Ok(Input::Source(source)) if matches!(source.shape(), Shape::Raw) => Some(Box::new(Read(source))),
+                    Ok(Input::Source(source)) if matches!(source.shape(), Shape::Raw) => {
+                        Some((Box::new(Read(source)), peers))
+                    }
                     Ok(Input::Source(source)) => {
                         section.problem(format!("{} gives columns, an agent takes raw records", source.describe()));
                         None
@@ -157,7 +176,7 @@ impl Reader<'_> {
             }
         };
         section.finish();
-        Some(origin)
+        Some((origin, Vec::new()))
     }
 
     fn spool(&self, section: &Section<'_>) -> Option<Spool> {
@@ -361,6 +380,7 @@ impl Reader<'_> {
                     section.required("connector", "the sink of the registry, such as `files` or `sqlite`")?;
                 let columns = Columns::of(section.list("columns").into_iter().map(|spot| spot.text).collect());
                 let options = section.options(&[("connector", &connector.text)]);
+                let peers = peers(&options);
                 let opened = self.world.registry.sink(&options).and_then(|sink| {
                     options.finish()?;
                     sink.takes(&columns.schema())?;
@@ -368,7 +388,7 @@ impl Reader<'_> {
                 });
                 return match opened {
                     Ok(sink) => {
-                        let kind = SinkKind::Store { sink, columns };
+                        let kind = SinkKind::Store { sink, columns, peers };
                         Some((channel.text, SinkPlan { name: spot.text.clone(), kind, max_backoff, batch_size }))
                     }
                     Err(error) => {

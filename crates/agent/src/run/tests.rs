@@ -50,7 +50,8 @@ fn plan(hangs: bool) -> Plan {
         interceptors: vec![],
         selector: Selector::Replicating { optional: vec![] },
         channels: vec!["c1".to_owned()],
-        listens: None,
+        listens: Vec::new(),
+        peers: Vec::new(),
     };
     let sink = SinkPlan {
         name: "k1".to_owned(),

@@ -31,7 +31,7 @@ mod push;
 mod run;
 mod slips;
 mod social;
-#[cfg(any(feature = "hbase", feature = "hdfs", feature = "mongodb", feature = "s3"))]
+#[cfg(any(feature = "cassandra", feature = "hbase", feature = "hdfs", feature = "mongodb", feature = "s3"))]
 mod stores;
 mod tidy;
 mod topic_sink;

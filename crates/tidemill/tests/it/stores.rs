@@ -1,4 +1,4 @@
-//! Programs that are killed again and again while they write to MongoDB, S3, HBase or HDFS: each number is there once.
+//! Programs that are killed again and again while they write to MongoDB, S3, Cassandra, HBase or HDFS: each number is there once.
 //!
 //! Only with these connectors: `cargo test --workspace --features tidemill/full --test it stores::`
 //!
@@ -86,6 +86,42 @@ fn kills_leave_an_s3_bucket_exact() {
     let with = format!("connector = 's3', url = 's3://kills/numbers', endpoint = '{endpoint}'");
     // An object or two a batch: fewer rows than a table gets.
     kill_and_check(dir.path(), 20_000, &with, count, seen);
+}
+
+/// Against the server that `TIDEMILL_CASSANDRA` names: skipped without, unless `TIDEMILL_SERVICES=required`.
+#[cfg(feature = "cassandra")]
+#[test]
+fn kills_leave_a_cassandra_table_exact() {
+    use tidemill::connectors::cassandra::probe;
+    let Some(server) = probe::server() else { return };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // Of this run: marks that an earlier one deleted would hide those of now.
+    let keyspace = format!("kills_{}", std::process::id());
+    let class = "{'class': 'SimpleStrategy', 'replication_factor': 1}";
+    let make = format!("CREATE KEYSPACE {keyspace} WITH replication = {class}");
+    runtime.block_on(probe::run(&server, &[&make]));
+    let rows = |query: String| runtime.block_on(probe::rows(&server, &query));
+    let count = || {
+        let mark = rows(format!("SELECT batch_number FROM {keyspace}.tidemill_batches WHERE sink = 'numbers'"));
+        mark.first().map_or(0, |batch| batch.parse().unwrap())
+    };
+    let seen = || {
+        let number = |row: String| {
+            let (n, same) = row.split_once('|').unwrap();
+            assert_eq!(n, same, "a row is whole");
+            n.parse::<usize>().unwrap()
+        };
+        rows(format!("SELECT n, same FROM {keyspace}.numbers")).into_iter().map(number).collect()
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let with = format!(
+        "connector = 'cassandra', hosts = '{server}', keyspace = '{keyspace}', table = 'numbers', key = 'n', \
+         user = '{}', password_env = '{}'",
+        probe::USER,
+        probe::PASSWORD
+    );
+    kill_and_check(dir.path(), 20_000, &with, count, seen);
+    runtime.block_on(probe::run(&server, &[&format!("DROP KEYSPACE {keyspace}")]));
 }
 
 /// Against the gateway that `TIDEMILL_HBASE` names: skipped without, unless `TIDEMILL_SERVICES=required`.

@@ -100,21 +100,42 @@ fn an_agent_has_every_event_that_flume_sends() {
     assert!(logged >= LINES, "{logged} of {LINES}");
 }
 
-/// What an import writes of connectors is what these understand.
+/// What an import writes of connectors is what these understand; and whether their servers are there is told.
 #[cfg(all(feature = "kafka", feature = "hbase"))]
 #[test]
 fn imported_connectors_are_understood() {
     let toml = include_str!("../../../../agent/src/flume/golden/kafka-syslog-hbase.toml");
-    let [tcp, udp] = [(); 2].map(|()| format!("127.0.0.1:{}", crate::bad::free_port()));
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let there = server.local_addr().unwrap().to_string();
+    let [tcp, udp, gone, gate] = [(); 4].map(|()| format!("127.0.0.1:{}", crate::bad::free_port()));
+    let mut file = toml.to_owned();
+    for (from, to) in [
+        ("0.0.0.0:5140", &tcp),
+        ("0.0.0.0:5141", &udp),
+        // One that answers is enough.
+        ("kafka-1:9092,kafka-2:9092", &format!("{gone},{there}")),
+        ("kafka-1:9092", &there),
+        ("127.0.0.1:8080", &gate),
+    ] {
+        assert!(file.contains(from), "{from}");
+        file = file.replace(from, to);
+    }
     let dir = tempfile::tempdir().unwrap();
-    // What it listens at belongs to nobody else.
-    fs::write(dir.path().join("a1.toml"), toml.replace("0.0.0.0:5140", &tcp).replace("0.0.0.0:5141", &udp)).unwrap();
-    run(dir.path(), &["check", "a1.toml"], "").code(0).prints(&[
-        "in: kafka kafka-1:9092,kafka-2:9092 topic orders, refunds",
+    fs::write(dir.path().join("a1.toml"), file).unwrap();
+    let checked = run(dir.path(), &["check", "a1.toml"], "");
+    checked.code(1).prints(&[
+        &format!("in: kafka {gone},{there} topic orders, refunds"),
         &format!("tcp: syslog tcp {tcp}"),
         &format!("udp: syslog udp {udp}"),
-        "out: kafka kafka-1:9092 topic mirror (text), at least once",
-        "over: kafka kafka-1:9092 topic default-flume-topic (text)",
-        "table: hbase http://127.0.0.1:8080 (table events, family raw, upsert by id), exactly once",
+        &format!("out: kafka {there} topic mirror (text), at least once"),
+        &format!("over: kafka {there} topic default-flume-topic (text)"),
+        &format!("table: hbase http://{gate} (table events, family raw, upsert by id), exactly once"),
+        &format!("source \"in\": {there} answers"),
+        &format!("source \"tcp\": {tcp} is free to listen at"),
+        &format!("source \"udp\": {udp} (UDP) is free to listen at"),
+        &format!("sink \"out\": {there} answers"),
     ]);
+    let told = format!("a1.toml: sink \"table\": can't connect to {gate}: ");
+    assert!(checked.err.contains(&told), "{}", checked.err);
+    assert_eq!(checked.err.matches("can't").count(), 1, "{}", checked.err);
 }
