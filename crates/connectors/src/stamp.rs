@@ -5,9 +5,15 @@
 //! store, or just behind the last batch's where clocks went back.
 //!
 //! Invariant: the stamp of a batch depends on its own time and the mark alone, which stays until the batch is whole;
-//! it is behind that of all whole batches, so nothing that was given up and comes late stands over it. Called by the
-//! sinks `cassandra` and `hbase`, which say how a mark is kept.
+//! it is behind that of all whole batches, so nothing that was given up and comes late stands over it. A batch writes
+//! each key once. Called by the sinks `cassandra` and `hbase`, which say how a mark is kept.
 
+use crate::aside::{Aside, Part};
+use arrow_array::RecordBatch;
+use std::{
+    collections::{HashMap, HashSet},
+    hash::Hash,
+};
 use tidemill_core::{BatchId, Error, Result, Timestamp};
 
 /// The table of marks.
@@ -76,4 +82,26 @@ impl Mark {
         tracing::warn!(table, batch = self.batch, "the table is ahead: {stands} Rows are written again by their key");
         Ok(Some(self.back(at)))
     }
+}
+
+/// The rows of a batch that are the last of their key, as numbers in the order of its parts. Each key is written once
+/// at a stamp: of two rows at one stamp a store takes the greater value of each cell, or the one that came last, and
+/// not the later row.
+///
+/// # Errors
+/// When what was staged can't be read, or `keys` fails.
+pub(crate) async fn last_of_keys<K: Eq + Hash>(
+    aside: &Aside,
+    batch: BatchId,
+    parts: &[Part],
+    keys: impl Fn(&RecordBatch) -> Result<Vec<K>>,
+) -> Result<HashSet<usize>> {
+    let (mut last, mut place) = (HashMap::new(), 0);
+    for part in parts {
+        for rows in aside.read(batch, part).await? {
+            last.extend(keys(&rows)?.into_iter().zip(place..));
+            place += rows.num_rows();
+        }
+    }
+    Ok(last.into_values().collect())
 }

@@ -36,14 +36,14 @@ use super::{
 };
 use crate::{
     aside::{Aside, Part},
-    stamp::{BATCHES, Mark, Step, signed},
+    stamp::{BATCHES, Mark, Step, last_of_keys, signed},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use async_trait::async_trait;
 use futures::{TryStreamExt, stream, stream::BoxStream};
 use scylla::{client::session::Session, errors::ExecutionError, statement::prepared::PreparedStatement};
-use std::{collections::HashMap, fmt, path::Path, sync::OnceLock, time::Duration};
+use std::{fmt, path::Path, sync::OnceLock, time::Duration};
 use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
 use tokio::sync::Mutex;
 
@@ -171,42 +171,20 @@ impl CassandraSink {
         format!("write to table `{}`", self.table.name)
     }
 
-    /// Of each key of a batch the place of its last row, counted from one. A batch writes each key once: of two rows
-    /// at one write time the greater value of each cell would win, and not the later row.
-    async fn last_of_keys(&self, batch: BatchId, parts: &[Part]) -> Result<HashMap<String, usize>> {
-        let (mut last, mut place) = (HashMap::new(), 0);
-        for part in parts {
-            for rows in self.aside.read(batch, part).await? {
-                let rows = Rows::of(&self.table, &self.opened()?.columns, &rows)?;
-                for row in 0..rows.len() {
-                    place += 1;
-                    let mut key = String::new();
-                    rows.put_key(row, &mut key)?;
-                    last.insert(key, place);
-                }
-            }
-        }
-        Ok(last)
-    }
-
     /// Writes all rows of a batch. What was written by an earlier try is written again, as it was.
     async fn write(&self, batch: BatchId, parts: &[Part], stamp: i64) -> Result<()> {
         let (opened, session) = (self.opened()?, self.server.session().await?);
         let mut insert = opened.insert.clone();
         insert.set_timestamp(Some(stamp));
         let insert = &insert;
-        let last = self.last_of_keys(batch, parts).await?;
-        let (mut key, mut place) = (String::new(), 0_usize);
+        let keys = |rows: &RecordBatch| Rows::of(&self.table, &opened.columns, rows)?.keys();
+        let last = last_of_keys(&self.aside, batch, parts, keys).await?;
+        let mut place = 0;
         for part in parts {
             for rows in self.aside.read(batch, part).await? {
                 let rows = Rows::of(&self.table, &opened.columns, &rows)?;
-                let mut which = Vec::new();
-                for row in 0..rows.len() {
-                    place += 1;
-                    key.clear();
-                    rows.put_key(row, &mut key)?;
-                    which.extend(last.get(&key).filter(|last| **last == place).map(|_| row));
-                }
+                let which: Vec<usize> = (0..rows.len()).filter(|row| last.contains(&(place + row))).collect();
+                place += rows.len();
                 let rows = &rows;
                 let each = stream::iter(which.into_iter().map(Ok));
                 each.try_for_each_concurrent(self.requests, |row| async move {

@@ -63,17 +63,22 @@ impl<'a> Rows<'a> {
         self.count
     }
 
-    /// Writes the key of a row: equal ones are equal texts.
+    /// The key of each row: equal ones are equal texts.
     ///
     /// # Errors
     /// With the column that has no value.
-    pub(super) fn put_key(&self, row: usize, out: &mut String) -> Result<()> {
+    pub(super) fn keys(&self) -> Result<Vec<String>> {
+        (0..self.len()).map(|row| self.key(row)).collect()
+    }
+
+    fn key(&self, row: usize) -> Result<String> {
+        let mut out = String::new();
         for (column, values) in self.columns.iter().filter(|(column, _)| column.in_key) {
             let value = self.value(column, values, row)?;
             // Writing to a text does not fail.
             let _written = write!(out, "{value:?}|");
         }
-        Ok(())
+        Ok(out)
     }
 
     /// The values of a row; nulls are left out where they are to `leave` what is there.

@@ -5,7 +5,7 @@ use crate::contract::{check_sink, rows, stage};
 use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{DataType, TimeUnit};
 use std::sync::Arc;
-use tidemill_core::{BatchId, Guarantee, Options, Sink};
+use tidemill_core::{BatchId, Options, Sink};
 
 /// Rows of every kind of column, the second without values.
 pub(super) fn kinds() -> RecordBatch {
@@ -76,7 +76,7 @@ mod sqlite_file {
         for key in ["", "n"] {
             let dir = tempfile::tempdir().unwrap();
             let path = dir.path().join("out.db");
-            assert_eq!(sink(&path, key).guarantee(), Guarantee::ExactlyOnce);
+            assert_eq!(sink(&path, key).guarantee(), tidemill_core::Guarantee::ExactlyOnce);
             check_sink(|| sink(&path, key), || seen(&path)).await;
             assert_eq!(seen(&path), ["1|word-1", "2|word-2", "3|word-3", "4|word-4", "5|word-5"]);
             let left = probe::sqlite(&path, "SELECT count(*) FROM tidemill_staged_words");

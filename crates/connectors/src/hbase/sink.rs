@@ -36,7 +36,7 @@ use super::{
 };
 use crate::{
     aside::{Aside, Part},
-    stamp::{Mark, Step, signed},
+    stamp::{Mark, Step, last_of_keys, signed},
 };
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -44,7 +44,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt, stream, stream::BoxStream};
 use hyper::Method;
-use std::{collections::HashMap, fmt, path::Path};
+use std::{fmt, path::Path};
 use tidemill_core::{BatchId, Claim, Error, Guarantee, Options, Result, Sink, StagedPart, Timestamp};
 
 /// Requests under way at most.
@@ -106,39 +106,21 @@ impl HbaseSink {
         format!("write to table `{}`", self.table.name)
     }
 
-    /// Of each key of a batch the place of its last row, counted from one. A batch writes each cell once: of two at
-    /// one timestamp the one that was written last would win, and a deletion would win over both.
-    async fn last_of_keys(&self, batch: BatchId, parts: &[Part]) -> Result<HashMap<Vec<u8>, usize>> {
-        let (mut last, mut place) = (HashMap::new(), 0_usize);
-        for part in parts {
-            for rows in self.aside.read(batch, part).await? {
-                let rows = Rows::of(&self.table, &rows)?;
-                for row in 0..rows.len() {
-                    place += 1;
-                    let mut key = Vec::new();
-                    rows.put_key(row, &mut key)?;
-                    last.insert(key, place);
-                }
-            }
-        }
-        Ok(last)
-    }
-
     /// Writes all rows of a batch. What was written by an earlier try is written again, as it was.
     async fn write(&self, batch: BatchId, parts: &[Part], stamp: i64) -> Result<()> {
-        let last = self.last_of_keys(batch, parts).await?;
-        let (mut key, mut place) = (Vec::new(), 0_usize);
+        let keys = |rows: &RecordBatch| Rows::of(&self.table, rows)?.keys();
+        let last = last_of_keys(&self.aside, batch, parts, keys).await?;
+        let (mut key, mut place) = (Vec::new(), 0);
         for part in parts {
             for rows in self.aside.read(batch, part).await? {
                 let rows = Rows::of(&self.table, &rows)?;
                 let (mut cutter, mut writes) = (Cutter::new(self.max_rows, self.max_bytes, stamp), Vec::new());
                 for row in 0..rows.len() {
-                    place += 1;
-                    key.clear();
-                    rows.put_key(row, &mut key)?;
-                    if last.get(&key) != Some(&place) {
+                    if !last.contains(&(place + row)) {
                         continue;
                     }
+                    key.clear();
+                    rows.put_key(row, &mut key)?;
                     let (with, without) = rows.cells(row);
                     if !with.is_empty() {
                         writes.extend(cutter.add(&key, with).map(Write::Put));
@@ -147,6 +129,7 @@ impl HbaseSink {
                         writes.extend(erasing(&self.table.name, &key, &without, stamp).into_iter().map(Write::Erase));
                     }
                 }
+                place += rows.len();
                 writes.extend(cutter.finish().map(Write::Put));
                 let each = stream::iter(writes.into_iter().map(Ok));
                 each.try_for_each_concurrent(self.requests, |write| self.send(write)).await?;

@@ -142,6 +142,18 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
+    /// The key of each row.
+    ///
+    /// # Errors
+    /// When one has none.
+    pub(super) fn keys(&self) -> Result<Vec<Vec<u8>>> {
+        let key = |row| {
+            let mut key = Vec::new();
+            self.put_key(row, &mut key).map(|()| key)
+        };
+        (0..self.len()).map(key).collect()
+    }
+
     /// Writes the key of a row.
     ///
     /// # Errors
