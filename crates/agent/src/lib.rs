@@ -16,7 +16,7 @@
 //! ```
 //! use tidemill_agent::{Plan, World};
 //!
-//! let world = World { registry: tidemill_core::Registry::default(), host: "mill".to_owned() };
+//! let world = World { registry: tidemill_core::Registry::default(), host: "mill".to_owned(), proxied: false };
 //! let file = "
 //! [sources.numbers]
 //! type = 'seq'
@@ -40,8 +40,8 @@ pub mod event;
 pub mod flume;
 mod inlet;
 mod interceptor;
-mod peers;
 mod probe;
+mod reach;
 mod run;
 mod selector;
 mod sink;

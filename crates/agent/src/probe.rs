@@ -3,7 +3,10 @@
 //! Invariant: nothing is written, and what is listened at or connected to is let go at once. A probe says how things
 //! are now; a sink that can't be reached now may be when the agent runs. Called by `tidemill check`.
 
-use crate::config::{Listens, Plan, SinkKind};
+use crate::{
+    config::{Plan, SinkKind},
+    reach::Listens,
+};
 use std::path::Path;
 use tidemill_core::Duration;
 use tidemill_store::disk::Disk;
@@ -27,11 +30,11 @@ impl Plan {
         let mut probes = Vec::new();
         for source in &self.sources {
             let mut looks = Vec::new();
-            for at in &source.listens {
+            for at in &source.reach.listens {
                 looks.push(listen(at).await);
             }
-            if !source.peers.is_empty() {
-                looks.push(any(&source.peers).await);
+            if !source.reach.peers.is_empty() {
+                looks.push(one_of(&source.reach.peers).await);
             }
             looks.extend(source.origin.probe());
             probes.extend(looks.into_iter().map(|found| Probe { what: format!("source \"{}\"", source.name), found }));
@@ -40,7 +43,7 @@ impl Plan {
             let found = match &sink.kind {
                 SinkKind::Avro { address, .. } => Some(connect(address).await),
                 SinkKind::File(config) => Some(directory(&config.directory, disk)),
-                SinkKind::Store { peers, .. } if !peers.is_empty() => Some(any(peers).await),
+                SinkKind::Store { peers, .. } if !peers.is_empty() => Some(one_of(peers).await),
                 _ => None,
             };
             probes.extend(found.map(|found| Probe { what: format!("sink \"{}\"", sink.name), found }));
@@ -86,11 +89,14 @@ async fn connect(address: &str) -> Result<String, String> {
 }
 
 /// Whether one of them listens: it tells of the others.
-async fn any(peers: &[String]) -> Result<String, String> {
+async fn one_of(peers: &[String]) -> Result<String, String> {
     let looks = futures::future::join_all(peers.iter().map(|peer| connect(peer))).await;
-    let (answered, failed): (Vec<_>, Vec<_>) = looks.into_iter().partition(Result::is_ok);
-    match answered.into_iter().flatten().next() {
-        Some(answers) => Ok(answers),
-        None => Err(failed.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("; ")),
+    let mut failed = Vec::new();
+    for look in looks {
+        match look {
+            Ok(answers) => return Ok(answers),
+            Err(why) => failed.push(why),
+        }
     }
+    Err(failed.join("; "))
 }

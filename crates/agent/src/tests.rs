@@ -7,6 +7,7 @@ use crate::{
     config::{ChannelPlan, Deal, GroupPlan, SinkKind, SinkPlan, SourcePlan},
     event::Event,
     interceptor::{Interceptor, RouteFrom},
+    reach::Reach,
     selector::Selector,
     sink::Outlet,
     source::seq::Seq,
@@ -188,8 +189,7 @@ fn plan(shape: &Shape, seen: &Seen, failures: &Arc<AtomicU64>) -> Plan {
         ],
         selector: selector.clone(),
         channels: names.clone(),
-        listens: Vec::new(),
-        peers: Vec::new(),
+        reach: Reach::default(),
     });
     let mut groups = Vec::new();
     let mut dice = shape.seed;

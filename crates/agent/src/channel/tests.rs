@@ -180,29 +180,23 @@ fn sinks_that_commit_at_once_leave_an_empty_channel() {
     let disk = SimDisk::new();
     let (log, channel) = open(&disk, 10).unwrap();
     let both = std::sync::Barrier::new(2);
-    let sink = |name: &str| {
-        for turn in 0..TURNS {
+    for turn in 0..TURNS {
+        let mut events = vec![Event::new("a", Timestamp(0)), Event::new("b", Timestamp(0))];
+        assert!(channel.put(&mut events, "r1", None, Box::new(|_| ())).unwrap());
+        sync(&log).unwrap();
+        let [first, second] = [(); 2].map(|()| channel.take(1, 1 << 20).unwrap().unwrap());
+        let commit = |taken: &Taken, sink| {
             both.wait();
-            if name == "k1" {
-                let mut events = vec![Event::new("a", Timestamp(0)), Event::new("b", Timestamp(0))];
-                assert!(channel.put(&mut events, "r1", None, Box::new(|_| ())).unwrap());
-                sync(&log).unwrap();
-            }
-            both.wait();
-            let taken = channel.take(1, 1 << 20).unwrap().unwrap();
-            both.wait();
-            channel.commit(&taken, name, None).unwrap();
-            both.wait();
-            assert_eq!(channel.len(), 0, "turn {turn}");
-            let pins = log.topic("a1.c1").unwrap().pins();
-            assert_eq!(pins["agent:a1"][&0].0, 2 * (turn + 1), "retention may have all");
-        }
-    };
-    std::thread::scope(|threads| {
-        let other = threads.spawn(|| sink("k2"));
-        sink("k1");
-        other.join().unwrap();
-    });
+            channel.commit(taken, sink, None).unwrap();
+        };
+        std::thread::scope(|threads| {
+            threads.spawn(|| commit(&first, "k1"));
+            commit(&second, "k2");
+        });
+        assert_eq!(channel.len(), 0, "turn {turn}");
+        let pins = log.topic("a1.c1").unwrap().pins();
+        assert_eq!(pins["agent:a1"][&0].0, 2 * (turn + 1), "retention may have all");
+    }
 }
 
 #[derive(Debug, Clone)]

@@ -25,6 +25,7 @@ pub(crate) mod tests;
 use crate::{
     channel::file::FileConfig,
     interceptor::Interceptor,
+    reach::Reach,
     selector::Selector,
     sink::{file::FileConfig as RollConfig, store::Columns},
     source::Origin,
@@ -65,13 +66,6 @@ pub(crate) enum ChannelPlan {
     File(FileConfig),
 }
 
-/// An address that a source listens at.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Listens {
-    Tcp(String),
-    Udp(String),
-}
-
 pub(crate) struct SourcePlan {
     pub(crate) name: String,
     pub(crate) origin: Box<dyn Origin>,
@@ -79,10 +73,7 @@ pub(crate) struct SourcePlan {
     pub(crate) selector: Selector,
     /// By name, in the order of the file; selectors count in it.
     pub(crate) channels: Vec<String>,
-    /// Where it listens.
-    pub(crate) listens: Vec<Listens>,
-    /// Who it connects to, any of which may answer.
-    pub(crate) peers: Vec<String>,
+    pub(crate) reach: Reach,
 }
 
 pub(crate) struct SinkPlan {
@@ -140,6 +131,8 @@ pub struct World {
     pub registry: Registry,
     /// This machine's name, for the interceptor `host`.
     pub host: String,
+    /// Whether the environment names a proxy: then a check connects to no server of the web.
+    pub proxied: bool,
 }
 
 impl Plan {

@@ -3,13 +3,13 @@
 //! Invariant: as the reader's: all problems are told, with their places. A new kind of part is an arm here.
 
 use super::{
-    BATCH, ChannelPlan, Listens, Reader, SinkKind, SinkPlan, SourcePlan,
+    BATCH, ChannelPlan, Reader, SinkKind, SinkPlan, SourcePlan,
     section::{Section, Spot, hint},
 };
 use crate::{
     channel::file::{FileConfig, KEEP_BYTES},
     interceptor::{Interceptor, RouteFrom, Unique, missing_group},
-    peers::peers,
+    reach::{Reach, peers},
     selector::Selector,
     sink::{file::FileConfig as RollConfig, store::Columns},
     source::{
@@ -29,8 +29,6 @@ pub(crate) const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 /// Sources of the agent's own; all others are the registry's.
 const SOURCES: [&str; 4] = ["netcat", "avro", "spooldir", "seq"];
-/// Sources whose `address` is where they listen.
-const LISTENING: [&str; 5] = ["netcat", "tcp-listen", "avro", "http", "syslog"];
 const SINKS: [&str; 7] = ["avro", "logger", "console", "null", "file", "topic", "store"];
 const INTERCEPTORS: [&str; 11] = [
     "timestamp",
@@ -98,37 +96,25 @@ impl Reader<'_> {
         let selector = section
             .section("selector")
             .map_or(Selector::Replicating { optional: Vec::new() }, |selector| self.selector(&selector, &channels));
-        let listens = LISTENING.contains(&kind.text.as_str()).then(|| section.text("address")).flatten();
-        let transport = (kind.text == "syslog").then(|| section.text("transport")).flatten();
-        let (origin, peers) = self.origin(section, &kind, listens.as_deref(), transport.as_deref())?;
-        let listens = listens.map_or_else(Vec::new, |address| match (kind.text.as_str(), transport.as_deref()) {
-            ("syslog", Some("udp")) => vec![Listens::Udp(address)],
-            ("syslog", None | Some("both")) => vec![Listens::Tcp(address.clone()), Listens::Udp(address)],
-            _ => vec![Listens::Tcp(address)],
-        });
-        Some(SourcePlan { name: spot.text.clone(), origin, interceptors, selector, channels, listens, peers })
+        let (origin, reach) = self.origin(section, &kind)?;
+        Some(SourcePlan { name: spot.text.clone(), origin, interceptors, selector, channels, reach })
     }
 
-    /// What a source reads, and who it connects to for it.
-    fn origin(
-        &self,
-        section: &Section<'_>,
-        kind: &Spot,
-        listens: Option<&str>,
-        transport: Option<&str>,
-    ) -> Option<(Box<dyn Origin>, Vec<String>)> {
+    /// What a source reads, and what that has to do with the network.
+    fn origin(&self, section: &Section<'_>, kind: &Spot) -> Option<(Box<dyn Origin>, Reach)> {
+        let mut reach = Reach::default();
         let origin: Box<dyn Origin> = match kind.text.as_str() {
             "seq" => {
                 Box::new(Seq { total: section.some_count("total"), batch_size: section.count("batch_size", 1000) })
             }
             "spooldir" => Box::new(self.spool(section)?),
             "avro" => {
-                if listens.is_none() {
-                    section.problem("`address` is missing: it says where to listen, such as 127.0.0.1:41414");
-                }
+                let address = section.required("address", "it says where to listen, such as 127.0.0.1:41414");
                 let max_connections = usize::try_from(section.count("max_connections", 256)).unwrap_or(1);
                 let max_connections = max_connections.min(tokio::sync::Semaphore::MAX_PERMITS);
-                Box::new(AvroSource { address: listens?.to_owned(), max_connections, deflate: deflate(section) })
+                let (address, deflate) = (address?.text, deflate(section));
+                reach = Reach::listening(&address);
+                Box::new(AvroSource { address, max_connections, deflate })
             }
             "exec" => {
                 section.problem_at(
@@ -141,22 +127,19 @@ impl Reader<'_> {
             }
             other => {
                 let connector = if other == "netcat" { "tcp-listen" } else { other };
-                let mut more = vec![("connector", connector)];
-                more.extend(listens.map(|address| ("address", address)));
-                more.extend(transport.map(|transport| ("transport", transport)));
-                let options = section.options(&more);
-                let peers = if listens.is_some() { Vec::new() } else { peers(&options) };
+                let options = section.options(&[("connector", connector)]);
+                reach = Reach::of(connector, &options, self.world.proxied);
                 let opened = self.world.registry.input(&options).and_then(|input| options.finish().map(|()| input));
                 return match opened {
                     Ok(Input::Receivers(mut receivers)) if receivers.len() == 1 => {
-                        Some((Box::new(Received(receivers.remove(0))), peers))
+                        Some((Box::new(Received(receivers.remove(0))), reach))
                     }
                     Ok(Input::Receivers(_)) => {
                         section.problem("it would be several receivers: make a source of each");
                         None
                     }
                     Ok(Input::Source(source)) if matches!(source.shape(), Shape::Raw) => {
-                        Some((Box::new(Read(source)), peers))
+                        Some((Box::new(Read(source)), reach))
                     }
                     Ok(Input::Source(source)) => {
                         section.problem(format!("{} gives columns, an agent takes raw records", source.describe()));
@@ -176,7 +159,7 @@ impl Reader<'_> {
             }
         };
         section.finish();
-        Some((origin, Vec::new()))
+        Some((origin, reach))
     }
 
     fn spool(&self, section: &Section<'_>) -> Option<Spool> {
@@ -380,7 +363,7 @@ impl Reader<'_> {
                     section.required("connector", "the sink of the registry, such as `files` or `sqlite`")?;
                 let columns = Columns::of(section.list("columns").into_iter().map(|spot| spot.text).collect());
                 let options = section.options(&[("connector", &connector.text)]);
-                let peers = peers(&options);
+                let peers = peers(&options, self.world.proxied);
                 let opened = self.world.registry.sink(&options).and_then(|sink| {
                     options.finish()?;
                     sink.takes(&columns.schema())?;

@@ -32,7 +32,7 @@ fn listen(options: &Options) -> Result<Input> {
 pub(crate) fn world() -> World {
     let mut registry = Registry::default();
     registry.add_input("tcp-listen", listen);
-    World { registry, host: "mill".to_owned() }
+    World { registry, host: "mill".to_owned(), proxied: false }
 }
 
 const WHOLE: &str = r#"

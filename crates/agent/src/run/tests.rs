@@ -4,6 +4,7 @@ use super::{Agent, Setting};
 use crate::{
     config::{ChannelPlan, Deal, GroupPlan, Plan, SinkKind, SinkPlan, SourcePlan},
     event::Event,
+    reach::Reach,
     selector::Selector,
     sink::Outlet,
     source::seq::Seq,
@@ -50,8 +51,7 @@ fn plan(hangs: bool) -> Plan {
         interceptors: vec![],
         selector: Selector::Replicating { optional: vec![] },
         channels: vec!["c1".to_owned()],
-        listens: Vec::new(),
-        peers: Vec::new(),
+        reach: Reach::default(),
     };
     let sink = SinkPlan {
         name: "k1".to_owned(),

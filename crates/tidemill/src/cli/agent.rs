@@ -79,7 +79,7 @@ pub(crate) fn is_agent(path: &Path) -> bool {
 fn read(path: &Path, name: Option<&str>) -> Result<Plan> {
     let text = program::read(path)?;
     let default = name.map_or_else(|| program::name_of(path), |name| Ok(name.to_owned()))?;
-    let world = World { registry: tidemill::connectors::registry(), host: host() };
+    let world = World { registry: tidemill::connectors::registry(), host: host(), proxied: proxied() };
     let mut plan = Plan::read(&text, &default, &world).map_err(|error| {
         let lines: Vec<String> = error.chain().lines().map(|line| format!("{}: {line}", path.display())).collect();
         Error::user(lines.join("\n"))
@@ -95,6 +95,12 @@ fn host() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }
+}
+
+/// Whether the environment names a proxy, as connectors heed it.
+fn proxied() -> bool {
+    let names = ["HTTPS_PROXY", "https_proxy", "http_proxy", "ALL_PROXY", "all_proxy"];
+    names.iter().any(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()))
 }
 
 /// `tidemill check` of an agent's file.

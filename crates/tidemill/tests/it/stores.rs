@@ -1,4 +1,5 @@
-//! Programs that are killed again and again while they write to MongoDB, S3, Cassandra, HBase or HDFS: each number is there once.
+//! Programs that are killed again and again while they write to MongoDB, S3, Cassandra, HBase or HDFS: each number is
+//! there once.
 //!
 //! Only with these connectors: `cargo test --workspace --features tidemill/full --test it stores::`
 //!
