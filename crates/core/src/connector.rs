@@ -3,7 +3,7 @@
 //! Invariant: the engine looks connectors up here by name and knows none of
 //! them; a new one is one registration line in the `connectors` crate.
 
-use crate::{Error, Format, Lookup, Options, Receiver, Result, Sink, Source, options::nearest};
+use crate::{Error, Format, Lookup, Notices, Options, Receiver, Result, Sink, Source, options::nearest};
 use arrow_schema::SchemaRef;
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -34,6 +34,7 @@ pub struct Registry {
     formats: BTreeMap<&'static str, FormatFactory>,
     sinks: BTreeMap<&'static str, SinkFactory>,
     lookups: BTreeMap<&'static str, LookupFactory>,
+    notices: BTreeMap<&'static str, Arc<dyn Notices>>,
     /// Connectors that another build has, and which.
     elsewhere: BTreeMap<&'static str, &'static str>,
     /// The same of inputs.
@@ -70,6 +71,24 @@ impl Registry {
     /// Registers a table that is asked by key.
     pub fn add_lookup(&mut self, name: &'static str, factory: LookupFactory) {
         self.lookups.insert(name, factory);
+    }
+
+    /// Registers who reads the notices in topics that keep its name.
+    pub fn add_notices(&mut self, notices: Arc<dyn Notices>) {
+        self.notices.insert(notices.name(), notices);
+    }
+
+    /// Who reads the notices that a topic names.
+    ///
+    /// # Errors
+    /// When there is none of that name: what was taken back would be shown.
+    pub fn notices(&self, topic: &str, name: &str) -> Result<Arc<dyn Notices>> {
+        self.notices.get(name).cloned().ok_or_else(|| {
+            Error::user(format!(
+                "topic `{topic}` has notices of deleted {name}, which can't be read here, and what was deleted would be \
+                 shown: give the registry of connectors along, or use a Tidemill that knows them"
+            ))
+        })
     }
 
     /// Notes that another build has a sink or a table of this name, and which build; who asks for it is told.

@@ -8,11 +8,11 @@
 //! hides the good one after it. Receivers and sources make blocks; the engine's
 //! leaf calls decoders.
 
-use crate::{Error, Offset, Result, Timestamp};
+use crate::{Error, Notices, Offset, Result, Timestamp};
 use arrow_array::RecordBatch;
 use arrow_buffer::Buffer;
 use arrow_schema::SchemaRef;
-use std::fmt;
+use std::{fmt, sync::Arc};
 
 /// Bytes `[start, end)` of a block: one record without its line end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +122,11 @@ pub trait Format: Send + Sync + fmt::Debug {
     /// A decoder for the columns of the schema at `projection`, in that order.
     /// The projection may be empty: then rows are only checked and counted.
     fn decoder(&self, projection: &[usize]) -> Box<dyn Decoder>;
+
+    /// Who reads those of its records that take earlier ones back; `None` when none do.
+    fn notices(&self) -> Option<Arc<dyn Notices>> {
+        None
+    }
 }
 
 /// Decodes the blocks of one partition, one after another.

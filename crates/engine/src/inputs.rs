@@ -70,6 +70,7 @@ impl StreamingContext {
         self.declare.fills(name, raw_schema())?;
         let ingest = Ingest::new(name, receivers, retention.or(self.config.retention));
         let source = ingest.source();
+        source.decoded_by(&*format);
         self.declare.ingest(ingest);
         Ok(self.declare.input(StreamInput::new(name, source, Some(format))?))
     }
@@ -186,6 +187,9 @@ impl StreamingContext {
             return fail("a topic lies in a data directory: give the context one".to_string());
         }
         let source = Arc::new(TopicSource::over(topic, shape, start));
+        if let Some(format) = &format {
+            source.decoded_by(&**format);
+        }
         let input = TopicInput { stream: name.to_string(), topic: topic.to_string(), source: Arc::clone(&source) };
         self.declare.declared.lock().topic_inputs.push(input);
         let node = self.declare.input(StreamInput::new(name, source, format)?);

@@ -43,6 +43,7 @@ mod ops;
 mod plan;
 mod record;
 mod sql;
+mod standing;
 mod state;
 mod stream;
 pub mod testing;
@@ -65,6 +66,7 @@ pub use ops::{
 };
 pub use record::{Key, List, Record, Str, batch_of, records_of, schema_of};
 pub use sql::Shell;
+pub use standing::Standing;
 pub use stream::{Chain, DStream, Emit, Emittable, Read};
 pub use tidemill_derive::{Key, Record};
 pub use tidemill_store::log::Retention;

@@ -28,8 +28,9 @@ use std::{
 };
 use tidemill_core::{Error, Result};
 
-/// 2 since the ledger keeps programs and commits of the past; 3 since small files have a checksum.
-const FORMAT: u32 = 5;
+/// 2 since the ledger keeps programs and commits of the past; 3 since small files have a checksum; 6 since topics know
+/// whose notices take rows back.
+const FORMAT: u32 = 6;
 /// There while a directory is being restored.
 pub(crate) const UNFINISHED: &str = "RESTORING";
 
@@ -256,7 +257,7 @@ mod tests {
         let format = tmp.path().join("FORMAT");
         drop(DataDir::open(tmp.path()).unwrap());
         let now = std::fs::read(&format).unwrap();
-        assert_eq!(now, format!("5\ncrc32c {:08x}\n", crc32c::crc32c(b"5\n")).as_bytes());
+        assert_eq!(now, format!("6\ncrc32c {:08x}\n", crc32c::crc32c(b"6\n")).as_bytes());
         for older in ["1\n".to_owned(), "2\n".to_owned(), format_text(3)] {
             std::fs::write(&format, older).unwrap();
             DataDir::check(tmp.path()).unwrap();

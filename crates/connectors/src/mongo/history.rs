@@ -14,7 +14,7 @@
 //! Invariant: memory is bounded, whatever the collection's size: without an index
 //! by the time the server would have to sort everything, so that is refused, and so
 //! are more than [`IDS`] documents of one time. Each document of the span is played
-//! once. Called by `tidemill replay`.
+//! once, of posts in the form of the format `post` those that no document deletes. Called by `tidemill replay`.
 
 use super::{
     ids,
@@ -24,6 +24,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     replay::{Line, Recording},
+    social::post::stored::{Deleted, Stored},
 };
 use bytes::Bytes;
 use futures::{
@@ -89,6 +90,8 @@ struct Known {
     history: MongoHistory,
     kind: Kind,
     index: String,
+    /// Whether it holds posts in the form of the format `post`.
+    posts: bool,
 }
 
 /// Where a reading is.
@@ -98,6 +101,8 @@ struct Place {
     at: Option<Bson>,
     /// Ids of documents of that time.
     ids: HashSet<Vec<u8>>,
+    /// Posts that are not to be played; `None` until that is known.
+    deleted: Option<Deleted>,
 }
 
 /// Whether a value is the time of a place.
@@ -108,6 +113,15 @@ fn is_same(value: RawBsonRef<'_>, at: &Bson) -> bool {
         (RawBsonRef::Int64(value), Bson::Int64(at)) => value == *at,
         _ => false,
     }
+}
+
+/// What a document says that is a post in the form of the format `post`.
+fn stored(document: &RawDocument) -> Option<Stored> {
+    let text = |name| match member(document, name) {
+        Some(RawBsonRef::String(text)) => Some(text),
+        _ => None,
+    };
+    Stored::of(text("id")?, text("kind")?, text("source")?)
 }
 
 /// A time as a place has it; none of a value that is no time.
@@ -209,7 +223,8 @@ impl MongoHistory {
                 self.collection
             )));
         };
-        Ok(Known { history: self, kind, index })
+        let posts = stored(&one).is_some();
+        Ok(Known { history: self, kind, index, posts })
     }
 }
 
@@ -250,9 +265,28 @@ impl Known {
         doc! { &self.history.time: bounds }
     }
 
+    /// The posts that were deleted, whenever that was.
+    async fn deleted(&self) -> Result<Deleted> {
+        let mut deleted = Deleted::default();
+        if !self.posts {
+            return Ok(deleted);
+        }
+        let (server, documents) = (&self.history.server, self.history.documents().await?);
+        let members = doc! { "_id": 0, "id": 1, "kind": 1, "source": 1 };
+        let find = async { documents.find(doc! { "kind": "delete" }).projection(members).batch_size(BATCH).await };
+        let mut cursor = server.within("find deleted posts", find).await?;
+        while server.within("find deleted posts", async { cursor.advance().await }).await? {
+            stored(cursor.current()).into_iter().for_each(|row| deleted.note(row));
+        }
+        Ok(deleted)
+    }
+
     /// Reads on from a place until the end, or until nobody listens.
     async fn read(&self, place: &mut Place, lines: &mpsc::Sender<Vec<Result<Line>>>) -> Result<()> {
         let MongoHistory { server, time, .. } = &self.history;
+        if place.deleted.is_none() {
+            place.deleted = Some(self.deleted().await?);
+        }
         let documents = self.history.documents().await?;
         let find = async {
             let find = documents.find(self.filter(place)).sort(doc! { time: 1 });
@@ -296,6 +330,11 @@ impl Known {
         let at = value.and_then(time_of);
         let Span { from, to } = self.history.span;
         if at.is_some_and(|at| from.is_some_and(|from| at < from) || to.is_some_and(|to| at >= to)) {
+            return Ok(None);
+        }
+        if let Some(deleted) = place.deleted.as_ref().filter(|deleted| !deleted.is_empty())
+            && stored(document).is_some_and(|row| !deleted.leaves(&row))
+        {
             return Ok(None);
         }
         let id = document.get("_id").ok().flatten().map(ids::mark).unwrap_or_default();
@@ -391,7 +430,7 @@ mod tests {
 
     fn known(kind: Kind, span: Span) -> Known {
         let history = MongoHistory::new("mongodb://localhost/db.posts", "at", span).unwrap();
-        Known { history, kind, index: "at_1".to_string() }
+        Known { history, kind, index: "at_1".to_string(), posts: false }
     }
 
     /// Plays documents of these ids and times as the server would give them after a break; the ids of the lines.

@@ -374,6 +374,31 @@ fn slips_are_told_without_a_server() {
     assert!(sink.claim().unwrap().clashes(&other.claim().unwrap()));
 }
 
+#[tokio::test]
+async fn posts_that_were_deleted_are_not_played() {
+    let Some(url) = server(&["gone"]).await else { return };
+    let index = doc! { "key": { "created_at": 1 }, "name": "by-time" };
+    probe::command(&url, doc! { "createIndexes": "gone", "indexes": [index] }).await;
+    let post = |id: &str, kind: &str, source: &str, at: i64| {
+        doc! { "id": id, "kind": kind, "source": source, "created_at": DateTime::from_millis(at), "text": format!("{source} {id}") }
+    };
+    let mut all: Vec<_> = (0..9).map(|n| post(&n.to_string(), "post", "mastodon", 1000 + n)).collect();
+    all.push(post("3", "post", "x-v1", 1009));
+    all.push(post("5", "delete", "x-v1", 1010));
+    all.push(post("7", "delete", "mastodon", 90_000));
+    // Of some networks a notice has no time.
+    all.push(doc! { "id": "3", "kind": "delete", "source": "mastodon" });
+    probe::insert(&url, "gone", all).await;
+    let span = Span { from: Some(Timestamp::from_millis(1002)), to: Some(Timestamp::from_millis(1010)) };
+    let history = MongoHistory::new(&format!("{url}.gone"), "created_at", span).unwrap();
+    let lines = history.field(Some("text".to_string())).recording().await.unwrap();
+    let texts: Vec<String> =
+        lines().map(|line| String::from_utf8(line.unwrap().bytes.to_vec()).unwrap()).collect().await;
+    let want = ["mastodon 2", "mastodon 4", "mastodon 5", "mastodon 6", "mastodon 8", "x-v1 3"];
+    assert_eq!(texts, want);
+    probe::forget(&url, &["gone"]).await;
+}
+
 /// The lines of a history, with their times.
 async fn played(url: &str, collection: &str, time: &str, span: Span) -> Vec<Line> {
     let history = MongoHistory::new(&format!("{url}.{collection}"), time, span).unwrap();

@@ -41,6 +41,7 @@ use tidemill_core::Registry;
 /// Registers the collectors and the format of posts.
 pub(crate) fn register(registry: &mut Registry) {
     registry.add_format("post", |o, columns| Ok(Arc::new(post::PostFormat::from_options(o, columns)?)));
+    post::Network::ALL.into_iter().filter_map(post::notices::of).for_each(|notices| registry.add_notices(notices));
     registry.add_input("mastodon", Mastodon::input);
     registry.add_input("weibo", Weibo::input);
     registry.add_input("wikimedia", Wikimedia::input);

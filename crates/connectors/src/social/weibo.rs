@@ -270,12 +270,18 @@ impl Session {
         .map_err(|fault| fault.to_string())?;
         let mut records = Vec::new();
         for post in posts.iter().rev() {
-            let mut id = Raw::Null;
-            scan(post, &self.paths, |_, raw| id = raw).map_err(|fault| fault.to_string())?;
+            let mut names = [Raw::Null; 2];
+            scan(post, &self.paths, |name, raw| names[name] = raw).map_err(|fault| fault.to_string())?;
+            let [id, deleted] = names;
             let (Raw::Number(id) | Raw::Text { text: id, .. }) = id else {
                 return Err("field \"id\": missing".to_string());
             };
-            if self.seen.is_new(&[id]) {
+            // What was deleted is listed once more, as a notice in its own place.
+            let is_new = match deleted {
+                Raw::Number("1") => self.seen.is_new(&["delete", id]),
+                _ => self.seen.is_new(&[id]),
+            };
+            if is_new {
                 records.push(post.as_bytes().to_vec());
             }
         }
@@ -345,7 +351,7 @@ impl Receiver for Weibo {
     async fn run(&self, intake: Arc<dyn Intake>, stop: Stop) -> Result<()> {
         let resume = intake.resume();
         let seen = Seen::from_token(resume.as_deref(), MARKS);
-        let paths = Paths::keys(["id"]);
+        let paths = Paths::keys(["id", "deleted"]);
         let session = Session { client: self.clone(), seen, tokens: Vec::new(), paths, began: resume.is_some() };
         run(session, &self.common.link, self.common.gather, intake, stop).await
     }

@@ -93,7 +93,6 @@ impl TopicInput {
         };
         self.source.fits(&self.stream, &topic)?;
         keep.reads(&self.stream, &topic)?;
-        self.source.open(&self.stream, topic, &keep.position(&self.stream), 0);
-        Ok(())
+        self.source.open(&self.stream, topic, &keep.position(&self.stream), 0)
     }
 }

@@ -68,7 +68,7 @@ impl Intakes {
             let source = ingest.source();
             let count = u32::try_from(ingest.receivers.len()).map_err(|_| Error::user("too many receivers"))?;
             let topic = keep.topic(&ingest.stream, raw_schema(), count, config.sync, ingest.retention)?;
-            source.open(&ingest.stream, Arc::clone(&topic), &keep.position(&ingest.stream), ingest.receivers.len());
+            source.open(&ingest.stream, Arc::clone(&topic), &keep.position(&ingest.stream), ingest.receivers.len())?;
             for (index, (partition, receiver)) in (0..count).zip(ingest.receivers).enumerate() {
                 board.update_input(&ingest.stream, index, |report| report.describe = receiver.describe());
                 let port = Port {

@@ -18,8 +18,8 @@ use std::{
     },
 };
 use tidemill_core::{
-    Batch, Block, Budget, Chunk, ChunkStream, Error, Offset, OffsetRange, OffsetStep, Options, PartitionId, Position,
-    Result, Shape, Source, Span,
+    Batch, Block, Budget, Chunk, ChunkStream, Error, Format, Notices, Offset, OffsetRange, OffsetStep, Options,
+    PartitionId, Position, Result, Shape, Source, Span,
 };
 use tidemill_store::log::{LogRows, Topic};
 use tokio::sync::{Notify, watch};
@@ -64,6 +64,8 @@ pub(crate) struct TopicSource {
     stream: OnceLock<String>,
     /// Where batches have been committed, by partition: what is behind it is no lag.
     consumed: Mutex<BTreeMap<u32, Offset>>,
+    /// Whose notices take back earlier records.
+    notices: OnceLock<Arc<dyn Notices>>,
     /// Rung when `consumed` moves: receivers that wait for the engine listen.
     pub(crate) moved: Notify,
     /// Receivers that fill the topic, and how many of them have come to the end of their input.
@@ -95,6 +97,7 @@ impl TopicSource {
             topic: OnceLock::new(),
             stream: OnceLock::new(),
             consumed: Mutex::default(),
+            notices: OnceLock::new(),
             moved: Notify::new(),
             records: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -102,6 +105,14 @@ impl TopicSource {
             ended: watch::Sender::new(0),
             failed: OnceLock::new(),
             told: AtomicUsize::new(0),
+        }
+    }
+
+    /// Says how its records are decoded: the topic keeps whose notices are in it, for those who show its history.
+    pub(crate) fn decoded_by(&self, format: &dyn Format) {
+        if let Some(notices) = format.notices() {
+            // A stream has one format.
+            let _set = self.notices.set(notices);
         }
     }
 
@@ -138,7 +149,14 @@ impl TopicSource {
         Err(Error::user(format!("stream `{stream}`: topic `{}` {what}", topic.name())))
     }
 
-    pub(crate) fn open(&self, stream: &str, topic: Arc<Topic>, consumed: &Position, receivers: usize) {
+    /// Reads `topic` from now on.
+    ///
+    /// # Errors
+    /// When the topic can't keep whose notices are in it.
+    pub(crate) fn open(&self, stream: &str, topic: Arc<Topic>, consumed: &Position, receivers: usize) -> Result<()> {
+        if let Some(notices) = self.notices.get() {
+            topic.set_notices(notices.name())?;
+        }
         let begin = |p: u32| match self.start {
             Start::Earliest => topic.start(p),
             Start::Latest => topic.end(p),
@@ -147,6 +165,7 @@ impl TopicSource {
         *self.consumed.lock() = consumed.iter().filter_map(|(p, at)| Some((p.0.parse().ok()?, *at))).collect();
         // Opened once by the pipeline; a second call would be a bug and changes nothing.
         let _opened = (self.topic.set(topic), self.stream.set(stream.to_string()), self.receivers.set(receivers));
+        Ok(())
     }
 
     /// A receiver has appended the last of its input, or `failed` for good.

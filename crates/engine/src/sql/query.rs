@@ -2,7 +2,7 @@
 //!
 //! A query sees the views as they are shown now, the static tables, the states
 //! as of a batch ([`super::past`]), and the topics of the log with `_offset`,
-//! `_partition` and `_timestamp`. It can only
+//! `_partition` and `_timestamp`, without what notices took back. It can only
 //! SELECT, has a bounded share of memory, and writes nothing to disk.
 //!
 //! Invariant: a query takes no lock that a batch needs for longer than a copy of
@@ -38,7 +38,7 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
-use tidemill_core::{Answer, Error, Progress, Question, Result, nearest};
+use tidemill_core::{Answer, Error, Progress, Question, Registry, Result, nearest};
 use tidemill_store::{
     DataDir, Disk, Past, RealDisk,
     log::{Log, Topic},
@@ -122,7 +122,8 @@ impl StreamingContext {
     }
 
     pub(super) fn queryable(&self, then: Option<&Moment>) -> Result<Tables> {
-        let mut tables = topic_tables(self.log().iter().flat_map(|log| log.topics()), then)?;
+        let topics = self.log().iter().flat_map(|log| log.topics()).collect();
+        let mut tables = topic_tables(topics, &self.config.registry, then)?;
         if let Some(own) = tables.get(&format!("{}{DEAD}", self.name())).cloned() {
             tables.entry(DEAD[1..].to_string()).or_insert(own);
         }
@@ -140,6 +141,7 @@ impl StreamingContext {
 pub struct Shell {
     path: PathBuf,
     states: StateTables,
+    registry: Arc<Registry>,
 }
 
 impl Shell {
@@ -158,7 +160,14 @@ impl Shell {
         for name in tidemill_store::rewind::programs(&*disk, path)? {
             states.add(path, &name, Vec::new());
         }
-        Ok(Self { path: path.to_path_buf(), states })
+        Ok(Self { path: path.to_path_buf(), states, registry: Arc::default() })
+    }
+
+    /// With connectors and formats. Whose topics have notices of what was deleted are read with those that know them.
+    #[must_use]
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = Arc::new(registry);
+        self
     }
 
     /// As [`Shell::open`], and shows the states of SQL programs as they would:
@@ -220,7 +229,7 @@ impl Shell {
     /// As [`StreamingContext::sql`].
     pub async fn query_async(&self, query: &str) -> Result<Vec<RecordBatch>> {
         let log = self.log()?;
-        let mut tables = topic_tables(log.topics(), None)?;
+        let mut tables = topic_tables(log.topics(), &self.registry, None)?;
         // The dead letters of the only program need no name.
         let mut dead = tables.iter().filter(|(name, _)| name.ends_with(DEAD));
         if let (Some((_, only)), None) = (dead.next(), dead.next()) {
@@ -231,13 +240,14 @@ impl Shell {
     }
 }
 
-fn topic_tables(topics: impl IntoIterator<Item = Arc<Topic>>, then: Option<&Moment>) -> Result<Tables> {
+fn topic_tables(topics: Vec<Arc<Topic>>, registry: &Arc<Registry>, then: Option<&Moment>) -> Result<Tables> {
     topics
         .into_iter()
         .map(|topic| {
             let name = topic.name().to_string();
             let ends = then.and_then(|then| then.ends.get(&name)).cloned().unwrap_or_default();
-            Ok((name, Arc::new(Table(TopicTable::new(topic)?.until(ends))) as Arc<dyn TableProvider>))
+            let table = TopicTable::new(topic, Arc::clone(registry))?.until(ends);
+            Ok((name, Arc::new(Table(table)) as Arc<dyn TableProvider>))
         })
         .collect()
 }

@@ -2,12 +2,14 @@
 //!
 //! The columns of a topic are as they are stored, followed by `_offset`,
 //! `_partition` and `_timestamp`; raw records, of a receiver and of dead
-//! letters, are shown as text, with a sign in place of bytes that are none. Comparisons with the three
-//! are used to read only the offsets in question: the log is never read from
-//! its beginning to find its end.
+//! letters, are shown as text, with a sign in place of bytes that are none. What
+//! notices took back is left out ([`Standing`]). Comparisons with the three are
+//! used to read only the offsets in question: the log is never read from its
+//! beginning to find its end.
 
-use super::provider::Scan;
+use super::{mistakes::of_df, provider::Scan};
 use crate::{
+    Standing,
     ingest::{dead_schema, is_raw, replayed_schema},
     plan::{META, external},
 };
@@ -15,6 +17,7 @@ use arrow_array::{
     ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt32Array, UInt64Array, cast::AsArray,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow_select::filter::filter_record_batch;
 use datafusion::{
     common::{Result as DfResult, exec_datafusion_err},
     execution::TaskContext,
@@ -26,9 +29,10 @@ use datafusion::{
     },
     scalar::ScalarValue,
 };
+use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
-use tidemill_core::{Offset, Result, Timestamp};
-use tidemill_store::log::{LogRows, Topic};
+use tidemill_core::{Offset, Registry, Result, Timestamp};
+use tidemill_store::log::{LogReader, LogRows, Topic};
 
 /// A topic as a table.
 #[derive(Debug)]
@@ -39,10 +43,12 @@ pub(super) struct TopicTable {
     raw: Option<usize>,
     /// Where partitions end for this table, of those that go on behind it.
     ends: BTreeMap<u32, Offset>,
+    /// Knows who reads the topic's notices.
+    registry: Arc<Registry>,
 }
 
 impl TopicTable {
-    pub(super) fn new(topic: Arc<Topic>) -> Result<Self> {
+    pub(super) fn new(topic: Arc<Topic>, registry: Arc<Registry>) -> Result<Self> {
         let own = Arc::clone(&topic.config().schema);
         let letters = own == dead_schema() || own == replayed_schema();
         let raw = if is_raw(&own) { Some(0) } else { own.index_of("raw").ok().filter(|_| letters) };
@@ -54,7 +60,7 @@ impl TopicTable {
         fields.push(Arc::new(Field::new(META[1], DataType::UInt32, false)));
         let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         fields.push(Arc::new(Field::new(META[2], time, false)));
-        Ok(Self { topic, schema: Arc::new(Schema::new(fields)), raw, ends: BTreeMap::new() })
+        Ok(Self { topic, schema: Arc::new(Schema::new(fields)), raw, ends: BTreeMap::new(), registry })
     }
 
     /// The same, without what lies from these offsets on.
@@ -146,23 +152,27 @@ impl Scan for TopicTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> DfResult<Arc<dyn ExecutionPlan>> {
-        let mut parts: Vec<Arc<dyn PartitionStream>> = Vec::new();
-        for (partition, from, to) in self.ranges(filters).map_err(external)? {
-            let (topic, schema) = (Arc::clone(&self.topic), Arc::clone(&self.schema));
-            parts.push(Arc::new(Part { topic, schema, raw: self.raw, partition, from, to }));
-        }
-        if parts.is_empty() {
+        let mut ranges = self.ranges(filters).map_err(external)?;
+        // Notices are honoured that came after what is wanted, also where that ends in the past.
+        let standing = Standing::of(&self.topic, &self.registry, &ranges).map_err(external)?;
+        let standing = standing.map(|standing| Arc::new(Mutex::new(standing)));
+        if ranges.is_empty() {
             // A plan has a partition, also one without rows.
-            let (topic, schema, at) = (Arc::clone(&self.topic), Arc::clone(&self.schema), self.topic.start(0));
-            parts.push(Arc::new(Part { topic, schema, raw: self.raw, partition: 0, from: at, to: at }));
+            let at = self.topic.start(0);
+            ranges.push((0, at, at));
         }
+        let part = |(partition, from, to)| {
+            let (topic, schema) = (Arc::clone(&self.topic), Arc::clone(&self.schema));
+            Arc::new(Part { topic, schema, raw: self.raw, partition, from, to, standing: standing.clone() }) as _
+        };
+        let parts: Vec<Arc<dyn PartitionStream>> = ranges.into_iter().map(part).collect();
         let exec = StreamingTableExec::try_new(Arc::clone(&self.schema), parts, projection, None, false, limit)?;
         Ok(Arc::new(exec))
     }
 }
 
 /// Offsets `[from, to)` of one partition.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Part {
     topic: Arc<Topic>,
     schema: SchemaRef,
@@ -170,9 +180,28 @@ struct Part {
     partition: u32,
     from: Offset,
     to: Offset,
+    /// What all parts leave out; the first that need it read its notices.
+    standing: Option<Arc<Mutex<Standing>>>,
 }
 
 impl Part {
+    /// The next rows of `reader`; none of them while notices are read, so that whoever waits can give up.
+    fn next(&self, reader: &mut LogReader) -> Result<Option<RecordBatch>> {
+        let mut standing = self.standing.as_ref().map(|standing| standing.lock());
+        if let Some(standing) = &mut standing
+            && standing.read_on()?
+        {
+            return Ok(Some(RecordBatch::new_empty(Arc::clone(&self.schema))));
+        }
+        let Some(rows) = reader.next().transpose()? else { return Ok(None) };
+        let stand = standing.and_then(|standing| standing.standing(self.partition, &rows));
+        let rows = self.rows(&rows).map_err(of_df)?;
+        match stand {
+            Some(stand) => filter_record_batch(&rows, &stand).map(Some).map_err(|e| of_df(e.into())),
+            None => Ok(Some(rows)),
+        }
+    }
+
     fn rows(&self, rows: &LogRows) -> DfResult<RecordBatch> {
         let count = rows.rows.num_rows();
         let mut columns = rows.rows.columns().to_vec();
@@ -197,9 +226,9 @@ impl PartitionStream for Part {
     }
 
     fn execute(&self, _task: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let reader = self.topic.read(self.partition, self.from, self.to);
-        let part = Part { topic: Arc::clone(&self.topic), schema: Arc::clone(&self.schema), ..*self };
-        let rows = reader.map(move |rows| part.rows(&rows.map_err(external)?));
+        let mut reader = self.topic.read(self.partition, self.from, self.to);
+        let part = self.clone();
+        let rows = std::iter::from_fn(move || part.next(&mut reader).map_err(external).transpose());
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), futures::stream::iter(rows)))
     }
 }

@@ -79,6 +79,8 @@ pub struct TopicConfig {
     pub retention: Retention,
     /// Bytes after which a new segment begins, 4 KiB to 1 GiB.
     pub segment_bytes: u64,
+    /// Whose notices take back earlier rows, by the name of who can read them; `None` when there are none.
+    pub notices: Option<String>,
 }
 
 impl TopicConfig {
@@ -90,6 +92,7 @@ impl TopicConfig {
             sync: Sync::Every(Duration::from_millis(10)),
             retention: Retention::default(),
             segment_bytes: 64 << 20,
+            notices: None,
         }
     }
 
@@ -113,6 +116,8 @@ struct Stored {
     sync: Sync,
     retention: Retention,
     segment_bytes: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    notices: Option<String>,
     /// For people; not read.
     columns: Vec<String>,
     /// The IPC schema message in hexadecimal.
@@ -155,6 +160,7 @@ pub(super) fn write(disk: &dyn Disk, path: &Path, config: &TopicConfig) -> Resul
         sync: config.sync,
         retention: config.retention,
         segment_bytes: config.segment_bytes,
+        notices: config.notices.clone(),
         columns: config.schema.fields().iter().map(|f| format!("{} {}", f.name(), f.data_type())).collect(),
         schema: to_hex(&ipc::schema_message(&config.schema)?),
     };
@@ -172,6 +178,7 @@ pub(super) fn read(disk: &dyn Disk, path: &Path) -> Result<TopicConfig> {
         sync: stored.sync,
         retention: stored.retention,
         segment_bytes: stored.segment_bytes,
+        notices: stored.notices,
     };
     config.check()?;
     Ok(config)

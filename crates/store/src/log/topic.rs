@@ -43,8 +43,8 @@ fn segment_bytes(wanted: u64, retention: Retention) -> u64 {
 #[derive(Debug)]
 pub struct Topic {
     config: TopicConfig,
-    /// What old rows are kept now; the configuration holds what the topic was opened with.
-    retention: Mutex<Retention>,
+    /// As it is now; `config` holds what the topic was opened with.
+    now: Mutex<TopicConfig>,
     dir: PathBuf,
     shared: Arc<Shared>,
     partitions: Vec<Arc<Partition>>,
@@ -89,9 +89,9 @@ impl Topic {
             })
             .collect::<Result<Vec<_>>>()?;
         let pins = Mutex::new(Pins::open(&**disk, dir)?);
-        let retention = Mutex::new(config.retention);
+        let now = Mutex::new(config.clone());
         let dir = dir.to_owned();
-        let topic = Self { config, retention, dir, shared, partitions, pins, work: Arc::clone(work) };
+        let topic = Self { config, now, dir, shared, partitions, pins, work: Arc::clone(work) };
         for partition in &topic.partitions {
             if partition.segments.read().len() > 1 {
                 topic.work.tidy(partition);
@@ -105,14 +105,40 @@ impl Topic {
         &self.shared.topic
     }
 
-    /// What it was opened with; [`Topic::retention`] may have been changed since.
+    /// What it was opened with; [`Topic::retention`] and [`Topic::notices`] may have been changed since.
     pub fn config(&self) -> &TopicConfig {
         &self.config
     }
 
     /// What old rows are kept.
     pub fn retention(&self) -> Retention {
-        *self.retention.lock()
+        self.now.lock().retention
+    }
+
+    /// Whose notices take back earlier rows of it.
+    pub fn notices(&self) -> Option<String> {
+        self.now.lock().notices.clone()
+    }
+
+    /// Says whose notices take back earlier rows; durable when this returns.
+    ///
+    /// # Errors
+    /// When the disk refuses: then nothing has changed.
+    pub fn set_notices(&self, of: &str) -> Result<()> {
+        self.change(|config| config.notices = Some(of.to_owned())).map(drop)
+    }
+
+    /// Changes `topic.json`; whether there was something to change.
+    fn change(&self, change: impl FnOnce(&mut TopicConfig)) -> Result<bool> {
+        let mut now = self.now.lock();
+        let mut next = now.clone();
+        change(&mut next);
+        let differs = *now != next;
+        if differs {
+            write_config(&*self.shared.disk, &self.dir.join("topic.json"), &next)?;
+            *now = next;
+        }
+        Ok(differs)
     }
 
     /// Changes what old rows are kept, from the next [`Topic::apply_retention`]
@@ -121,11 +147,7 @@ impl Topic {
     /// # Errors
     /// When the disk refuses: then nothing has changed.
     pub fn set_retention(&self, retention: Retention) -> Result<()> {
-        let mut now = self.retention.lock();
-        if *now != retention {
-            let config = TopicConfig { retention, ..self.config.clone() };
-            write_config(&*self.shared.disk, &self.dir.join("topic.json"), &config)?;
-            *now = retention;
+        if self.change(|config| config.retention = retention)? {
             let bytes = segment_bytes(self.config.segment_bytes, retention);
             self.shared.segment_bytes.store(bytes, Ordering::Relaxed);
         }

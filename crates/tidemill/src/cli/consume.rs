@@ -2,23 +2,25 @@
 //!
 //! Invariant: raw records come out byte for byte with a line end each (on a
 //! terminal without control characters); rows of other topics come out as JSON
-//! lines. A closed pipe ends the command quietly.
+//! lines. Posts that were deleted since are left out, and counted. A closed pipe
+//! ends the command quietly.
 
 use super::{
     data::{DataArg, is_raw},
     kafka::KafkaArg,
     out,
 };
-use arrow_array::{Array, ArrayRef, RecordBatch, StringArray, cast::AsArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray, cast::AsArray};
 use arrow_schema::{Field, Schema};
 use clap::Args;
 use std::{
-    io::{self, IsTerminal},
+    io::{self, IsTerminal, Write},
     sync::Arc,
 };
 use tidemill::{
     Error, Result,
     core::Offset,
+    engine::Standing,
     store::{Topic, log::LogRows},
 };
 
@@ -92,7 +94,7 @@ impl Consume {
         self.max.unwrap_or(if self.from_beginning { u64::MAX } else { NEWEST })
     }
 
-    fn print(&self, topic: &Topic) -> Result<()> {
+    fn print(&self, topic: &Arc<Topic>) -> Result<()> {
         let partitions = match self.partition {
             Some(p) if p < topic.config().partitions => p..p + 1,
             Some(p) => {
@@ -105,34 +107,52 @@ impl Consume {
             None => 0..topic.config().partitions,
         };
         let mut left = self.most();
-        let safe = io::stdout().is_terminal();
         let total: u64 = partitions.clone().map(|p| topic.end(p).0 - topic.start(p).0).sum();
         // The newest of several partitions: what is too much is left out at the front.
         let mut skip = if self.from_beginning { 0 } else { total.saturating_sub(left) };
+        let mut ranges = Vec::new();
         for p in partitions {
             let (start, end) = (topic.start(p).0, topic.end(p).0);
             let from = end.min(start + skip);
             skip -= from - start;
             let to = end.min(from.saturating_add(left));
             left -= to - from;
-            for rows in topic.read(p, Offset(from), Offset(to)) {
-                out::bytes(&self.rows(topic, p, &rows?, safe)?)?;
+            ranges.push((p, Offset(from), Offset(to)));
+        }
+        let standing = Standing::of(topic, &tidemill::connectors::registry(), &ranges)?;
+        let standing = standing.map(Standing::read).transpose()?;
+        let mut hidden = 0;
+        for (p, from, to) in ranges {
+            for rows in topic.read(p, from, to) {
+                let rows = rows?;
+                let stand = standing.as_ref().and_then(|standing| standing.standing(p, &rows));
+                hidden += stand.as_ref().map_or(0, BooleanArray::false_count);
+                out::bytes(&self.rows(topic, p, &rows, stand.as_ref())?)?;
                 if out::is_closed() {
                     return Ok(());
                 }
             }
         }
+        if hidden > 0 {
+            // A terminal that is gone ends nothing.
+            let _told = writeln!(io::stderr(), "left out {hidden} records that were deleted since");
+        }
         Ok(())
     }
 
-    fn rows(&self, topic: &Topic, partition: u32, rows: &LogRows, safe: bool) -> Result<Vec<u8>> {
+    /// The lines of rows, of those that stand.
+    fn rows(&self, topic: &Topic, partition: u32, rows: &LogRows, stand: Option<&BooleanArray>) -> Result<Vec<u8>> {
+        let safe = io::stdout().is_terminal();
         let lines: Vec<Vec<u8>> = if is_raw(topic) {
             rows.rows.column(0).as_binary::<i32>().iter().map(|v| v.unwrap_or_default().to_vec()).collect()
         } else {
             json_lines(&rows.rows)?
         };
         let mut text = Vec::new();
-        for (offset, line) in (rows.base.0..).zip(lines) {
+        for (row, (offset, line)) in (rows.base.0..).zip(lines).enumerate() {
+            if stand.is_some_and(|stand| !stand.value(row)) {
+                continue;
+            }
             if self.offsets {
                 text.extend_from_slice(format!("{partition}:{offset}\t").as_bytes());
             }

@@ -29,6 +29,7 @@ mod serving;
 mod simulate;
 mod sql;
 mod status;
+mod stored;
 mod table;
 mod topic;
 mod traces;

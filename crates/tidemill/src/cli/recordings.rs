@@ -3,7 +3,10 @@
 //! Invariant: a recording is read as it is sent, a line at a time; a line over
 //! the bound is left out and told in the log. Called by `replay`.
 
-use super::data::{DataArg, OpenLog, is_raw};
+use super::{
+    data::{DataArg, OpenLog, is_raw},
+    stored::without_deleted,
+};
 use arrow_array::cast::AsArray;
 use bytes::Bytes;
 use futures::stream::{self, StreamExt};
@@ -26,6 +29,8 @@ use tidemill::{
         lines::MAX_LINE,
         replay::{Line, Recording, TimeOf},
     },
+    core::Offset,
+    engine::Standing,
     store::Topic,
 };
 
@@ -59,9 +64,10 @@ pub(super) async fn open(name: &str, wanted: &Wanted, data: &DataArg) -> Result<
     }
     let path = PathBuf::from(name);
     let (recording, is_timed, log) = if is_parquet(&path) && path.exists() {
-        (parquet_recording(&path, wanted.time.as_deref())?, wanted.time.is_some(), None)
+        let rows = parquet_recording(&path, wanted.time.as_deref())?;
+        (without_deleted(rows).await, wanted.time.is_some(), None)
     } else if path.exists() {
-        (of_file(&path)?, false, None)
+        (without_deleted(of_file(&path)?).await, false, None)
     } else if data.path.join("log").is_dir() {
         let log = data.look()?;
         let topic = log.topic(name)?;
@@ -171,30 +177,45 @@ impl Iterator for Lines {
     }
 }
 
-/// The records of a topic in the order of their times: when they were received, or by the member `time`.
+/// The records of a topic in the order of their times: when they were received, or by the member `time`. Posts that
+/// were deleted since are left out.
 fn of_topic(topic: &Arc<Topic>, time: Option<&str>) -> Result<Recording> {
     if !is_raw(topic) {
         return Err(Error::user(format!("topic `{}` has columns of its own; replay serves raw records", topic.name())));
     }
     let (topic, by) = (Arc::clone(topic), time.map(|time| time_of(Some(time))));
+    let registry = tidemill::connectors::registry();
     Ok(Arc::new(move || {
-        let partitions = (0..topic.config().partitions).map(|p| of_partition(&topic, p, by.clone()).peekable());
-        stream::iter(InTurn { partitions: partitions.collect() }).boxed()
+        let ranges: Vec<_> = (0..topic.config().partitions).map(|p| (p, topic.start(p), topic.end(p))).collect();
+        let standing = Standing::of(&topic, &registry, &ranges).and_then(|found| found.map(Standing::read).transpose());
+        let standing = match standing {
+            Ok(standing) => standing.map(Arc::new),
+            Err(error) => return stream::iter([Err(error)]).boxed(),
+        };
+        let part = |range| of_partition(&topic, range, by.clone(), standing.clone()).peekable();
+        stream::iter(InTurn { partitions: ranges.into_iter().map(part).collect() }).boxed()
     }))
 }
 
-/// The records of a partition with their times.
-fn of_partition(topic: &Arc<Topic>, p: u32, by: Option<TimeOf>) -> Records {
-    let rows = topic.read(p, topic.start(p), topic.end(p));
+/// The records of a partition with their times, of those that stand.
+fn of_partition(
+    topic: &Arc<Topic>,
+    (p, from, to): (u32, Offset, Offset),
+    by: Option<TimeOf>,
+    standing: Option<Arc<Standing>>,
+) -> Records {
+    let rows = topic.read(p, from, to);
     Box::new(rows.flat_map(move |rows| {
         let rows = match rows {
             Ok(rows) => rows,
             Err(error) => return Box::new(std::iter::once(Err(error))) as Records,
         };
+        let stand = standing.as_ref().and_then(|standing| standing.standing(p, &rows));
         let values = rows.rows.column(0).as_binary::<i32>().clone();
         let received = rows.times.into_iter().flat_map(|(rows, time)| std::iter::repeat_n(time, rows as usize));
         let by = by.clone();
-        Box::new(received.enumerate().map(move |(row, received)| {
+        let stands = move |row: usize| stand.as_ref().is_none_or(|stand| stand.value(row));
+        Box::new(received.enumerate().filter(move |(row, _)| stands(*row)).map(move |(row, received)| {
             let bytes = Bytes::copy_from_slice(values.value(row));
             let at = by.as_ref().map_or(Some(received), |by| by(&bytes));
             Ok(Line { bytes, at })

@@ -46,7 +46,7 @@ Ctrl-C stops a query that runs, and drops what was typed.
 
 A topic is a table with the columns _partition, _offset and _timestamp besides its own. Dead letters \
 are the table `dead`, or \"NAME.dead\" where several programs have some: raw, reason, stream, partition, \
-offset, batch. Another process may run a program on the directory meanwhile.")]
+offset, batch. Posts that a network's notice deleted are left out of the topics. Another process may run a program on the directory meanwhile.")]
 pub(crate) struct Sql {
     #[command(flatten)]
     data: DataArg,
@@ -174,11 +174,14 @@ impl Sql {
     pub(crate) fn run(self) -> Result<()> {
         let mut answers = Answers::new(match &self.program {
             Some(path) => Asked::Program(Box::new(self.start(path)?)),
-            None => Asked::History(Shell::open_with(&self.data.path, |name, text| {
-                let context = tidemill::context(name).data_dir(&self.data.path).check_only().build();
-                context.declare_sql(text)?;
-                Ok(context)
-            })?),
+            None => Asked::History(
+                Shell::open_with(&self.data.path, |name, text| {
+                    let context = tidemill::context(name).data_dir(&self.data.path).check_only().build();
+                    context.declare_sql(text)?;
+                    Ok(context)
+                })?
+                .registry(tidemill::connectors::registry()),
+            ),
         })?;
         let done = match &self.query {
             Some(query) => statements(query).iter().try_for_each(|query| answers.query(query)),

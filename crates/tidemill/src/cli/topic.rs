@@ -233,6 +233,9 @@ fn describe(topic: &Topic) -> Result<()> {
             }
         }
     }
+    if let Some(of) = topic.notices() {
+        outln!("  {of}: those that a notice deletes are shown no more");
+    }
     let rows = (0..config.partitions)
         .map(|p| vec![p.to_string(), topic.start(p).to_string(), topic.end(p).to_string()])
         .collect();

@@ -29,6 +29,8 @@
 mod bluesky;
 mod columns;
 mod mastodon;
+pub(crate) mod notices;
+pub mod stored;
 mod text;
 mod weibo;
 mod wikimedia;
@@ -41,7 +43,7 @@ use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{Schema, SchemaRef};
 use serde_json::Value;
 use std::sync::Arc;
-use tidemill_core::{Block, Decoder, Error, Format, Options, Refusal, Result, Timestamp, nearest};
+use tidemill_core::{Block, Decoder, Error, Format, Notices, Options, Refusal, Result, Timestamp, nearest};
 
 /// A social network whose posts can be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -235,6 +237,10 @@ impl Format for PostFormat {
     fn decoder(&self, projection: &[usize]) -> Box<dyn Decoder> {
         let fields: Vec<_> = projection.iter().map(|i| Arc::clone(&self.schema.fields()[*i])).collect();
         Box::new(PostDecoder { network: self.network, schema: Arc::new(Schema::new(fields)) })
+    }
+
+    fn notices(&self) -> Option<Arc<dyn Notices>> {
+        notices::of(self.network)
     }
 }
 

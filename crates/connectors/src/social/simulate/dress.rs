@@ -159,7 +159,10 @@ impl Posted {
                     "commit": {"rev": format!("r{number}"), "operation": "delete", "collection": next(), "rkey": next()}})
                 .to_string()
             }
-            Network::Wikimedia | Network::X | Network::Weibo => String::new(),
+            Network::Weibo => json!({"created_at": ruby(at), "id": id.parse::<u64>().unwrap_or_default(), "idstr": id,
+                "text": "抱歉，此微博已被作者删除。", "deleted": 1})
+            .to_string(),
+            Network::Wikimedia | Network::X => String::new(),
         };
         Self { id: id.to_string(), at, record, kind: Kind::Delete }
     }

@@ -3,7 +3,7 @@
 //! Invariant: each question of the timeline is counted against its token, and refused with 10023 when nothing is left.
 
 use super::{
-    Fault, Stage,
+    Fault, Posted, Stage,
     serve::{Answer, Asked},
 };
 use serde_json::{Value, json};
@@ -21,6 +21,14 @@ pub(super) struct Counts(Mutex<BTreeMap<String, (Timestamp, u64)>>);
 
 fn complaint(code: u16, error_code: u64, error: &str, asked: &Asked) -> Answer {
     Answer::json(code, &json!({"request": asked.path, "error_code": error_code, "error": error}))
+}
+
+/// The posts that are published; a notice stands in the place of a post that was deleted.
+fn listed(stage: &Stage) -> impl Iterator<Item = &Posted> {
+    let posts = &stage.plan.posts[..stage.published()];
+    let gone: BTreeMap<&str, &Posted> =
+        posts.iter().filter(|post| post.is_delete()).map(|post| (post.id.as_str(), post)).collect();
+    posts.iter().filter(|post| post.is_post()).map(move |post| gone.get(post.id.as_str()).copied().unwrap_or(post))
 }
 
 pub(super) fn answer(asked: &Asked, stage: &Arc<Stage>) -> Answer {
@@ -60,7 +68,7 @@ pub(super) fn answer(asked: &Asked, stage: &Arc<Stage>) -> Answer {
             count.1 += 1;
             let most = asked.get("count").and_then(|n| n.parse().ok()).unwrap_or(20).min(200);
             let mut all: Vec<Value> =
-                stage.standing().map(|(_, post)| serde_json::from_str(&post.record).unwrap_or_default()).collect();
+                listed(stage).map(|post| serde_json::from_str(&post.record).unwrap_or_default()).collect();
             all.reverse();
             all.truncate(most);
             let text = json!({"statuses": all, "total_number": all.len()}).to_string();

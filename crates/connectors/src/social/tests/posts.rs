@@ -1,7 +1,7 @@
 //! One text, in the dress of each network, is one post; real frames and the documented examples too.
 
 use super::*;
-use crate::social::post::{Kind, Post, PostFormat, schema};
+use crate::social::post::{Kind, Post, PostFormat, notices, schema};
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
@@ -51,7 +51,7 @@ fn read(network: Network, record: &serde_json::Value) -> Post {
 
 #[test]
 fn notices_of_deletions_name_their_posts() {
-    for network in [Network::Mastodon, Network::XV1, Network::Bluesky] {
+    for network in [Network::Mastodon, Network::XV1, Network::Bluesky, Network::Weibo] {
         let id = wanted(network, 3).remove(2);
         let gone = network.read(Posted::deletion(network, &id, 9).record.as_bytes()).unwrap();
         assert_eq!((gone.id, gone.kind, gone.text), (id, Kind::Delete, None), "{network:?}");
@@ -61,6 +61,74 @@ fn notices_of_deletions_name_their_posts() {
     let gone = serde_json::json!({"created_at": "Tue May 31 17:46:55 +0800 2011", "id": 7, "text": "抱歉，此微博已被删除。", "deleted": 1});
     let gone = read(Network::Weibo, &gone);
     assert_eq!((gone.kind, gone.text), (Kind::Delete, None));
+}
+
+/// The ids that a record shows.
+fn shown(network: Network, record: &str) -> Vec<String> {
+    let mut ids = Vec::new();
+    notices::of(network).unwrap().shown(record.as_bytes(), &mut |id| ids.push(id.to_string()));
+    ids.dedup();
+    ids
+}
+
+#[test]
+fn what_a_record_shows_and_takes_back_has_the_ids_of_its_posts() {
+    assert!(notices::of(Network::Wikimedia).is_none());
+    for network in Network::ALL.into_iter().filter(|network| *network != Network::Wikimedia) {
+        let reader = notices::of(network).unwrap();
+        assert_eq!(reader.name(), format!("posts of {}", network.name()));
+        for (post, id) in posts(network, 9).iter().zip(wanted(network, 9)) {
+            assert_eq!(shown(network, &post.record), [id], "{network:?}");
+            assert_eq!(reader.taken_back(post.record.as_bytes()), None);
+        }
+        let id = wanted(network, 3).remove(2);
+        let gone = match network {
+            Network::X => serde_json::json!({"data": {"delete": {"tweet": {"id": id, "author_id": "8"}}}}).to_string(),
+            _ => Posted::deletion(network, &id, 9).record,
+        };
+        assert_eq!(reader.taken_back(gone.as_bytes()), Some(id.clone()), "{network:?}");
+        // A notice of Weibo is the post without what it said.
+        let own = if network == Network::Weibo { vec![id] } else { vec![] };
+        assert_eq!(shown(network, &gone), own, "{network:?}");
+        assert_eq!((shown(network, "{\"id\":"), reader.taken_back(b"{\"delete\":")), (vec![], None));
+    }
+    let talk = posts(Network::Mastodon, 1)[0].record.replace("<p>", "<p>delete ");
+    assert_eq!(notices::of(Network::Mastodon).unwrap().taken_back(talk.as_bytes()), None, "a post about deleting");
+}
+
+#[test]
+fn who_passes_a_post_on_or_quotes_it_shows_it() {
+    let json = |value: serde_json::Value| value.to_string();
+    let of = [
+        (Network::Mastodon, json(serde_json::json!({"id": "1", "reblog": {"id": "2"}})), vec!["1", "2"]),
+        (
+            Network::Mastodon,
+            json(
+                serde_json::json!({"id": "1", "reblog": null, "quote": {"state": "accepted", "quoted_status": {"id": "2"}}}),
+            ),
+            vec!["1", "2"],
+        ),
+        (
+            Network::XV1,
+            json(serde_json::json!({"id": 1, "retweeted_status": {"id_str": "2", "quoted_status": {"id": 3}}})),
+            vec!["1", "2", "3"],
+        ),
+        (
+            Network::X,
+            json(
+                serde_json::json!({"data": {"id": "1"}, "includes": {"users": [{"id": "9"}], "tweets": [{"id": "2"}, {"id": "3"}]}}),
+            ),
+            vec!["1", "2", "3"],
+        ),
+        (
+            Network::Weibo,
+            json(serde_json::json!({"idstr": "1", "retweeted_status": {"id": 2}, "user": {"id": 7}})),
+            vec!["1", "2"],
+        ),
+    ];
+    for (network, record, ids) in of {
+        assert_eq!(shown(network, &record), ids, "{network:?}");
+    }
 }
 
 /// The status of Weibo's reference, and texts as they are written there.

@@ -74,6 +74,25 @@ async fn a_restart_knows_what_it_has() {
 }
 
 #[tokio::test]
+async fn a_post_that_is_listed_as_deleted_is_a_notice_once() {
+    let mut plan = plan(Network::Weibo, 5);
+    let gone = plan.posts[2].id.clone();
+    plan.posts.push(Posted::deletion(Network::Weibo, &gone, 9));
+    let server = serve(plan).await;
+    server.stage.publish(5);
+    let running = server.start(client(&server, &["a"]), None);
+    running.records(5).await;
+    server.stage.publish(1);
+    let heard = running.records(6).await;
+    let last = Network::Weibo.read(&heard.records[5]).unwrap();
+    assert_eq!((last.id, last.kind), (gone, crate::social::post::Kind::Delete));
+    // It is listed again and again.
+    server.clock.advance(Duration::from_secs(60));
+    running.says("0 new posts of 5").await;
+    assert_eq!(running.end().await.records.len(), 6);
+}
+
+#[tokio::test]
 async fn half_an_answer_is_asked_for_again_and_missed_posts_are_told() {
     let mut plan = plan(Network::Weibo, 600);
     plan.faults = vec![Fault::Half(0), Fault::Pass, Fault::Status(503, None)];

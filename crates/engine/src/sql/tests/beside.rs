@@ -295,7 +295,7 @@ fn topics_are_pruned_by_their_own_columns() {
         topic.append(0, &one, None).unwrap();
         topic.append(1, &one, None).unwrap();
     }
-    let table = TopicTable::new(topic).unwrap();
+    let table = TopicTable::new(topic, Arc::default()).unwrap();
     let time = |s: i64| lit(ScalarValue::TimestampMicrosecond(Some(s * 1_000_000), Some("UTC".into())));
     let ranges = |filters: &[datafusion::logical_expr::Expr]| {
         let ranges = table.ranges(filters).unwrap();

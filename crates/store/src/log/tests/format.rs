@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, io::IoSlice};
 use tidemill_core::{Batch, BatchId, Clock, Duration, OffsetRange, StagedPart};
 
 /// The version that this build writes.
-const NOW: &str = "v5";
+const NOW: &str = "v6";
 
 fn fixture(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(version)
@@ -65,6 +65,7 @@ fn write() -> SimDisk {
     let log = Log::quiet(Arc::new(disk.clone()), Path::new("/d/log"), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
     let mut config = config(Sync::Every(Duration::from_millis(10)));
     config.retention = Retention { max_age: Some(Duration::from_secs(3600)), max_bytes: None };
+    config.notices = Some("posts of mastodon".to_owned());
     let topic = log.create_topic("clicks", &config).unwrap();
     for i in 0..8 {
         topic.append(0, &rows(i * 10, 10, 20), (i % 2 == 0).then_some("token")).unwrap();
@@ -159,7 +160,7 @@ fn copied(version: &str) -> Arc<dyn Disk> {
 
 #[test]
 fn every_version_is_read_back() {
-    for version in ["v1", "v2", "v3", "v4", NOW] {
+    for version in ["v1", "v2", "v3", "v4", "v5", NOW] {
         let shared = copied(version);
         let log = Log::quiet(Arc::clone(&shared), Path::new("/d/log"), clock()).unwrap();
         let topic = log.topic("clicks").unwrap();
@@ -168,6 +169,7 @@ fn every_version_is_read_back() {
         assert_eq!(topic.pins()["program"], BTreeMap::from([(0, Offset(13))]));
         assert_eq!(topic.config().sync, Sync::Every(Duration::from_millis(10)));
         assert_eq!(topic.config().schema, schema());
+        assert_eq!(topic.notices().as_deref(), (version == NOW).then_some("posts of mastodon"));
         assert_eq!(topic.read_time(0, Timestamp(1_015_000)).unwrap(), Offset(30));
 
         let mut state = StateFiles::open(shared, Path::new("/d/state/count"), "count", schema()).unwrap();
@@ -178,7 +180,7 @@ fn every_version_is_read_back() {
 
 #[test]
 fn a_state_whose_rows_were_kept_in_turn_is_read_back() {
-    for version in ["v4", NOW] {
+    for version in ["v4", "v5", NOW] {
         let mut state = StateFiles::open(copied(version), Path::new("/d/state/sums"), "sums", schema()).unwrap();
         assert_eq!((state.oldest().unwrap(), state.since(BatchId(3)).unwrap()), (BatchId(3), Some(BatchId(2))));
         let versions = state.load(BatchId(3)).unwrap();
@@ -231,13 +233,13 @@ fn a_ledger_of_version_1_is_read_and_gone_on_with() {
 
 #[test]
 fn a_ledger_of_version_2_or_later_knows_its_past() {
-    for version in ["v2", "v3", "v4", NOW] {
+    for version in ["v2", "v3", "v4", "v5", NOW] {
         let past = crate::Past::read(&*copied(version), Path::new("/d/ledger")).unwrap().unwrap();
         knows_its_past(&past);
         let gone: Vec<bool> = (1..=4).map(|batch| past.gone().has(BatchId(batch))).collect();
         assert_eq!(gone, [false, true, true, false]);
         let back = past.takes_back("upper");
-        if ["v4", NOW].contains(&version) {
+        if ["v4", "v5", NOW].contains(&version) {
             let kept = FilledPartition { begun: Offset(10), end: Offset(20), rows: 10, undone: 20 };
             assert_eq!(back, TakesBack::Cut(BTreeMap::from([(0.into(), kept)])));
             assert_eq!(past.takes_back("other"), TakesBack::Nothing);

@@ -200,8 +200,10 @@ fn small_bounds_hold_in_large_segments() {
     let log = Log::quiet(Arc::new(disk.clone()), Path::new("/data/log"), Arc::clone(&clock) as Arc<dyn Clock>).unwrap();
     let large = TopicConfig { segment_bytes: 64 << 20, ..config(Sync::Always) };
     let (aged, sized) = (log.create_topic("aged", &large).unwrap(), log.create_topic("sized", &large).unwrap());
-    aged.set_retention(by_age(40)).unwrap();
+    aged.set_retention(by_age(60)).unwrap();
     sized.set_retention(Retention { max_age: None, max_bytes: Some(20_000) }).unwrap();
+    aged.set_notices("posts").unwrap();
+    aged.set_retention(by_age(40)).unwrap();
     for i in 0..500 {
         for topic in [&aged, &sized] {
             topic.append(0, &rows(i * 5, 5, 90), None).unwrap();
@@ -217,6 +219,8 @@ fn small_bounds_hold_in_large_segments() {
     drop((aged, sized, log));
     let log = quiet(&disk).unwrap();
     assert_eq!(log.topic("aged").unwrap().retention(), by_age(40), "what was set lasts");
+    assert_eq!(log.topic("aged").unwrap().notices().as_deref(), Some("posts"));
+    assert_eq!(log.topic("sized").unwrap().notices(), None);
     assert_eq!(log.topic("aged").unwrap().config().segment_bytes, 64 << 20);
 }
 
