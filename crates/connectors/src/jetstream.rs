@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `url` | `wss://…/subscribe`, or several with commas, taken in turn when one fails |
 //! | `collections` | kinds of records, with commas (`app.bsky.feed.post`) |
-//! | `operations` | `create` (default), with commas also `update`, `delete`; `all` takes account and identity events too |
+//! | `operations` | `create,delete` with `format = 'post'`, `create` with others; with commas also `update`; `all` takes account and identity events too |
 //! | `max_line` | bytes of a frame at most (1 MiB); a longer one is refused |
 //! | `idle_timeout` | reconnect when nothing came for this long (45s) |
 //! | `proxy` | as all collectors have it |
@@ -100,6 +100,10 @@ impl Jetstream {
     /// # Errors
     /// When one is wrong.
     pub fn input(options: &Options) -> Result<Input> {
+        Ok(Input::Receivers(vec![Arc::new(Self::from_options(options)?)]))
+    }
+
+    fn from_options(options: &Options) -> Result<Self> {
         let list = |text: &str| -> Vec<String> {
             text.split(',').map(str::trim).filter(|t| !t.is_empty()).map(str::to_string).collect()
         };
@@ -116,6 +120,8 @@ impl Jetstream {
             client.collections = list(collections);
         }
         client.operations = match options.get("operations") {
+            // Who reads posts is to hear of those that were deleted.
+            None if options.get("format") == Some("post") => Some(list("create,delete")),
             None => client.operations,
             Some("all") => None,
             Some(operations) => Some(list(operations)),
@@ -123,7 +129,7 @@ impl Jetstream {
         client.max_line = lines::max_line(options)?;
         client.link.proxy = Proxy::from_options(options)?;
         client.idle = options.duration("idle_timeout", client.idle)?.max(Duration::from_secs(1));
-        Ok(Input::Receivers(vec![Arc::new(client)]))
+        Ok(client)
     }
 
     /// The address with the subscription's parameters.

@@ -70,7 +70,7 @@ impl Standing {
         for (p, from, to) in ranges.iter().filter(|(_, from, to)| from < to) {
             let Some(rows) = topic.read(*p, *from, Offset(from.0 + 1).min(*to)).next().transpose()? else { continue };
             let time = rows.times.first().map(|(_, time)| *time);
-            first = first.min(time).or(time).or(first);
+            first = [first, time].into_iter().flatten().min();
         }
         let mut unread = Vec::new();
         if let Some(first) = first {

@@ -8,6 +8,7 @@ mod faults;
 mod kinds;
 #[cfg(feature = "cassandra-tls")]
 mod tls;
+mod ways;
 
 use super::*;
 use crate::contract::{check_cut_off, check_sink, rows, stage};

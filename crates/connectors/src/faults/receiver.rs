@@ -44,6 +44,10 @@ pub trait Feed: Send + Sync {
     fn asks(&self) -> bool {
         false
     }
+    /// Whether its client mends what breaks for a moment, without a word; a server that is gone is told all the same.
+    fn mends(&self) -> bool {
+        false
+    }
     /// Whether a state tells that all is well.
     fn is_well(&self, state: &str) -> bool {
         state.starts_with("connected")
@@ -176,6 +180,9 @@ impl<'a> Life<'a> {
         let (after, since) = (fault.told(), self.states());
         self.strike(fault);
         self.publish(2).await;
+        if self.feed.mends() {
+            return self.flows(&after).await;
+        }
         self.tells(LONG, &after, since).await;
         self.flows(&after).await;
         let states = self.intake.heard().states;
@@ -206,7 +213,9 @@ impl<'a> Life<'a> {
             self.feed.hands().pass(LONG).await;
             assert!(!self.task.is_finished(), "it ended after {after}: {:?}", self.intake.heard().states);
         }
-        self.tells(LONG, &after, since).await;
+        if !self.feed.mends() {
+            self.tells(LONG, &after, since).await;
+        }
         self.flows(&after).await;
     }
 

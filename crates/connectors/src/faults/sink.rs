@@ -81,6 +81,8 @@ impl Trial<'_> {
                 Err(error) => {
                     let passes = error.is_retryable() && error.blame() == Blame::External;
                     assert!(passes, "{what}: an error that passes is none for a human: {}", error.chain());
+                    // The engine's own wait between two tries.
+                    self.shelf.hands().pass(SECOND).await;
                 }
             }
         }

@@ -3,6 +3,7 @@
 
 mod faults;
 mod source;
+mod springs;
 
 use super::probe::{client, files, names, open, put, server};
 use crate::{

@@ -194,6 +194,14 @@ fn options_are_checked() {
     let open = |key: &str, value: &str| Jetstream::input(&Options::new("stream \"s\"", [(key, value)]));
     assert!(open("url", "http://example.org").unwrap_err().to_string().contains("ws://"));
     assert!(open("url", "ws://a/subscribe, wss://b/subscribe").is_ok());
+    let operations = |given: &[(&str, &str)]| {
+        Jetstream::from_options(&Options::new("stream \"s\"", given.iter().copied())).unwrap().operations
+    };
+    // Posts are gone when they are deleted; in other formats a deletion is a row that nobody expects.
+    assert_eq!(operations(&[("format", "post")]).unwrap(), ["create", "delete"]);
+    assert_eq!(operations(&[("format", "json")]).unwrap(), ["create"]);
+    assert_eq!(operations(&[("format", "post"), ("operations", "create")]).unwrap(), ["create"]);
+    assert_eq!(operations(&[("operations", "all")]), None);
     assert!(collection_fits("app.bsky.graph.*", "app.bsky.graph.follow"));
     assert!(!collection_fits("app.bsky.feed.post", "app.bsky.feed.postgate"));
 }

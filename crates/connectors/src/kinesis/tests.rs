@@ -5,6 +5,7 @@
 
 mod fake;
 mod moto;
+mod ways;
 
 use super::*;
 use crate::{

@@ -54,6 +54,20 @@ pub async fn documents(url: &str, name: &str) -> Vec<String> {
     found.iter().map(line).collect()
 }
 
+/// Reads all documents in an order, by the driver alone; how many there were.
+///
+/// # Panics
+/// When they can't be read.
+pub async fn scan(url: &str, name: &str, order: Document) -> usize {
+    let all = collection::<RawDocumentBuf>(url, name).await;
+    let mut found = all.find(doc! {}).sort(order).batch_size(2000).await.expect("an answer");
+    let mut count = 0;
+    while found.advance().await.expect("documents") {
+        count += usize::from(!found.current().is_empty());
+    }
+    count
+}
+
 /// How many documents a collection has.
 ///
 /// # Panics

@@ -11,7 +11,7 @@ use tidemill_core::{Budget, Chunk, Position, Shape, Source};
 
 const ALL: Budget = Budget { records: u64::MAX, bytes: u64::MAX, parallelism: 1 };
 
-fn made(url: &str, more: &[(&str, &str)]) -> Result<ObjectsSource> {
+pub(super) fn made(url: &str, more: &[(&str, &str)]) -> Result<ObjectsSource> {
     let usual = [("url", url), ("refresh", "0s")];
     let options = Options::new("stream \"in\"", usual.iter().chain(more).copied());
     let source = crate::hdfs::source(&options)?;

@@ -7,7 +7,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use std::collections::BTreeMap;
 
 /// A stream of its own for the test. `None`, and said, when there is no server.
-async fn stream(name: &str, shards: usize) -> Option<Client> {
+pub(super) async fn stream(name: &str, shards: usize) -> Option<Client> {
     let Ok(endpoint) = std::env::var("TIDEMILL_S3") else {
         let required = std::env::var("TIDEMILL_SERVICES").is_ok_and(|services| services == "required");
         assert!(!required, "TIDEMILL_S3 is not set, and TIDEMILL_SERVICES=required");
@@ -23,7 +23,7 @@ async fn stream(name: &str, shards: usize) -> Option<Client> {
     Some(client)
 }
 
-async fn put(client: &Client, numbers: std::ops::Range<u32>) {
+pub(super) async fn put(client: &Client, numbers: std::ops::Range<u32>) {
     let all: Vec<Value> = numbers
         .map(|n| json!({"Data": STANDARD.encode(format!("{{\"n\":{n}}}")), "PartitionKey": format!("key {n}")}))
         .collect();

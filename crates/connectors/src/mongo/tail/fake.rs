@@ -23,7 +23,7 @@ use tokio::{
 };
 
 /// Answers a command, or hangs up.
-pub(super) type Answer = Arc<dyn Fn(&Document) -> Option<Document> + Send + Sync>;
+pub(in crate::mongo) type Answer = Arc<dyn Fn(&Document) -> Option<Document> + Send + Sync>;
 
 /// A refusal.
 pub(super) fn refusal(code: i32, why: &str) -> Option<Document> {
@@ -31,7 +31,7 @@ pub(super) fn refusal(code: i32, why: &str) -> Option<Document> {
 }
 
 /// Answers everybody.
-pub(super) async fn serve(answer: Answer) -> String {
+pub(in crate::mongo) async fn serve(answer: Answer) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {

@@ -26,7 +26,7 @@
 
 mod change;
 #[cfg(test)]
-mod fake;
+pub(super) mod fake;
 mod first;
 mod follow;
 mod place;

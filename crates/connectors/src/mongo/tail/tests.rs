@@ -1,6 +1,8 @@
 //! The tail: against servers of the tests' own, against nx-27017, which has change streams
 //! (`TIDEMILL_MONGODB_TTL`), and against FerretDB, which has none (`TIDEMILL_MONGODB`).
 
+mod ways;
+
 use super::{
     fake::{Sea, Way, refusal, serve, way},
     *,

@@ -2,9 +2,11 @@
 //!
 //! Those of the first kind are skipped without it, and fail if `TIDEMILL_SERVICES=required`.
 
+mod faults;
+
 use super::*;
 use crate::{
-    contract::{check_source, read, read_all},
+    contract::{check_source, read, read_all, rows},
     s3::{bucket, probe::server},
 };
 use futures::StreamExt;
@@ -13,7 +15,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicUsize, Ordering::Relaxed},
 };
-use tidemill_core::{Budget, Chunk, Position, Shape, Source};
+use tidemill_core::{BatchId, Budget, Chunk, Position, Shape, Sink, Source};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -173,6 +175,17 @@ async fn a_server_that_has_too_much_to_do_is_asked_again_and_wrong_credentials_a
     let error = made(&endpoint, "s3://bucket/in", &[]).unwrap().plan(&Position::new(), ALL).await.unwrap_err();
     assert!(!error.is_retryable() && error.to_string().contains("AWS_ACCESS_KEY_ID"), "{}", error.chain());
     assert_eq!(asked.load(Relaxed), 1, "that is not tried again");
+}
+
+#[tokio::test]
+async fn a_sink_whose_list_of_names_is_refused_needs_a_human() {
+    let (endpoint, _) = answers(vec![(403, "<Error><Code>InvalidAccessKeyId</Code></Error>")]).await;
+    let options = Options::new("sink", [("url", "s3://bucket/out"), ("endpoint", endpoint.as_str())]);
+    let (sink, dir) = (crate::s3::sink(&options).unwrap(), tempfile::tempdir().unwrap());
+    sink.place("p/out", dir.path());
+    let opened = sink.open(rows([]).schema()).await;
+    let error = opened.and(sink.recover(Some(BatchId(1))).await).unwrap_err();
+    assert!(!error.is_retryable() && error.to_string().contains("AWS_ACCESS_KEY_ID"), "{}", error.chain());
 }
 
 #[test]
