@@ -58,8 +58,8 @@ impl fmt::Debug for Standing {
 }
 
 impl Standing {
-    /// What it takes to leave out of `ranges` (offsets `[from, to)` of partitions) what was taken back; `None` for a topic without notices.
-    /// The notices are still to be read ([`Self::read`]).
+    /// What it takes to leave out of `ranges` (offsets `[from, to)` of partitions) what was taken back; `None` for a
+    /// topic without notices, which are still to be read ([`Self::read`]).
     ///
     /// # Errors
     /// When the registry has nobody who reads the topic's notices, or the log can't be read.

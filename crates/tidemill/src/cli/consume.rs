@@ -35,7 +35,9 @@ Examples:
   tidemill consume words --from-beginning         all
   tidemill consume words --from-beginning --max 5 the oldest 5
   tidemill consume demo.dead --data tidemill-data/demo   refused records, as JSON
-  tidemill consume words --kafka localhost:9092   of an Apache Kafka: what is committed")]
+  tidemill consume words --kafka localhost:9092   of an Apache Kafka: what is committed
+
+Posts that their network deleted since are left out, and counted on standard error.")]
 pub(crate) struct Consume {
     /// The topic.
     topic: String,
