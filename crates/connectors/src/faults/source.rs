@@ -33,8 +33,10 @@ pub trait Spring: Send + Sync {
     fn source(&self, at: SocketAddr) -> Arc<dyn Source>;
     /// The server has more records, with these numbers; they count from 0.
     async fn publish(&self, numbers: Range<u64>);
-    /// The number of a record, if it is one of those.
-    fn number(&self, record: &[u8]) -> Option<u64>;
+    /// The number of a record, if it is one of those: `record 7`, unless they are published in another form.
+    fn number(&self, record: &[u8]) -> Option<u64> {
+        std::str::from_utf8(record).ok()?.strip_prefix("record ")?.parse().ok()
+    }
     /// The hands on its clock.
     fn hands(&self) -> &Hands;
     /// Turns of a work at most that are tried; a source that fetches ahead has no last one.

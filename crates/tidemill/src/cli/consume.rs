@@ -123,13 +123,14 @@ impl Consume {
         }
         let standing = Standing::of(topic, &tidemill::connectors::registry(), &ranges)?;
         let standing = standing.map(Standing::read).transpose()?;
+        let safe = io::stdout().is_terminal();
         let mut hidden = 0;
         for (p, from, to) in ranges {
             for rows in topic.read(p, from, to) {
                 let rows = rows?;
                 let stand = standing.as_ref().and_then(|standing| standing.standing(p, &rows));
                 hidden += stand.as_ref().map_or(0, BooleanArray::false_count);
-                out::bytes(&self.rows(topic, p, &rows, stand.as_ref())?)?;
+                out::bytes(&self.rows(topic, p, &rows, stand.as_ref(), safe)?)?;
                 if out::is_closed() {
                     return Ok(());
                 }
@@ -143,8 +144,14 @@ impl Consume {
     }
 
     /// The lines of rows, of those that stand.
-    fn rows(&self, topic: &Topic, partition: u32, rows: &LogRows, stand: Option<&BooleanArray>) -> Result<Vec<u8>> {
-        let safe = io::stdout().is_terminal();
+    fn rows(
+        &self,
+        topic: &Topic,
+        partition: u32,
+        rows: &LogRows,
+        stand: Option<&BooleanArray>,
+        safe: bool,
+    ) -> Result<Vec<u8>> {
         let lines: Vec<Vec<u8>> = if is_raw(topic) {
             rows.rows.column(0).as_binary::<i32>().iter().map(|v| v.unwrap_or_default().to_vec()).collect()
         } else {

@@ -40,7 +40,8 @@ Examples:
   tidemill replay mongodb://localhost/social.posts --from 7d --speed 100x
 A program receives it with: CREATE STREAM … WITH (connector = 'tcp', address = '127.0.0.1:9999')
 
-Posts that their network deleted since are not played. A collection is read by the index on its times (--time, `created_at` unless given). The password of \
+Posts that their network deleted since are not played. A collection is read by the index on its times \
+(--time, `created_at` unless given). The password of \
 mongodb://user@host/… is in the environment's variable TIDEMILL_MONGODB_PASSWORD.")]
 pub(crate) struct ReplayCommand {
     /// A file of lines, a Parquet file or a directory of them, the name of a topic of raw records, or

@@ -46,7 +46,8 @@ Ctrl-C stops a query that runs, and drops what was typed.
 
 A topic is a table with the columns _partition, _offset and _timestamp besides its own. Dead letters \
 are the table `dead`, or \"NAME.dead\" where several programs have some: raw, reason, stream, partition, \
-offset, batch. Posts that a network's notice deleted are left out of the topics. Another process may run a program on the directory meanwhile.")]
+offset, batch. Posts that a network's notice deleted are left out of the topics. Another process may run \
+a program on the directory meanwhile.")]
 pub(crate) struct Sql {
     #[command(flatten)]
     data: DataArg,

@@ -73,9 +73,6 @@ impl Spring for Lines {
     async fn publish(&self, numbers: Range<u64>) {
         self.published.send_replace(numbers.end);
     }
-    fn number(&self, record: &[u8]) -> Option<u64> {
-        std::str::from_utf8(record).ok()?.strip_prefix("record ")?.parse().ok()
-    }
     fn hands(&self) -> &Hands {
         &self.hands
     }

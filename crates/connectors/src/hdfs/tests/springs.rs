@@ -30,9 +30,6 @@ impl Spring for Files {
         let put = move || Runtime::new().unwrap().block_on(put(&hdfs, &path, text));
         tokio::task::spawn_blocking(put).await.unwrap();
     }
-    fn number(&self, record: &[u8]) -> Option<u64> {
-        std::str::from_utf8(record).ok()?.strip_prefix("record ")?.parse().ok()
-    }
     fn hands(&self) -> &Hands {
         &self.hands
     }

@@ -69,9 +69,6 @@ impl Spring for Read {
         // To any of the partitions.
         beside(move || probe::produce(&brokers, "ways-in", -1, records, None)).await;
     }
-    fn number(&self, record: &[u8]) -> Option<u64> {
-        std::str::from_utf8(record).ok()?.strip_prefix("record ")?.parse().ok()
-    }
     fn hands(&self) -> &Hands {
         &self.hands
     }

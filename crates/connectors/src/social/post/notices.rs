@@ -6,7 +6,7 @@
 //! topic.
 
 use super::{Kind, Network};
-use crate::format::json::{Fault, Paths, Raw, items, scan, scan_bytes};
+use crate::format::json::{Fault, Paths, Raw, items, scan, scan_bytes, unescape};
 use memchr::memmem::Finder;
 use std::{borrow::Cow, sync::Arc};
 use tidemill_core::Notices;
@@ -80,6 +80,7 @@ impl Notices for PostNotices {
 impl PostNotices {
     /// The address of a post of Bluesky; none of a notice.
     fn address(&self, record: &[u8]) -> Result<Option<String>, Fault> {
+        // A part that is missing, or no text, is empty here, and in no notice that can be read.
         let mut parts = [const { Cow::Borrowed("") }; 4];
         scan_bytes(record, &self.paths, |place, raw| parts[place] = text(&raw).unwrap_or_default())?;
         let [did, collection, rkey, operation] = parts;
@@ -100,7 +101,11 @@ fn each_id(posts: &str, id: &mut dyn FnMut(&str)) {
 pub(super) fn text<'a>(raw: &Raw<'a>) -> Option<Cow<'a, str>> {
     match *raw {
         Raw::Text { text, escaped: false } | Raw::Number(text) => Some(Cow::Borrowed(text)),
-        Raw::Text { text, escaped: true } => serde_json::from_str(&format!("\"{text}\"")).ok().map(Cow::Owned),
+        Raw::Text { text, escaped: true } => {
+            let mut plain = String::new();
+            unescape(text, &mut plain).ok()?;
+            Some(Cow::Owned(plain))
+        }
         _ => None,
     }
 }

@@ -9,28 +9,27 @@ use super::{Kind, Network, notices::text};
 use crate::format::json::{Paths, scan_bytes};
 use std::{borrow::Cow, collections::HashSet};
 
-/// What names a post, of its source and its id.
-fn key(source: &str, id: &str) -> String {
-    format!("{source} {id}")
-}
-
 /// What a row says: whose post it is, and whether it is deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
+    /// The network and the post's id there.
     key: String,
     is_deletion: bool,
 }
 
 impl Stored {
-    /// Of the values of the three members; `None` when these are no post's.
+    /// Of the values of the three members; `None` when these are no post's. Rows without an id have none to share:
+    /// a deletion among them would hide them all.
     pub fn of(id: &str, kind: &str, source: &str) -> Option<Self> {
         let is_kind = [Kind::Post, Kind::Edit, Kind::Delete].iter().any(|known| known.name() == kind);
         let is_post = is_kind && Network::ALL.iter().any(|network| network.name() == source);
-        is_post.then(|| Self { key: key(source, id), is_deletion: kind == Kind::Delete.name() })
+        (is_post && !id.is_empty())
+            .then(|| Self { key: format!("{source} {id}"), is_deletion: kind == Kind::Delete.name() })
     }
 
     /// Of a line of JSON.
     pub fn of_line(line: &[u8], paths: &MemberPaths) -> Option<Self> {
+        // A member that is missing, or no text, is as an empty one: no row of a post has that.
         let mut found = [const { Cow::Borrowed("") }; 3];
         scan_bytes(line, &paths.0, |member, raw| found[member] = text(&raw).unwrap_or_default()).ok()?;
         let [id, kind, source] = found;
@@ -96,6 +95,8 @@ mod tests {
         assert!(deleted.is_empty() && deleted.leaves(&post));
         deleted.note_line(br#"{"id":"7","kind":"delete","source":"mastodon"}"#, &paths);
         assert_eq!([&post, &other, &gone].map(|row| deleted.leaves(row)), [false, true, true]);
+        let nameless = [r#"{"kind":"delete","source":"x"}"#, r#"{"id":null,"kind":"post","source":"x"}"#];
+        assert_eq!(nameless.map(row), [None, None], "stored without ids");
         for none in [
             "{}",
             "[]",

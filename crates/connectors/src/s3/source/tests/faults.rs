@@ -29,9 +29,6 @@ impl Spring for Objects {
             put(&self.endpoint, "springs", one(&name, text)).await;
         }
     }
-    fn number(&self, record: &[u8]) -> Option<u64> {
-        std::str::from_utf8(record).ok()?.strip_prefix("record ")?.parse().ok()
-    }
     fn hands(&self) -> &Hands {
         &self.hands
     }
